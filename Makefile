@@ -1,0 +1,55 @@
+# Every target works on a fresh clone with Python 3.11 or 3.12, git and make: the environment installs itself
+# from the hashed lock. Call depth: make -> sekisho -> function.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export OMP_NUM_THREADS := 1
+export DVC_NO_ANALYTICS := 1
+
+.DEFAULT_GOAL := help
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+setup: $(READY) ## install everything from the hashed lock
+
+demo: $(READY) ## the whole loop on this machine, from a pull request to a retrain pull request (FAST=1: smaller)
+	python demo/loop.py $(if $(FAST),--fast)
+
+demo-real: $(READY) ## real prices through the same pipeline, to the honest report and the gate's verdict
+	python demo/real.py $(if $(FAST),--fast)
+
+test: $(READY) ## all tests
+	pytest -n 2
+
+quick: $(READY) ## the tests that take seconds
+	pytest -n 2 -m "not slow"
+
+check: $(READY) ## format, lint, types, workflows, stale generated files
+	ruff format --check .
+	ruff check .
+	mypy
+	zizmor --offline --quiet --persona=auditor .github/workflows
+
+repro: $(READY) ## reproduce the pipeline in this checkout
+	dvc pull && dvc repro
+
+lock: $(READY) ## recompile the hashed locks after a change of dependencies
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url requirements/bootstrap.in -o requirements/bootstrap.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --all-extras pyproject.toml requirements/build.in -o requirements/dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra serve pyproject.toml -o requirements/serve.txt
+
+clean: ## remove what the targets made (keeps the environment and DVC's cache)
+	rm -rf build metrics/.tmp .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help setup demo demo-real test quick check repro lock clean

@@ -1,0 +1,75 @@
+"""The ``sekisho`` command: one module per room, loaded only when its verb is used, so that ``--help`` is quick.
+
+Each verb is one call of one function; what a program reads comes with ``--json``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from sekisho.errors import SekishoError
+
+# verb -> (module under sekisho.cli, one line of help), in the order of the loop
+VERBS = {
+    "data": ("data", "Make, adapt, check and describe bars."),
+    "features": ("features", "Compute the training table from validated bars."),
+    "check-lookahead": ("features", "Prove that no feature looks into the future."),
+    "train": ("train", "Train every walk-forward window and seed."),
+    "backtest": ("backtest", "Run the trained agents through their test windows."),
+    "gate": ("backtest", "Judge the backtest: pass or fail per rule."),
+    "report": ("backtest", "Write the backtest report (Markdown, HTML, plots)."),
+    "pr": ("forge", "Pull requests: open, comment, approve, merge (GitHub or the local forge)."),
+    "export": ("release", "Assemble a release: model, reference, golden vectors, manifest."),
+    "sign": ("release", "Sign the facts about a release."),
+    "verify": ("release", "Check a release against the trust policy."),
+    "promote": ("release", "Point an environment at a release."),
+    "rollback": ("release", "Make a new entry that returns to an older release's content."),
+    "revoke": ("release", "Add a release to the signed revocation list."),
+    "audit": ("audit", "Trace a prediction or a release; check the audit log."),
+    "serve": ("serving", "Serve a verified release."),
+    "replay": ("serving", "Send a market's bars through a policy server."),
+    "drift": ("monitoring", "Judge the prediction log: drift, data quality, performance."),
+    "retrain": ("monitoring", "Open or update the retrain pull request for a verdict."),
+    "kpi": ("monitoring", "Measure lead time, release frequency and time to retrain."),
+    "doctor": ("doctor", "Say what is missing on this machine and how to get it."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group whose commands live in modules that are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"sekisho.cli.{VERBS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sekisho")
+def main() -> None:
+    """Sekisho (関所): the checkpoint every trading model must pass.
+
+    Exit codes: 0 done; 1 judged and refused; 2 could not be done or checked.
+    """
+
+
+def run() -> None:
+    """Entry point: turns every SekishoError into its message, remedy and exit code."""
+    try:
+        main(standalone_mode=True)
+    except SekishoError as error:
+        click.secho(f"sekisho: {error}", fg="red", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,170 @@
+"""The one reader of ``params.yaml``: frozen models, no defaults, unknown keys refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sekisho.errors import ParamsError
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataParams(Section):
+    calendar: str
+    bar: Literal["1min", "5min", "15min", "1d"]
+    max_quarantine_share: Share
+    max_gap_bars: NonNegativeInt
+
+
+class FeatureParams(Section):
+    return_windows: tuple[Count, ...] = Field(min_length=1)
+    vol_window: Count
+    volume_window: Count
+
+
+class MarketParams(Section):
+    capital: Positive
+    commission: NonNegative
+    impact_linear: NonNegative
+    impact_sqrt: NonNegative
+    spread_multiple: NonNegative
+    max_gross: Positive
+    max_net: Positive
+    max_asset: Positive
+    max_turnover: Positive
+    episode_bars: Count
+    risk_aversion: NonNegative
+
+
+class SplitParams(Section):
+    folds: Count
+    test_sessions: Count
+    validation_sessions: Count
+    purge_sessions: NonNegativeInt
+    embargo_sessions: NonNegativeInt
+
+
+class TrainParams(Section):
+    trainer: Literal["ppo"]
+    seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    processes: Count
+
+
+class PpoParams(Section):
+    samples: Count
+    environments: Count
+    steps: Count
+    epochs: Count
+    minibatches: Count
+    learning_rate: Positive
+    discount: Share
+    gae_lambda: Share
+    clip: Positive
+    entropy: NonNegative
+    value_coefficient: NonNegative
+    max_gradient_norm: Positive
+    hidden: Count
+    checkpoint_every: Count
+
+
+class BacktestParams(Section):
+    bootstrap_samples: Count
+    bootstrap_block: Count
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    cost_multiples: tuple[NonNegative, ...] = Field(min_length=1)
+    seed: NonNegativeInt
+
+
+class GateParams(Section):
+    min_sharpe_lower: float
+    min_deflated_sharpe: Share
+    max_drawdown: Share
+    max_turnover: Positive
+    min_sharpe_at_double_cost: float
+
+
+class ReleaseParams(Section):
+    model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+
+
+class ServingParams(Section):
+    safe_action: Literal["flat", "hold"]
+    max_staleness: Positive
+    range_multiple: NonNegative
+    deadline: Positive
+    log_capacity: Count
+    log_batch: Count
+    log_interval: Positive
+
+
+class MonitoringParams(Section):
+    alarm_level: Positive
+    inflation: Annotated[float, Field(ge=1)]
+    clip: Positive
+    strengths: tuple[Positive, ...] = Field(min_length=1)
+    min_reference_sessions: Count
+    min_rows: Count
+    cooldown_sessions: NonNegativeInt
+
+
+class ForgeParams(Section):
+    report_limit: Annotated[int, Field(ge=2000, le=65536)]
+
+
+class Params(Section):
+    """All sections of ``params.yaml``, in the order of the pipeline."""
+
+    data: DataParams
+    features: FeatureParams
+    market: MarketParams
+    split: SplitParams
+    train: TrainParams
+    ppo: PpoParams
+    backtest: BacktestParams
+    gate: GateParams
+    release: ReleaseParams
+    serving: ServingParams
+    monitoring: MonitoringParams
+    forge: ForgeParams
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check the parameters.
+
+    Raises:
+        ParamsError: no such file, not YAML, an unknown or missing key, a value out of range; names the key.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path}: no such file", remedy="run from the repository's root") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not valid YAML: {error}", remedy="mend the line named above") from error
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{path}: {'.'.join(map(str, e['loc'])) or 'top level'}: {_explain(e)}" for e in error.errors()]
+        raise ParamsError(
+            "\n".join(lines), remedy=f"mend {path}; the keys, units and ranges are in its comments and in params.py"
+        ) from error
+
+
+def _explain(error: object) -> str:
+    assert isinstance(error, dict)
+    if error["type"] == "extra_forbidden":
+        return "unknown key"
+    if error["type"] == "missing":
+        return "missing key"
+    return f"{error['msg']}, found {error['input']!r}"

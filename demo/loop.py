@@ -1,0 +1,306 @@
+"""`make demo`: the whole loop on this machine, in a scratch copy, with the commands the workflows use.
+
+An engineer's pull request is trained, judged, reported, approved, merged, signed, promoted and served; the
+market is replayed through the server, then it changes; the scheduled check finds it and opens the retrain
+pull request; one prediction is traced back to the people and data behind it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import yaml
+from steps import REPO, Scratch, StepFailed, console, end, merge_params
+
+LIVE_FIRST = "2026-07-01"  # the first session after the committed sample
+CALM_SESSIONS = 20  # replayed before the market changes
+CHANGED_SESSIONS = 15
+SAMPLE_SEED = 20250106  # continues the sample's own path
+CHANGE = ["--volatility", "2.0", "--correlation", "0.8"]
+MODEL = "policy"
+
+
+class Demo:
+    """The steps in order; each method is one step of the story."""
+
+    def __init__(self, scratch: Scratch, fast: bool) -> None:
+        self.s, self.fast = scratch, fast
+        self.forge = scratch.folder / "forge"
+        self.market = scratch.folder / "market" / "bars"
+        self.predictions = scratch.folder / "predictions"
+
+    def sekisho(self, *words: str | Path, cwd: Path, actor: str = "bot", expect: tuple[int, ...] = (0,)) -> str:
+        return self.s.run("sekisho", *words, cwd=cwd, actor=actor, expect=expect)
+
+    def git(self, *words: str | Path, cwd: Path, actor: str = "bot") -> str:
+        return self.s.run("git", *words, cwd=cwd, actor=actor).strip()
+
+    # 1
+    def copy(self) -> None:
+        with self.s.step("Scratch copy with a bare origin; your checkout is not touched") as notes:
+            origin = self.forge / "origin.git"
+            self.git("clone", "--quiet", "--bare", REPO, origin, cwd=self.s.folder)
+            head = self.git("rev-parse", "HEAD", cwd=REPO)
+            self.git("update-ref", "refs/heads/main", head, cwd=origin)
+            self.git("symbolic-ref", "HEAD", "refs/heads/main", cwd=origin)
+            members = {"engineer": "write", "reviewer": "write", "outsider": "read", "bot": "write"}
+            (self.forge / "members.yaml").write_text(yaml.safe_dump(members, sort_keys=False))
+            self.ci, self.engineer = self.s.clone("ci"), self.s.clone("engineer")
+            self.sekisho("sign", "--init-local", cwd=self.ci)
+            if self.fast:
+                merge_params(self.ci / "params.yaml", REPO / "demo" / "fast.yaml")
+            self.git("add", "trust", "params.yaml", cwd=self.ci)
+            self.git("commit", "--quiet", "-m", "Demo: trust this laptop's own signing authority", cwd=self.ci)
+            self.git("push", "--quiet", "origin", "HEAD:main", cwd=self.ci)
+            notes.append(f"commit {head[:12]} in {self.s.shown(self.s.folder)}")
+
+    # 2
+    def open_pull_request(self) -> None:
+        with self.s.step("An engineer changes one parameter and opens a pull request") as notes:
+            here = self.engineer
+            self.git("pull", "--quiet", "origin", "main", cwd=here)
+            self.git("switch", "--quiet", "-c", "gentler-risk", cwd=here)
+            overlay = self.s.folder / "change.yaml"
+            overlay.write_text("market:\n  risk_aversion: 0.06\n")
+            merge_params(here / "params.yaml", overlay)
+            self.git("commit", "--quiet", "-am", "Raise the risk aversion a little", cwd=here, actor="engineer")
+            self.git("push", "--quiet", "origin", "gentler-risk", cwd=here)
+            made = self.sekisho(
+                "pr", "open", "--branch", "gentler-risk", "--title", "Raise the risk aversion a little", "--json",
+                cwd=here, actor="engineer",
+            )  # fmt: skip
+            self.pr = str(json.loads(made)["number"])
+            notes.append(f"PR {self.pr}: market.risk_aversion changes")
+
+    # 3, 4
+    def reproduce(self, branch: str, pr: str) -> None:
+        """What the pr workflow does on a runner: reproduce, commit the lock and metrics, report."""
+        with self.s.step(f"CI reproduces the pipeline of {branch} (dvc pull, dvc repro)") as notes:
+            self.git("fetch", "--quiet", "origin", cwd=self.ci)
+            self.git("switch", "--quiet", "--force-create", branch, f"origin/{branch}", cwd=self.ci)
+            if branch.startswith("retrain/"):
+                self.s.run("dvc", "pull", "--remote", "storage", "data.dvc", cwd=self.ci)
+            else:
+                self.s.run("dvc", "pull", "data.dvc", cwd=self.ci)
+            log = self.s.run("dvc", "repro", cwd=self.ci)
+            ran = [line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage")]
+            self.git("add", "dvc.lock", "metrics", cwd=self.ci)
+            self.git("commit", "--quiet", "--allow-empty", "-m", "Reproduce the pipeline: dvc.lock and metrics", cwd=self.ci)
+            self.git("push", "--quiet", "origin", f"HEAD:{branch}", cwd=self.ci)
+            self.s.run("dvc", "push", "--remote", "storage", cwd=self.ci)
+            notes.append(f"stages run: {', '.join(ran) or 'none, all from the cache'}")
+        with self.s.step(f"The backtest report is posted on PR {pr}") as notes:
+            self.sekisho("pr", "report", pr, cwd=self.ci)
+            gate = json.loads((self.ci / "metrics" / "gate.json").read_text())
+            agent = json.loads((self.ci / "metrics" / "backtest.json").read_text())["agent"]
+            failed = [rule["rule"] for rule in gate["rules"] if not rule["passed"]]
+            verdict = "[green]passed[/green]" if gate["passed"] else f"[red]failed[/red]: {', '.join(failed)}"
+            notes.append(
+                f"gate {verdict}; net Sharpe {agent['sharpe']:.2f} "
+                f"[{agent['sharpe_low']:.2f}, {agent['sharpe_high']:.2f}], max drawdown {agent['max_drawdown']:.1%}"
+            )
+            notes.append(f"report: {self.s.shown(self.ci / 'build' / 'report' / 'report.html')}")
+
+    # 5
+    def approve(self) -> None:
+        with self.s.step("Approval by comment: a wrong SHA and the author's own approval are refused") as notes:
+            head = json.loads(self.sekisho("pr", "show", self.pr, "--json", cwd=self.ci))["head_sha"]
+            attempts = [
+                ("reviewer", f"/approve {head[:-1]}{'0' if head[-1] != '0' else '1'}", 1),
+                ("engineer", f"/approve {head}", 1),
+                ("outsider", f"/approve {head}", 1),
+                ("reviewer", f"/approve {head}", 0),
+            ]
+            for actor, text, code in attempts:
+                made = self.sekisho("pr", "comment", self.pr, "--body", text, "--json", cwd=self.ci, actor=actor)
+                answer = self.sekisho("pr", "command", self.pr, str(json.loads(made)["id"]), cwd=self.ci, expect=(code,))
+                line = answer.strip().splitlines()[0]
+                notes.append(f"{actor:>9}: {text[:17]}…  → {line[:110]}")
+
+    # 6
+    def merge_and_release(self) -> None:
+        with self.s.step("Merge; the release is exported, signed, attested and verified") as notes:
+            self.sekisho("pr", "merge", self.pr, cwd=self.ci)
+            self.git("fetch", "--quiet", "origin", cwd=self.ci)
+            self.git("switch", "--quiet", "--force-create", "main", "origin/main", cwd=self.ci)
+            self.s.run("dvc", "checkout", cwd=self.ci)
+            approval = self.s.folder / "approval.json"
+            self.sekisho("pr", "approval", self.pr, "--out", approval, cwd=self.ci)
+            self.release_name = json.loads(self.sekisho("export", "--json", cwd=self.ci))["release"]
+            self.release = Path("releases") / self.release_name
+            self.sekisho("sign", self.release, "--approval", approval, "--authority", "local", cwd=self.ci)
+            verified = self.sekisho("verify", self.release, "--environment", "local", cwd=self.ci)
+            notes.append(verified.strip().splitlines()[-1])
+            refusal = self.sekisho("verify", self.release, "--environment", "production", cwd=self.ci, expect=(1,))
+            notes.append(f"production: {refusal.strip().splitlines()[0]}")
+            self.s.run("dvc", "add", "--quiet", self.release / "content", cwd=self.ci)
+            self.s.run("dvc", "push", "--quiet", "--remote", "storage", cwd=self.ci)
+            self.git("add", "releases", cwd=self.ci)
+            self.git("commit", "--quiet", "-m", f"Release {self.release_name}", cwd=self.ci)
+        with self.s.step("Promotion: one line under deploy/policy/") as notes:
+            self.sekisho("promote", self.release, "--environment", "local", cwd=self.ci)
+            self.git("add", "deploy", "releases", cwd=self.ci)
+            self.git("commit", "--quiet", "-m", f"Promote {self.release_name} to local", cwd=self.ci)
+            self.git("push", "--quiet", "origin", "main", cwd=self.ci)
+            notes.append((self.ci / "deploy" / "policy" / "local" / "release.env").read_text().strip())
+
+    # 7
+    def fetch_release(self) -> None:
+        with self.s.step("The server's side fetches the release; a tampered copy is refused") as notes:
+            self.server_side = self.s.clone("server")
+            self.s.run(
+                "dvc", "pull", "--quiet", "--remote", "storage", f"{self.release}/content.dvc", cwd=self.server_side
+            )
+            tampered = self.s.folder / "tampered" / "releases" / self.release_name
+            shutil.copytree(self.server_side / self.release, tampered)
+            model = tampered / "content" / "model.onnx"
+            model.chmod(0o644)
+            content = bytearray(model.read_bytes())
+            content[len(content) // 2] ^= 1
+            model.write_bytes(content)
+            refusal = self.sekisho(
+                "serve", "--release", tampered, "--environment", "local", "--predictions", self.predictions,
+                "--port", "0", cwd=self.server_side, expect=(1,),
+            )  # fmt: skip
+            notes.append(refusal.strip().splitlines()[-2][:160])
+
+    @contextmanager
+    def serving(self) -> Iterator[str]:
+        """The policy server on loopback, stopped and its log flushed at the end."""
+        port = "18080"
+        log = (self.s.folder / "logs" / "server.log").open("w")
+        words = [
+            "sekisho", "serve", "--release", str(self.release), "--environment", "local",
+            "--predictions", str(self.predictions), "--port", port, "--replay-clock",
+        ]  # fmt: skip
+        process = subprocess.Popen(words, cwd=self.server_side, env=self.s.env, stdout=log, stderr=log)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            deadline = time.monotonic() + 60
+            while not _ready(f"{url}/v2/models/{MODEL}/ready"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise StepFailed(f"the server did not get ready; see {self.s.shown(Path(log.name))}")
+                time.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+            log.close()
+
+    # 8
+    def serve_and_replay(self) -> None:
+        with self.s.step("A live market is made: calm sessions, then volatility and correlations change") as notes:
+            days = self._live_sessions()
+            self.calm_last, self.change_at, self.last = days[CALM_SESSIONS - 1], days[CALM_SESSIONS], days[-1]
+            self.sekisho(
+                "data", "synthetic", "--out", self.market, "--first", LIVE_FIRST, "--sessions", str(len(days)),
+                "--seed", str(SAMPLE_SEED), "--change-at", self.change_at, *CHANGE, cwd=self.server_side,
+            )  # fmt: skip
+            notes.append(f"{days[0]} to {self.last}; changed from {self.change_at}")
+        with self.s.step("MLServer serves the release; the calm sessions are replayed; the scheduled check") as notes:
+            with self.serving() as url:
+                notes.extend(self._replay(url, days[0], self.calm_last))
+            notes.append("check: " + self._check("calm", expect=0))
+        with self.s.step("The market has changed: replayed; the scheduled check") as notes:
+            with self.serving() as url:
+                notes.extend(self._replay(url, self.change_at, self.last))
+            notes.append("check: " + self._check("changed", expect=1))
+
+    def _live_sessions(self) -> list[str]:
+        import datetime as dt
+
+        from sekisho.calendar import Calendar
+
+        eve = dt.date.fromisoformat(LIVE_FIRST) - dt.timedelta(days=1)
+        return [str(day) for day in Calendar("XTKS", "5min").next_sessions(eve, CALM_SESSIONS + CHANGED_SESSIONS)]
+
+    def _replay(self, url: str, first: str, last: str) -> list[str]:
+        out = self.sekisho(
+            "replay", "--bars", self.market, "--release", self.release, "--url", url, "--first", first, "--last", last,
+            cwd=self.server_side,
+        )  # fmt: skip
+        return out.strip().splitlines()[-1:]
+
+    def _check(self, name: str, expect: int) -> str:
+        self.verdict = self.s.folder / "verdicts" / name / "verdict.json"
+        out = self.sekisho(
+            "drift", "check", "--predictions", self.predictions, "--release", self.release, "--out", self.verdict,
+            cwd=self.server_side, expect=(expect,),
+        )  # fmt: skip
+        return out.strip().splitlines()[0]
+
+    # 9
+    def retrain(self) -> None:
+        with self.s.step("The alarm opens the retrain pull request with its evidence") as notes:
+            made = self.sekisho("retrain", "--verdict", self.verdict, "--bars", self.market, "--json", cwd=self.ci)
+            self.retrain_pr = json.loads(made)
+            again = self.sekisho("retrain", "--verdict", self.verdict, "--bars", self.market, "--json", cwd=self.ci)
+            assert json.loads(again)["number"] == self.retrain_pr["number"], "a second alarm opened a second PR"
+            notes.append(f"PR {self.retrain_pr['number']} on {self.retrain_pr['branch']}; the same alarm again updates it")
+        self.reproduce(self.retrain_pr["branch"], str(self.retrain_pr["number"]))
+
+    # 10
+    def trace(self) -> None:
+        with self.s.step("One served prediction, traced back to commit, data, parameters and people") as notes:
+            prediction = f"{self.last}-40"
+            out = self.sekisho("audit", "trace", prediction, "--predictions", self.predictions, cwd=self.server_side)
+            notes.extend(out.strip().splitlines())
+            self.sekisho("audit", "check", cwd=self.server_side)
+            self.page = self.s.folder / "audit.html"
+            self.sekisho("audit", "page", "--out", self.page, cwd=self.server_side)
+
+    def summary(self) -> None:
+        shown = self.s.shown
+        console.print(f"\n[bold]Done in {time.monotonic() - self.s.started:.0f} s.[/bold] Look at:")
+        for what, path in (
+            ("pull requests", self.forge / "pulls"),
+            ("backtest report", self.ci / "build" / "report" / "report.html"),
+            ("drift evidence", self.verdict.parent),
+            ("audit page", self.page),
+            ("logs of every step", self.s.folder / "logs"),
+        ):
+            console.print(f"  {what:<19} {shown(path)}")
+        console.print("Try next: run `make demo` again (everything unchanged comes from DVC's cache), `make demo-real`,")
+        console.print("or change params.yaml and run `make repro`.")
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=1).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fast", action="store_true", help="less training, for CI")
+    fast = parser.parse_args().fast
+    scratch = Scratch(REPO / "build" / "demo")
+    demo = Demo(scratch, fast)
+    try:
+        demo.copy()
+        demo.open_pull_request()
+        demo.reproduce("gentler-risk", demo.pr)
+        demo.approve()
+        demo.merge_and_release()
+        demo.fetch_release()
+        demo.serve_and_replay()
+        demo.retrain()
+        demo.trace()
+        demo.summary()
+    except (StepFailed, KeyboardInterrupt) as error:
+        return end(scratch, error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

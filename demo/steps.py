@@ -1,0 +1,134 @@
+"""What both demos share: a scratch folder, numbered steps, and commands whose output is kept."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from ruamel.yaml import YAML
+
+REPO = Path(__file__).resolve().parent.parent
+console = Console(highlight=False, soft_wrap=True)
+
+
+class StepFailed(Exception):
+    """A command of the demo ended otherwise than the step says it must."""
+
+
+class Scratch:
+    """A folder that is made anew at each run; only DVC's cache and the checkpoints outlive it.
+
+    So a second run takes everything unchanged from the cache, and a run that was interrupted leaves
+    nothing that the next one could trip over.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.kept = folder.with_name(folder.name + "-cache")
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "logs").mkdir(parents=True)
+        self.kept.mkdir(parents=True, exist_ok=True)
+        self.started = time.monotonic()
+        self.number = 0
+        bin_folder = str(Path(sys.executable).parent)
+        self.env = {
+            **os.environ,
+            "PATH": bin_folder + os.pathsep + os.environ["PATH"],
+            "SEKISHO_FORGE": f"local:{folder / 'forge'}",
+            "SEKISHO_CHECKPOINTS": str(self.kept / "checkpoints"),
+            "GIT_CONFIG_GLOBAL": os.devnull,  # the user's hooks, signing keys and templates stay out
+            "GIT_CONFIG_SYSTEM": os.devnull,
+            "DVC_NO_ANALYTICS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "DVC_ROOT"):
+            self.env.pop(name, None)
+
+    def shown(self, path: Path) -> str:
+        """``path`` as the user would type it from the checkout."""
+        return os.path.relpath(path, REPO)
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[list[str]]:
+        """One numbered line with its time; what the block appends to the list is printed below it."""
+        self.number += 1
+        notes: list[str] = []
+        start = time.monotonic()
+        label = f"[bold]{self.number:2d}[/bold]  {title}"
+        with console.status(label) as self._status:
+            self._label = label
+            yield notes
+        console.print(f"{label} [dim]{time.monotonic() - start:.1f} s[/dim]")
+        for note in notes:
+            console.print(f"      {note}")
+
+    def run(
+        self, *command: str | Path, cwd: Path, actor: str = "bot", expect: Sequence[int] = (0,), env: dict[str, str] | None = None
+    ) -> str:
+        """Run one command as ``actor``, keep its output in logs/, return its standard output.
+
+        Raises:
+            StepFailed: it ended with another exit code than expected; shows its last lines.
+        """
+        words = [str(word) for word in command]
+        log = self.folder / "logs" / f"{self.number:02d}.log"
+        person = {"SEKISHO_ACTOR": actor}
+        for role in ("AUTHOR", "COMMITTER"):
+            person |= {f"GIT_{role}_NAME": actor, f"GIT_{role}_EMAIL": f"{actor}@localhost"}
+        process = subprocess.Popen(
+            words, cwd=cwd, env=self.env | person | (env or {}), text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert process.stdout is not None
+        lines = []
+        with log.open("a", encoding="utf-8") as kept:
+            kept.write(f"$ {shlex.join(words)}\n")
+            for line in process.stdout:
+                kept.write(line)
+                lines.append(line)
+                if line.strip() and hasattr(self, "_status"):
+                    self._status.update(f"{self._label} [dim]{line.strip()[:90]}[/dim]")
+        if process.wait() not in expect:
+            tail = "".join(lines[-25:])
+            raise StepFailed(
+                f"`{shlex.join(words)}` ended with exit code {process.returncode}:\n{tail}\nfull log: {self.shown(log)}"
+            )
+        return "".join(lines)
+
+    def clone(self, name: str) -> Path:
+        """A working clone of the scratch origin that shares the kept DVC cache."""
+        target = self.folder / name
+        self.run("git", "clone", "--quiet", self.folder / "forge" / "origin.git", target, cwd=self.folder)
+        self.local_dvc(target)
+        return target
+
+    def local_dvc(self, clone: Path) -> None:
+        """Point DVC's cache and the production remote at folders of this machine, for this clone only."""
+        self.run("dvc", "cache", "dir", "--local", self.kept / "cache", cwd=clone)
+        self.run("dvc", "remote", "modify", "--local", "storage", "url", self.folder / "storage", cwd=clone)
+
+
+def merge_params(path: Path, overlay: Path) -> None:
+    """Set the keys of ``overlay`` in the parameter file ``path``, keeping its comments."""
+    yaml = YAML()
+    params = yaml.load(path)
+    for section, values in (YAML(typ="safe").load(overlay) or {}).items():
+        params[section].update(values)
+    yaml.dump(params, path)
+
+
+def end(scratch: Scratch, error: BaseException) -> int:
+    """Say why a demo stopped and what to do; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        console.print("\ninterrupted; run it again: it starts clean and takes finished work from the cache")
+        return 130
+    console.print(f"[red]step {scratch.number} failed:[/red] {error}", markup=True)
+    return 1

@@ -31,7 +31,9 @@ class DataParams(Section):
 class FeatureParams(Section):
     return_windows: tuple[Count, ...] = Field(min_length=1)
     vol_window: Count
+    short_vol_window: Count
     volume_window: Count
+    clip: Positive
 
 
 class MarketParams(Section):
@@ -44,6 +46,7 @@ class MarketParams(Section):
     max_net: Positive
     max_asset: Positive
     max_turnover: Positive
+    vol_window: Count
     episode_bars: Count
     risk_aversion: NonNegative
 
@@ -77,6 +80,7 @@ class PpoParams(Section):
     max_gradient_norm: Positive
     hidden: Count
     checkpoint_every: Count
+    evaluate_every: Count
 
 
 class BacktestParams(Section):
@@ -85,6 +89,10 @@ class BacktestParams(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     cost_multiples: tuple[NonNegative, ...] = Field(min_length=1)
     seed: NonNegativeInt
+    pbo_blocks: Annotated[int, Field(ge=2, multiple_of=2)]
+    momentum_sessions: Count
+    covariance_sessions: Count
+    rebalance_sessions: Count
 
 
 class GateParams(Section):
@@ -97,13 +105,18 @@ class GateParams(Section):
 
 class ReleaseParams(Section):
     model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+    golden_rows: Count
+    deployment_days: Annotated[int, Field(ge=1, le=366)]
+    revocation_days: Annotated[int, Field(ge=1, le=31)]
 
 
 class ServingParams(Section):
     safe_action: Literal["flat", "hold"]
     max_staleness: Positive
+    max_clock_skew: NonNegative
     range_multiple: NonNegative
     deadline: Positive
+    max_request_bytes: Count
     log_capacity: Count
     log_batch: Count
     log_interval: Positive
@@ -113,14 +126,23 @@ class MonitoringParams(Section):
     alarm_level: Positive
     inflation: Annotated[float, Field(ge=1)]
     clip: Positive
+    feature_clip: Positive
     strengths: tuple[Positive, ...] = Field(min_length=1)
+    max_autocorrelation: Annotated[float, Field(ge=0, lt=1)]
     min_reference_sessions: Count
     min_rows: Count
+    max_safe_share: Share
+    parity_tolerance: Positive
     cooldown_sessions: NonNegativeInt
 
 
 class ForgeParams(Section):
+    bot: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,38}(\[bot\])?$")]
     report_limit: Annotated[int, Field(ge=2000, le=65536)]
+    timeout: Positive
+    retries: NonNegativeInt
+    backoff: NonNegative
+    longest_wait: NonNegative
 
 
 class Params(Section):

@@ -74,8 +74,10 @@ def load_panel(bars: Path, first: dt.date | None = None, last: dt.date | None = 
     if table.is_empty():
         raise DataError(f"{bars}: no bars from {first} to {last}", remedy="choose sessions the data has")
     symbols = tuple(table["symbol"].unique().sort())
-    grid = table.select("ts_close", "session").unique(maintain_order=True).join(
-        pl.DataFrame({"symbol": symbols}), how="cross"
+    grid = (
+        table.select("ts_close", "session")
+        .unique(maintain_order=True)
+        .join(pl.DataFrame({"symbol": symbols}), how="cross")
     )
     full = (
         grid.join(table, on=["ts_close", "symbol", "session"], how="left", maintain_order="left")

@@ -1,0 +1,171 @@
+"""``sekisho data …``: make, adapt, check and validate bars."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from sekisho.data.survey import Fault
+
+PATH = click.Path(path_type=Path)
+DAY = click.DateTime(["%Y-%m-%d"])
+BARS = Path("data/bars")
+
+
+@click.group()
+def data() -> None:
+    """Make, adapt, check and validate bars (contract: docs/en/your-data.md)."""
+
+
+@data.command()
+@click.option("--raw", type=PATH, default=BARS, show_default=True, help="Folder of raw partitions.")
+@click.option("--out", type=PATH, default=Path("build/bars"), show_default=True, help="For the good rows.")
+@click.option(
+    "--quarantine", type=PATH, default=Path("build/quarantine"), show_default=True, help="For the bad rows."
+)
+@click.option(
+    "--metrics", type=PATH, default=Path("metrics/validate.json"), show_default=True, help="For the counts."
+)
+@click.option("--params", type=PATH, default=Path("params.yaml"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def validate(raw: Path, out: Path, quarantine: Path, metrics: Path, params: Path, as_json: bool) -> None:
+    """Check every bar; set bad rows apart; fail where there are too many."""
+    from sekisho.data.validate import validate_bars
+    from sekisho.params import load_params
+
+    counts = validate_bars(raw, out, quarantine, load_params(params).data, metrics)
+    click.echo(
+        json.dumps(counts)
+        if as_json
+        else f"{out}: {counts['rows']} rows in {counts['partitions']} partitions, "
+        f"{counts['quarantined_rows']} rows quarantined in {quarantine}"
+    )
+
+
+@data.command()
+@click.option("--raw", type=PATH, default=BARS, show_default=True, help="Folder of raw partitions.")
+@click.option("--params", type=PATH, default=Path("params.yaml"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the faults as JSON.")
+def check(raw: Path, params: Path, as_json: bool) -> None:
+    """List every rule that raw bars break; write nothing. Exit code 1 when there is any."""
+    from sekisho.data.survey import read_all, survey
+    from sekisho.params import load_params
+
+    _show_faults(survey(read_all(raw), load_params(params).data), str(raw), as_json)
+
+
+@data.command()
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    help="Folder of Parquet or CSV files, or s3://bucket/prefix/**/*.parquet.",
+)
+@click.option("--mapping", type=PATH, required=True, help="YAML file that maps your columns to ours.")
+@click.option("--out", type=PATH, default=BARS, show_default=True, help="Gets new partitions; old ones stay.")
+@click.option("--params", type=PATH, default=Path("params.yaml"), show_default=True)
+@click.option(
+    "--dry-run", is_flag=True, help="Write nothing; list every broken rule; exit code 1 when there is any."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def ingest(source: str, mapping: Path, out: Path, params: Path, dry_run: bool, as_json: bool) -> None:
+    """Bring your own bars to the contract."""
+    from sekisho.data.adapter import adapted, load_mapping
+    from sekisho.data.adapter import ingest as add
+    from sekisho.data.survey import survey
+    from sekisho.params import load_params
+
+    settings, columns = load_params(params).data, load_mapping(mapping)
+    if dry_run:
+        _show_faults(survey(adapted(source, columns, settings), settings), source, as_json)
+        return
+    new, same = add(source, columns, out, settings)
+    click.echo(
+        json.dumps({"new": new, "unchanged": same})
+        if as_json
+        else f"{out}: {new} new partitions, {same} were there already"
+    )
+
+
+@data.command()
+@click.option("--out", type=PATH, default=BARS, show_default=True)
+def sample(out: Path) -> None:
+    """Write the committed sample anew: same seed, same bytes."""
+    from sekisho.data.synthetic import SAMPLE_SEED, sample_sessions, write_synthetic
+
+    days = sample_sessions()
+    files = write_synthetic(out, days[0], len(days), SAMPLE_SEED)
+    click.echo(f"{out}: {files} sessions, {days[0]} to {days[-1]}")
+
+
+@data.command()
+@click.option("--out", type=PATH, required=True, help="This folder is replaced.")
+@click.option("--first", type=DAY, required=True, help="First session.")
+@click.option("--sessions", type=click.IntRange(1), required=True, help="How many.")
+@click.option("--seed", type=click.IntRange(0), required=True)
+@click.option("--keep-from", type=DAY, help="Write only the sessions from here on (the path is the same).")
+@click.option("--change-at", type=DAY, help="From this session on the market is another:")
+@click.option("--volatility", type=float, default=1.0, show_default=True, help="  multiple of its volatility")
+@click.option("--correlation", type=float, help="  pairwise correlation from the market factor")
+@click.option(
+    "--signal", type=float, default=1.0, show_default=True, help="  multiple of its signal; -1 turns it round"
+)
+def synthetic(
+    out: Path,
+    first: datetime,
+    sessions: int,
+    seed: int,
+    keep_from: datetime | None,
+    change_at: datetime | None,
+    volatility: float,
+    correlation: float | None,
+    signal: float,
+) -> None:
+    """Write a synthetic market, changed from some session on if you like."""
+    from sekisho.data.synthetic import Change, write_synthetic
+
+    if change_at is None and (volatility, correlation, signal) != (1.0, None, 1.0):
+        raise click.UsageError("--volatility, --correlation and --signal need --change-at")
+    change = Change(change_at.date(), volatility, correlation, signal) if change_at else None
+    keep = keep_from.date() if keep_from else None
+    files = write_synthetic(out, first.date(), sessions, seed, change=change, keep_from=keep)
+    click.echo(f"{out}: {files} sessions")
+
+
+@data.command()
+@click.option("--out", type=PATH, required=True, help="This folder is replaced.")
+@click.option("--source", type=click.Choice(["skfolio", "arch"]), default="skfolio", show_default=True)
+def real(out: Path, source: Literal["skfolio", "arch"]) -> None:
+    """Write the real daily prices that an installed package ships (calendar XNYS, bar 1d)."""
+    from sekisho.data.real import write_real
+
+    files, rows = write_real(out, source)
+    click.echo(f"{out}: {rows} rows of {source} in {files} years")
+
+
+def _show_faults(faults: list[Fault], source: str, as_json: bool) -> None:
+    """Print faults as a table or JSON; exit code 1 when there is any."""
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(fault) for fault in faults], default=str))
+    elif faults:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("rule", "count", "first file", "row", "symbol", "time", "found", box=box.SIMPLE)
+        for f in faults:
+            when = f"{f.time:%Y-%m-%d %H:%M:%SZ}" if f.time else ""
+            table.add_row(f.rule, str(f.count), f.file, str(f.row or ""), f.symbol or "", when, f.detail)
+        width = None if sys.stdout.isatty() else 200
+        Console(width=width).print(table)
+    else:
+        click.echo(f"{source}: every bar keeps the contract")
+    if faults:
+        sys.exit(1)

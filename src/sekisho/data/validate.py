@@ -1,0 +1,263 @@
+"""From raw to validated bars, one partition at a time; what breaks the contract is set apart with reasons."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from sekisho.calendar import Calendar
+from sekisho.data.contract import COLUMNS, RULES, check_structure, violations
+from sekisho.data.panel import partitions
+from sekisho.data.store import replaced, write_partition
+from sekisho.errors import DataError
+from sekisho.params import DataParams
+
+SHOWN = 3  # offenders named in a message
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One partition after the contract.
+
+    ``kept``: contract columns and ``session``, sorted by symbol and time. ``bad``: the rest with ``reason``
+    (names of the broken rules, joined by a comma), ``source`` and ``row`` (in the source, the first is 1).
+    ``gaps``: runs of missing bars over the limit, among the kept rows: ``symbol, missing, side`` ("before" or
+    "after") of ``ts_close`` and ``row``.
+    """
+
+    kept: pl.DataFrame
+    bad: pl.DataFrame
+    gaps: pl.DataFrame
+
+
+@dataclass
+class BarEnds:
+    """Bar ends of a calendar, looked up by day as partitions need them."""
+
+    calendar: Calendar
+    known: dict[dt.date, pl.DataFrame] = field(default_factory=dict)
+
+    def near(self, days: list[dt.date]) -> pl.DataFrame:
+        """``ts_close, session, slot, bars`` of the sessions on the given UTC days and their neighbours."""
+        around = {day + dt.timedelta(days=shift) for day in days for shift in (-1, 0, 1)}
+        return pl.concat([self._of(day) for day in sorted(around)])
+
+    def last_of(self, days: list[dt.date]) -> pl.DataFrame:
+        """``session, end`` of the given days that are sessions: the last bar's end."""
+        known = pl.concat([self._of(day) for day in days])
+        return known.group_by("session", maintain_order=True).agg(end=pl.col("ts_close").max())
+
+    def _of(self, day: dt.date) -> pl.DataFrame:
+        if day not in self.known:
+            try:
+                sessions = self.calendar.sessions(day, day)
+            except ValueError:  # beyond the calendar's bounds: no bar may be there
+                sessions = []
+            closes = self.calendar.closes(day) if sessions else np.array([], "datetime64[us]")
+            self.known[day] = pl.DataFrame(
+                {"ts_close": closes}, schema={"ts_close": pl.Datetime("us")}
+            ).select(
+                pl.col("ts_close").dt.replace_time_zone("UTC"),
+                session=pl.lit(day),
+                slot=pl.int_range(pl.len(), dtype=pl.Int32),
+                bars=pl.len().cast(pl.Int32),
+            )
+        return self.known[day]
+
+
+def validate_bars(
+    raw: Path, out: Path, quarantine: Path, params: DataParams, metrics: Path
+) -> dict[str, object]:
+    """Check every partition of ``raw``; write the good rows, the bad rows and the counts, or nothing at all.
+
+    Good rows go to ``out/<label>.parquet`` with their ``session``, bad rows to ``quarantine/<label>.parquet``
+    with ``reason``, ``source`` and ``row``, the counts to ``metrics`` (returned too). Memory is bounded by
+    the largest partition.
+
+    Raises:
+        DataError: a broken structure, a gap over ``max_gap_bars``, partitions out of order, more bad rows
+            than ``max_quarantine_share`` of a partition; names file, rule, row, symbol and time.
+    """
+    ends = BarEnds(Calendar(params.calendar, params.bar))
+    tally, last_end = _Tally(), dict[str, tuple[dt.datetime, str]]()
+    with replaced(out, quarantine) as (new_out, new_quarantine):
+        for path in partitions(raw):
+            judged = judge(read_partition(path), str(path), ends, params)
+            _check_share(judged, str(path), params)
+            _check_gaps(judged, str(path), params)
+            check_order(judged.kept, str(path), last_end)
+            write_partition(judged.kept, new_out / path.name)
+            if not judged.bad.is_empty():
+                write_partition(judged.bad, new_quarantine / path.name)
+            tally.add(judged)
+        counts = tally.counts()
+        metrics.parent.mkdir(parents=True, exist_ok=True)
+        beside = metrics.with_name(f".{metrics.name}.new")
+        beside.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+    beside.replace(metrics)
+    return counts
+
+
+def read_partition(path: Path) -> pl.DataFrame:
+    """Read one raw partition whole and check its structure.
+
+    Raises:
+        DataError: empty, truncated, not Parquet; a column missing, of another type or time zone, or too many.
+    """
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty (0 bytes)", remedy="fetch or make this partition again")
+    try:
+        frame = pl.read_parquet(path, hive_partitioning=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(
+            f"{path}: not readable as Parquet, truncated or damaged: {str(error).splitlines()[0]}",
+            remedy="fetch or make this partition again (`dvc pull --force` for tracked data)",
+        ) from error
+    check_structure(frame.schema, str(path))
+    if frame.is_empty():
+        raise DataError(f"{path}: the file has no rows", remedy="fetch this partition again, or remove it")
+    return frame.select(list(COLUMNS))
+
+
+def judge(frame: pl.DataFrame, source: str, ends: BarEnds, params: DataParams) -> Judgement:
+    """Divide a partition's rows by the contract; gaps are looked for in what is kept."""
+    placed = with_sessions(frame, ends).with_row_index("row", offset=1)
+    contract = placed.select(*COLUMNS, "session")
+    broken = violations(contract)
+    if broken.is_empty():
+        bad = placed.clear().with_columns(reason=pl.lit(None, pl.String), source=pl.lit(None, pl.String))
+    else:
+        reasons = broken.group_by("row", maintain_order=True).agg(
+            pl.col("rule").str.join(",").alias("reason")
+        )
+        reasons = reasons.with_columns(pl.col("row") + 1, source=pl.lit(source))
+        bad = placed.join(reasons, on="row", how="inner", maintain_order="left")
+        placed = placed.join(reasons, on="row", how="anti", maintain_order="left")
+    kept = placed.select(*COLUMNS, "session").sort("symbol", "ts_close")
+    gaps = _gaps(placed, params.max_gap_bars)
+    return Judgement(kept, bad.select(*COLUMNS, "session", "reason", "source", "row"), gaps)
+
+
+def with_sessions(frame: pl.DataFrame, ends: BarEnds) -> pl.DataFrame:
+    """Add ``session``, ``slot`` (from 0) and ``bars`` (of the session); null where no bar ends."""
+    days = frame["ts_close"].dt.date().drop_nulls().unique().to_list()
+    grid = ends.near(days) if days else ends.near([dt.date(2000, 1, 1)]).clear()
+    return frame.join(grid, on="ts_close", how="left", maintain_order="left")
+
+
+def offenders(bad: pl.DataFrame, shown: int = SHOWN) -> str:
+    """The first bad rows in words: row, symbol, time, broken rules and the values they speak of."""
+    lines = []
+    for line in bad.head(shown).iter_rows(named=True):
+        when = line["ts_close"].strftime("%Y-%m-%d %H:%M:%SZ") if line["ts_close"] else "no time"
+        says = "; ".join(
+            f"{rule.name} ({rule.says})" for rule in RULES if rule.name in line["reason"].split(",")
+        )
+        prices = ", ".join(f"{name} {line[name]}" for name in ("open", "high", "low", "close", "volume"))
+        lines.append(f"  row {line['row']}, {line['symbol']} at {when}: broken {says}: {prices}")
+    if len(bad) > shown:
+        lines.append(f"  and {len(bad) - shown} more")
+    return "\n".join(lines)
+
+
+def _check_share(judged: Judgement, source: str, params: DataParams) -> None:
+    bad, rows = len(judged.bad), len(judged.bad) + len(judged.kept)
+    if bad > params.max_quarantine_share * rows:
+        raise DataError(
+            f"{source}: {bad} of {rows} rows break the contract, "
+            f"allowed are {params.max_quarantine_share:.2%}\n" + offenders(judged.bad),
+            remedy="mend these rows at their source and run `sekisho data check`; "
+            "or, knowing why, raise data.max_quarantine_share in params.yaml",
+        )
+
+
+def _gaps(placed: pl.DataFrame, limit: int) -> pl.DataFrame:
+    """Runs of more than ``limit`` missing bars inside a session, by symbol and time."""
+    key = ["symbol", "session"]
+    before = pl.col("slot") - pl.col("slot").shift(1).over(key).fill_null(-1) - 1
+    last = pl.col("slot") == pl.col("slot").max().over(key)
+    after = pl.when(last).then(pl.col("bars") - 1 - pl.col("slot"))
+    runs = placed.sort("symbol", "ts_close").with_columns(before=before, after=after)
+    return (
+        runs.unpivot(
+            ["before", "after"],
+            index=["symbol", "ts_close", "row"],
+            variable_name="side",
+            value_name="missing",
+        )
+        .filter(pl.col("missing") > limit)
+        .sort("symbol", "ts_close")
+    )
+
+
+def gap_words(gap: dict[str, object]) -> str:
+    """One row of `Judgement.gaps` in words."""
+    return (
+        f"{gap['symbol']} misses {gap['missing']} bars in a row {gap['side']} "
+        f"{gap['ts_close']:%Y-%m-%d %H:%M:%SZ}"
+    )
+
+
+def _check_gaps(judged: Judgement, source: str, params: DataParams) -> None:
+    for gap in judged.gaps.head(1).iter_rows(named=True):
+        raise DataError(
+            f"{source}: rule gap: {gap_words(gap)} (row {gap['row']}), allowed are {params.max_gap_bars}",
+            remedy="supply the missing bars (tradable = false, volume 0, in a halt), leave the symbol out "
+            "of that session, or raise data.max_gap_bars in params.yaml",
+        )
+
+
+def check_order(kept: pl.DataFrame, source: str, last_end: dict[str, tuple[dt.datetime, str]]) -> None:
+    """Each symbol's time also increases from partition to partition; ``last_end`` carries its end and source.
+
+    Raises:
+        DataError: a partition reaches back into an earlier one.
+    """
+    spans = kept.group_by("symbol").agg(first=pl.col("ts_close").min(), last=pl.col("ts_close").max())
+    for symbol, first, last in spans.sort("symbol").iter_rows():
+        if symbol in last_end and first <= last_end[symbol][0]:
+            end, earlier = last_end[symbol]
+            raise DataError(
+                f"{source}: rule increasing: {symbol} begins at {first:%Y-%m-%d %H:%M:%SZ}, "
+                f"but {earlier} already reaches {end:%Y-%m-%d %H:%M:%SZ}",
+                remedy="partitions must not overlap and their names must sort by time; remove or rename one",
+            )
+        last_end[symbol] = (last, source)
+
+
+@dataclass
+class _Tally:
+    partitions: int = 0
+    rows: int = 0
+    bad: int = 0
+    rules: Counter[str] = field(default_factory=Counter)
+    symbols: set[str] = field(default_factory=set)
+    first: dt.date | None = None
+    last: dt.date | None = None
+
+    def add(self, judged: Judgement) -> None:
+        self.partitions += 1
+        self.rows += len(judged.kept)
+        self.bad += len(judged.bad)
+        self.rules.update(rule for reason in judged.bad["reason"] for rule in reason.split(","))
+        self.symbols.update(judged.kept["symbol"].unique())
+        days: list[dt.date] = judged.kept["session"].unique().sort().to_list()
+        if days:  # partitions come in time order
+            self.first, self.last = self.first or days[0], days[-1]
+
+    def counts(self) -> dict[str, object]:
+        return {
+            "partitions": self.partitions,
+            "rows": self.rows,
+            "symbols": len(self.symbols),
+            "first_session": str(self.first),
+            "last_session": str(self.last),
+            "quarantined_rows": self.bad,
+            "quarantined": {rule.name: self.rules[rule.name] for rule in RULES if self.rules[rule.name]},
+        }

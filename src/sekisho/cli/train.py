@@ -1,0 +1,36 @@
+"""``sekisho train``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from sekisho.params import load_params
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("train")
+@click.option("--bars", type=FOLDER, default=Path("build/bars"), show_default=True, help="Validated bars.")
+@click.option(
+    "--features", type=FOLDER, default=Path("build/features"), show_default=True, help="Their features."
+)
+@click.option("--out", type=FOLDER, default=Path("build/train"), show_default=True, help="Folder to publish.")
+@click.option(
+    "--metrics", type=FILE, default=Path("metrics/train.json"), show_default=True, help="Metrics file."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as one JSON object.")
+def train(bars: Path, features: Path, out: Path, metrics: Path, as_json: bool) -> None:
+    """Train every walk-forward window and seed; interrupted, the next call goes on."""
+    from sekisho.train import train as run
+
+    result = run(load_params(), bars=bars, features=features, out=out, metrics=metrics)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    runs = result["runs"].values()
+    sharpes = ", ".join(f"{run['validation_sharpe']:.2f}" for run in runs)
+    click.echo(f"train: {len(runs)} agents, validation Sharpe ratios {sharpes} → {out}")

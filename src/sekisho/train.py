@@ -1,0 +1,168 @@
+"""Runs one trainer per walk-forward fold and seed, each in its own process, and publishes them together."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sekisho.backtest.splits import walk_forward
+from sekisho.data.panel import partitions
+from sekisho.errors import TrainingError
+from sekisho.features.table import publish_folder
+from sekisho.params import Params
+
+SCRATCH = Path(".sekisho")  # finished runs and checkpoints of an interrupted training wait here
+LAST_LINES = 15  # of a failed trainer's output that are shown
+PACKAGE = Path(__file__).parent
+
+__all__ = ["Run", "publish_folder", "run_key", "sessions_of", "train"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trainer process."""
+
+    fold: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"fold-{self.fold}/seed-{self.seed}"
+
+
+def sessions_of(bars: Path) -> list[dt.date]:
+    """All sessions of a folder of validated bars, ascending.
+
+    Raises:
+        DataError: no bars there.
+    """
+    frame = pl.scan_parquet(partitions(bars)).select("session").unique()
+    return sorted(frame.collect(engine="streaming")["session"].to_list())
+
+
+def run_key(bars: Path, features: Path, params: Params, trainer: Path, options: Mapping[str, Any]) -> str:
+    """Digest (hex) of everything that determines a run's result: data, parameters, options, code.
+
+    The same key means the same model, byte for byte: an interrupted run with this key may be gone on with.
+    """
+    digest = hashlib.sha256()
+    for section in (params.features, params.market, params.split):
+        digest.update(section.model_dump_json().encode())
+    digest.update(json.dumps(options, sort_keys=True).encode())
+    code = [PACKAGE / "backtest/splits.py", *PACKAGE.glob("features/*.py"), *PACKAGE.glob("market/*.py")]
+    for path in (trainer, *sorted(code), *partitions(bars), *partitions(features)):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def train(
+    params: Params,
+    *,
+    bars: Path,
+    features: Path,
+    out: Path,
+    metrics: Path,
+    source: Path = Path("params.yaml"),
+    trainers: Path = Path("training"),
+) -> dict[str, Any]:
+    """Train every fold × seed, ``train.processes`` at once; publish ``out`` and ``metrics`` together.
+
+    Runs that an interrupted call had finished are taken over, an unfinished one goes on from its checkpoint.
+    Returns the metrics: per run validation Sharpe ratio, updates and ONNX digest.
+
+    Raises:
+        BacktestError: the history is too short for the folds.
+        TrainingError: a trainer failed (its last lines are in the message), or there is no such trainer.
+    """
+    trainer = trainers / f"{params.train.trainer}.py"
+    if not trainer.is_file():
+        raise TrainingError(f"{trainer}: no such trainer", remedy="run from the repository's root")
+    folds = walk_forward(sessions_of(bars), params.split)
+    options = getattr(params, params.train.trainer).model_dump()
+    key = run_key(bars, features, params, trainer, options)
+    work = SCRATCH / "runs" / key
+    runs = [Run(fold.index, seed) for fold in folds for seed in params.train.seeds]
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
+        pool = ThreadPoolExecutor(params.train.processes)
+        children: list[subprocess.Popen[str]] = []
+
+        def start(run: Run) -> None:
+            task = bar.add_task(run.name, total=1.0)
+            if not (work / run.name / "run.json").is_file():  # published atomically: there means finished
+                command = [sys.executable, str(trainer), "--fold", str(run.fold), "--seed", str(run.seed)]
+                command += ["--out", str(work / run.name), "--bars", str(bars), "--features", str(features)]
+                command += ["--params", str(source)]
+                _run(run, command, children, lambda share: bar.update(task, completed=share))
+            bar.update(task, completed=1.0)
+
+        try:
+            for done in as_completed([pool.submit(start, run) for run in runs]):
+                done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in children:
+                child.terminate()
+            pool.shutdown(wait=True)
+
+    fresh = out.with_name(f".{out.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(work, fresh, ignore=shutil.ignore_patterns(".*"))
+    result = {"runs": {run.name: _summary(work / run.name) for run in runs}}
+    publish_folder(fresh, out)
+    metrics.parent.mkdir(parents=True, exist_ok=True)
+    temporary = metrics.with_name(f".{metrics.name}.new")
+    temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(metrics)
+    shutil.rmtree(work)
+    return result
+
+
+def _run(
+    run: Run, command: list[str], children: list[subprocess.Popen[str]], report: Callable[[float], None]
+) -> None:
+    """Run one trainer to its end; its ``update i/n`` lines move the bar."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    children.append(child)
+    assert child.stdout is not None
+    tail: deque[str] = deque(maxlen=LAST_LINES)
+    for line in child.stdout:
+        if line.startswith("update "):
+            done, total = line.removeprefix("update ").split("/")
+            report(int(done) / int(total))
+        else:
+            tail.append(line.rstrip())
+    if child.wait() != 0:
+        raise TrainingError(
+            f"{run.name}: the trainer ended with code {child.returncode}\n" + "\n".join(tail),
+            remedy="mend the cause and run `sekisho train` again: it goes on from the last checkpoint",
+        )
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return {
+        name: run[name] for name in ("validation_sharpe", "best_update", "updates", "samples", "onnx_sha256")
+    }

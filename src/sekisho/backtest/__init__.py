@@ -1,0 +1,1 @@
+"""Walk-forward splits, simulation at full cost, statistics, gate and report."""

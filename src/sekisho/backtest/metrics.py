@@ -1,0 +1,196 @@
+"""Statistics of a strategy's returns: pure functions of arrays, each with its source.
+
+Returns are simple net returns per session, ``(T,)``. A figure that the data cannot carry is None, never
+infinite: too few sessions, or no variance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Float = npt.NDArray[np.float64]
+EULER = 0.5772156649015329  # Euler–Mascheroni constant
+NO_VARIANCE = 1e-12  # a standard deviation below this is rounding, not risk
+CHUNK = 1 << 22  # bootstrap indices held in memory at once
+
+
+def sharpe(returns: Float, periods: float) -> float | None:
+    """Sharpe ratio over cash at no interest, annualised by √``periods`` a year (Sharpe 1994).
+
+    0 for a strategy that neither gained nor lost; None for fewer than two sessions and for a gain without
+    variance, where the ratio is undefined.
+    """
+    if len(returns) < 2:
+        return None
+    deviation = float(returns.std(ddof=1))
+    if deviation < NO_VARIANCE:
+        return 0.0 if abs(float(returns.mean())) < NO_VARIANCE else None
+    return float(returns.mean()) / deviation * math.sqrt(periods)
+
+
+def annual_return(returns: Float, periods: float) -> float | None:
+    """Compound growth rate a year; −1 once everything is lost."""
+    if not len(returns):
+        return None
+    growth = float(np.prod(np.maximum(1.0 + returns, 0.0)))
+    return math.pow(growth, periods / len(returns)) - 1.0
+
+
+def annual_volatility(returns: Float, periods: float) -> float | None:
+    """Standard deviation of session returns × √periods."""
+    return float(returns.std(ddof=1)) * math.sqrt(periods) if len(returns) > 1 else None
+
+
+def drawdowns(returns: Float) -> Float:
+    """Loss from the highest equity so far, ``(T,)`` in [0, 1]; the starting capital counts as a high."""
+    equity = np.concatenate([[1.0], np.cumprod(np.maximum(1.0 + returns, 0.0))])
+    return np.asarray(1.0 - equity / np.maximum.accumulate(equity), dtype=np.float64)[1:]
+
+
+def max_drawdown(returns: Float) -> float:
+    """Largest loss from a high, a fraction of equity in [0, 1]."""
+    return float(drawdowns(returns).max(initial=0.0))
+
+
+def stationary_bootstrap(
+    length: int, samples: int, block: float, seed: int
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Resampled row numbers in chunks ``(n, length)``, ``samples`` rows in all.
+
+    Blocks start anywhere, have geometric lengths of mean ``block`` and wrap round the end (Politis & Romano
+    1994), which keeps the autocorrelation that single draws would destroy.
+    """
+    rng = np.random.default_rng(seed)
+    place = np.arange(length)
+    step = max(1, CHUNK // length)
+    for first in range(0, samples, step):
+        shape = (min(step, samples - first), length)
+        restart = rng.random(shape) < 1.0 / block
+        restart[:, 0] = True
+        last = np.maximum.accumulate(np.where(restart, place, 0), axis=1)
+        start = np.take_along_axis(rng.integers(length, size=shape), last, axis=1)
+        yield (start + place - last) % length
+
+
+def sharpe_interval(
+    returns: Float, periods: float, *, samples: int, block: float, confidence: float, seed: int
+) -> tuple[float, float] | tuple[None, None]:
+    """Percentile interval of the annualised Sharpe ratio by the stationary block bootstrap.
+
+    A resample without variance counts as 0. ``(None, None)`` where ``sharpe`` is None.
+    """
+    if sharpe(returns, periods) is None:
+        return None, None
+    drawn = []
+    for rows in stationary_bootstrap(len(returns), samples, block, seed):
+        resampled = returns[rows]
+        deviation = resampled.std(axis=1, ddof=1)
+        ratio = resampled.mean(axis=1) / np.where(deviation < NO_VARIANCE, np.inf, deviation)
+        drawn.append(ratio * math.sqrt(periods))
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(np.concatenate(drawn), [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def equity_band(
+    returns: Float, *, samples: int, block: float, confidence: float, seed: int
+) -> tuple[Float, Float]:
+    """Pointwise quantiles ``(T,)`` of resampled equity (start 1): how else the same returns may fall."""
+    paths = [
+        np.cumprod(1.0 + returns[rows], axis=1).astype(np.float32)
+        for rows in stationary_bootstrap(len(returns), samples, block, seed)
+    ]
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(np.concatenate(paths), [tail, 1.0 - tail], axis=0)
+    return low.astype(np.float64), high.astype(np.float64)
+
+
+def shape(returns: Float) -> tuple[float, float]:
+    """Skewness and kurtosis (3 for a normal) of the returns."""
+    return float(stats.skew(returns)), float(stats.kurtosis(returns, fisher=False))
+
+
+def sharpe_probability(
+    ratio: float, benchmark: float, observations: float, skew: float, kurtosis: float
+) -> float:
+    """Probabilistic Sharpe ratio: the chance that the true ratio exceeds ``benchmark`` (both per period).
+
+    ``kurtosis`` is 3 for a normal. Bailey & López de Prado (2012), *The Sharpe Ratio Efficient Frontier*.
+    """
+    spread = math.sqrt(max(1.0 - skew * ratio + (kurtosis - 1.0) / 4.0 * ratio**2, NO_VARIANCE))
+    return float(stats.norm.cdf((ratio - benchmark) * math.sqrt(observations - 1.0) / spread))
+
+
+def expected_max_sharpe(trials: int, variance: float) -> float:
+    """Sharpe ratio that the best of ``trials`` without any skill is expected to show; 0 for one trial.
+
+    ``variance`` of the ratios across trials, per period. Bailey & López de Prado (2014), *The Deflated Sharpe
+    Ratio*, with a mean of zero.
+    """
+    if trials < 2:
+        return 0.0
+    first, second = stats.norm.ppf([1.0 - 1.0 / trials, 1.0 - 1.0 / (trials * math.e)])
+    return math.sqrt(variance) * float((1.0 - EULER) * first + EULER * second)
+
+
+def deflated_sharpe(returns: Float, trials: int, variance: float) -> float | None:
+    """Chance that the true Sharpe ratio is above zero, given that the best of ``trials`` was picked.
+
+    ``variance`` of per-session ratios across trials. None: no ratio; 0: nothing was traded.
+    Bailey & López de Prado (2014), *The Deflated Sharpe Ratio*.
+    """
+    ratio = sharpe(returns, 1.0)
+    if ratio is None:
+        return None
+    if float(returns.std()) < NO_VARIANCE:
+        return 0.0
+    benchmark = expected_max_sharpe(trials, variance)
+    return sharpe_probability(ratio, benchmark, len(returns), *shape(returns))
+
+
+def min_track_record(
+    ratio: float, benchmark: float, skew: float, kurtosis: float, confidence: float
+) -> float | None:
+    """Periods needed until ``ratio`` (per period) is above ``benchmark`` with this confidence; None: never.
+
+    Bailey & López de Prado (2012), *The Sharpe Ratio Efficient Frontier*.
+    """
+    if ratio <= benchmark:
+        return None
+    spread = 1.0 - skew * ratio + (kurtosis - 1.0) / 4.0 * ratio**2
+    return float(1.0 + spread * (stats.norm.ppf(confidence) / (ratio - benchmark)) ** 2)
+
+
+def overfitting_probability(returns: Float, blocks: int) -> float | None:
+    """Probability of backtest overfitting by combinatorially symmetric cross-validation; returns ``(T, N)``.
+
+    How often the trial that is best in one half of the blocks ranks in the lower half of all trials in the
+    other half, over all halvings. None for fewer than two trials or two sessions a block. Ties share ranks:
+    identical trials give 1. Bailey, Borwein, López de Prado & Zhu (2017), *The Probability of Backtest
+    Overfitting*.
+    """
+    sessions, trials = returns.shape
+    if trials < 2 or sessions < 2 * blocks:
+        return None
+    parts = np.array_split(returns, blocks)  # nearly equal: no session is dropped
+    count = np.array([len(p) for p in parts], dtype=np.float64)[:, None]
+    total = np.array([p.sum(axis=0) for p in parts])
+    square = np.array([(p**2).sum(axis=0) for p in parts])
+    halves = np.zeros((math.comb(blocks, blocks // 2), blocks))
+    for row, chosen in enumerate(combinations(range(blocks), blocks // 2)):
+        halves[row, list(chosen)] = 1.0
+
+    def ratios(choice: Float) -> Float:
+        n, mean = choice @ count, choice @ total / (choice @ count)
+        deviation = np.sqrt(np.maximum(choice @ square / n - mean**2, 0.0))
+        return np.asarray(mean / np.where(deviation < NO_VARIANCE, np.inf, deviation), dtype=np.float64)
+
+    best = ratios(halves).argmax(axis=1)
+    rank = stats.rankdata(ratios(1.0 - halves), axis=1)[np.arange(len(best)), best] / (trials + 1.0)
+    return float(np.mean(rank <= 0.5))

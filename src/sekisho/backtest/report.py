@@ -1,0 +1,299 @@
+"""The backtest report: ``report.md`` with its plots for the pull request, ``report.html`` for people."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from sekisho.backtest.files import read_json
+from sekisho.backtest.plots import Plot, Series, plots, png, svg
+from sekisho.backtest.render import Block, Heading, Picture, Table, Text, to_html, to_markdown
+from sekisho.backtest.words import number, percent, summary_english, summary_japanese
+from sekisho.errors import BacktestError
+from sekisho.features.table import publish_folder
+from sekisho.params import Params
+
+SECTIONS = (
+    "data",
+    "features",
+    "market",
+    "split",
+    "train",
+    "ppo",
+    "backtest",
+    "gate",
+)  # that shape the result
+
+
+def write_report(params: Params, *, backtest: Path, train: Path, metrics: Path, out: Path) -> str:
+    """Write ``report.md``, ``report.html`` and ``plots/*.png`` to ``out``; returns report.md's sha256 (hex).
+
+    Raises:
+        BacktestError: an input is missing or broken; names the file.
+    """
+    figures = read_json(metrics / "backtest.json", "backtest")
+    gate = read_json(metrics / "gate.json", "gate")
+    data = read_json(metrics / "validate.json", "validate")
+    try:
+        series = _series(params, figures, backtest, train)
+        drawn = {plot.name: plot for plot in plots(series)}
+        pictures = {name: Picture(name, plot.caption, svg(plot)) for name, plot in drawn.items()}
+        blocks = list(
+            _blocks(params, figures | {"confidence": params.backtest.confidence}, gate, data, pictures)
+        )
+    except (KeyError, TypeError) as error:
+        raise BacktestError(
+            f"{metrics}: {error} is missing in backtest.json or gate.json, the report needs it",
+            remedy="the files come from another version: run `dvc repro report`",
+        ) from error
+    return _publish(out, blocks, list(drawn.values()))
+
+
+def _publish(out: Path, blocks: list[Block], drawn: list[Plot]) -> str:
+    fresh = out.with_name(f".{out.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    (fresh / "plots").mkdir(parents=True)
+    for plot in drawn:
+        png(plot, fresh / "plots" / f"{plot.name}.png")
+    text = to_markdown(blocks).encode()
+    (fresh / "report.md").write_bytes(text)
+    (fresh / "report.html").write_text(to_html("Backtest report", blocks), encoding="utf-8")
+    publish_folder(fresh, out)
+    return hashlib.sha256(text).hexdigest()
+
+
+def _series(params: Params, figures: dict[str, Any], backtest: Path, train: Path) -> Series:
+    curves = {}
+    for path in sorted(train.glob("fold-*/seed-*/curve.csv")):
+        curve = _read(path).select("samples", "validation_sharpe").drop_nulls()
+        curves[f"{path.parent.parent.name}/{path.parent.name}"] = curve
+    return Series(
+        returns=_read(backtest / "returns.parquet"),
+        weights=_read(backtest / "weights.parquet"),
+        band=_read(backtest / "band.parquet"),
+        curves=curves,
+        starts=[dt.date.fromisoformat(fold["first"]) for fold in figures["folds"]],
+        periods=figures["sessions_per_year"],
+        confidence=params.backtest.confidence,
+    )
+
+
+def _read(path: Path) -> pl.DataFrame:
+    stage = "train" if path.suffix == ".csv" else "backtest"
+    try:
+        if path.suffix == ".csv":
+            return pl.read_csv(path, infer_schema_length=None)
+        return pl.read_parquet(path)
+    except FileNotFoundError as error:
+        raise BacktestError(f"{path}: no such file", remedy=f"run `dvc repro {stage}`") from error
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise BacktestError(
+            f"{path}: unreadable: {error}", remedy=f"run `dvc repro {stage}` again"
+        ) from error
+
+
+def _blocks(
+    params: Params,
+    figures: dict[str, Any],
+    gate: dict[str, Any],
+    data: dict[str, Any],
+    pictures: dict[str, Picture],
+) -> Iterator[Block]:
+    yield Heading(f"Backtest report: {'✅ passed' if gate['passed'] else '❌ not passed'}", 1)
+    yield Text(summary_english(figures, gate))
+    yield Text(summary_japanese(figures, gate), "ja")
+    yield Heading("Gate")
+    yield _gate(gate)
+    yield Heading("Results after costs")
+    yield _results(figures)
+    yield pictures["equity"]
+    yield pictures["drawdown"]
+    yield pictures["rolling-sharpe"]
+    yield Heading("Luck and selection")
+    yield from _selection(figures)
+    yield Heading("Cost sensitivity")
+    yield _costs(figures)
+    yield pictures["costs"]
+    yield Heading("Test windows")
+    yield _windows(figures)
+    yield Heading("Seeds")
+    yield Table(
+        ["seed", "net Sharpe ratio"],
+        [[seed, number(ratio)] for seed, ratio in figures["agent"]["sharpe_by_seed"].items()],
+    )
+    yield pictures["seeds"]
+    yield Heading("How it traded")
+    yield pictures["trading"]
+    yield pictures["weights"]
+    if "learning" in pictures:
+        yield Heading("Learning")
+        yield pictures["learning"]
+    yield Heading("Record")
+    yield _record(figures, data)
+    yield _parameters(params)
+
+
+def _gate(gate: dict[str, Any]) -> Table:
+    return Table(
+        ["", "rule", "figure", "limit", "why"],
+        [
+            [
+                "✅" if rule["passed"] else "❌",
+                rule["rule"],
+                number(rule["figure"], 3),
+                number(rule["limit"], 3),
+                rule["reason"],
+            ]
+            for rule in gate["rules"]
+        ],
+        left=frozenset({0, 1, 4}),
+    )
+
+
+def _results(figures: dict[str, Any]) -> Table:
+    rows = []
+    for name, found in {"agent": figures["agent"], **figures["baselines"]}.items():
+        rows.append(
+            [
+                f"**{name}**" if name == "agent" else name,
+                number(found["sharpe"]),
+                f"{number(found['sharpe_low'])} to {number(found['sharpe_high'])}",
+                percent(found["annual_return"]),
+                percent(found["annual_volatility"]),
+                percent(found["max_drawdown"]),
+                number(found["turnover"]),
+                percent(found["annual_cost"]),
+                number(found["gross_exposure"]),
+            ]
+        )
+    share = percent(figures["confidence"], 0)
+    return Table(
+        [
+            "strategy",
+            "Sharpe ratio",
+            f"{share} interval",
+            "return a year",
+            "volatility a year",
+            "max drawdown",
+            "turnover a session",
+            "costs a year",
+            "gross exposure",
+        ],
+        rows,
+    )
+
+
+def _selection(figures: dict[str, Any]) -> Iterator[Block]:
+    agent, opening = figures["agent"], figures["opening"]
+    needed = agent["min_track_record_sessions"]
+    pbo = number(agent["pbo"]) if agent["pbo"] is not None else f"– ({agent['pbo_missing']})"
+    yield Table(
+        ["figure", "value", "meaning"],
+        [
+            ["trials", str(figures["trials"]), "agents trained so far, this one included, by git history"],
+            [
+                "expected best of so many without skill",
+                number(agent["expected_max_sharpe"]),
+                f"Sharpe ratio a year; variance between trials from {agent['trial_variance_from']}",
+            ],
+            [
+                "probabilistic Sharpe ratio",
+                number(agent["probabilistic_sharpe"], 3),
+                "chance that the true ratio is above zero, were this the only trial",
+            ],
+            ["deflated Sharpe ratio", number(agent["deflated_sharpe"], 3), "the same, given all trials"],
+            [
+                "minimum track record",
+                f"{needed:,} sessions" if needed is not None else "–",
+                f"needed to be {percent(figures['confidence'], 0)} sure that the ratio is above zero",
+            ],
+            ["probability of backtest overfitting", pbo, "between the seeds; 0.5 is a coin's"],
+        ],
+        left=frozenset({0, 2}),
+    )
+    if opening["history"] != "full":
+        lacking = {
+            "none": "There is no git history here, so only this trial is counted.",
+            "shallow": "This clone is shallow: trials in older commits are not counted.",
+        }
+        yield Text(f"⚠️ {lacking[opening['history']]} The deflated Sharpe ratio may flatter the agent.")
+
+
+def _costs(figures: dict[str, Any]) -> Table:
+    multiples = list(figures["agent"]["sharpe_by_cost"])
+    rows = []
+    for name, found in {"agent": figures["agent"], **figures["baselines"]}.items():
+        cells = [
+            f"{number(found['sharpe_by_cost'][m])} ({percent(found['annual_return_by_cost'][m])})"
+            for m in multiples
+        ]
+        rows.append([f"**{name}**" if name == "agent" else name, *cells])
+    return Table(["Sharpe ratio (return a year)", *(f"{m} × costs" for m in multiples)], rows)
+
+
+def _windows(figures: dict[str, Any]) -> Table:
+    return Table(
+        [
+            "window",
+            "trained until",
+            "tested",
+            "sessions",
+            "Sharpe ratio",
+            "return",
+            "max drawdown",
+            "buy-and-hold",
+        ],
+        [
+            [
+                str(fold["fold"] + 1),
+                fold["train_last"],
+                f"{fold['first']} to {fold['last']}",
+                str(fold["sessions"]),
+                number(fold["sharpe"]),
+                percent(fold["total_return"]),
+                percent(fold["max_drawdown"]),
+                percent(fold["buy_and_hold_return"]),
+            ]
+            for fold in figures["folds"]
+        ],
+        left=frozenset({0, 1, 2}),
+    )
+
+
+def _record(figures: dict[str, Any], data: dict[str, Any]) -> Table:
+    opening = figures["opening"]
+    rows = [
+        ["candidate (sha256 of its models)", f"`{opening['candidate']}`"],
+        ["training result", f"`{opening['train']}`"],
+        ["test sessions opened", f"{opening['window']['first']} to {opening['window']['last']}"],
+    ]
+    rows += [[f"data: {key.replace('_', ' ')}", _plain(value)] for key, value in data.items()]
+    return Table(["what", "value"], rows, left=frozenset({0, 1}))
+
+
+def _parameters(params: Params) -> Table:
+    rows = []
+    for section in SECTIONS:
+        for key, value in getattr(params, section).model_dump().items():
+            rows.append([f"{section}.{key}", _plain(value)])
+    return Table(
+        ["parameter", "value"], rows, left=frozenset({0, 1}), folded=f"Parameters of this run ({len(rows)})"
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int | float):
+        return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value)) or "none"
+    return str(value)

@@ -1,0 +1,172 @@
+"""Statistics: published worked examples, constructed cases, invariants."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from sekisho.backtest import metrics
+
+returns = arrays(np.float64, st.integers(5, 80), elements=st.floats(-0.3, 0.3))
+BOOTSTRAP = {"samples": 400, "block": 5.0, "confidence": 0.95, "seed": 3}
+
+
+def test_sharpe_of_a_hand_computed_series() -> None:
+    # mean 0.01, sample deviation 0.02
+    assert metrics.sharpe(np.array([0.03, -0.01, 0.03, -0.01, 0.01]), 4.0) == pytest.approx(0.01 / 0.02 * 2.0)
+
+
+def test_sharpe_without_variance_is_zero_or_none_never_infinite() -> None:
+    assert metrics.sharpe(np.zeros(10), 250.0) == 0.0
+    assert metrics.sharpe(np.full(10, 0.01), 250.0) is None
+    assert metrics.sharpe(np.array([0.01]), 250.0) is None
+    assert metrics.sharpe_interval(np.full(10, 0.01), 250.0, **BOOTSTRAP) == (None, None)
+    assert metrics.sharpe_interval(np.zeros(10), 250.0, **BOOTSTRAP) == (0.0, 0.0)
+    assert metrics.deflated_sharpe(np.zeros(10), 3, 0.01) == 0.0
+    assert metrics.deflated_sharpe(np.full(10, 0.01), 3, 0.01) is None
+
+
+@pytest.mark.parametrize(
+    ("trials", "skew", "kurtosis", "published"),
+    [(100, -3.0, 10.0, 0.9004), (46, -3.0, 10.0, 0.9505), (88, 0.0, 3.0, 0.9505)],
+)
+def test_the_worked_example_of_the_deflated_sharpe_ratio(
+    trials: int, skew: float, kurtosis: float, published: float
+) -> None:
+    """Bailey & López de Prado (2014): Sharpe 2.5 a year, 1,250 days, variance 1/2 a year between trials."""
+    benchmark = metrics.expected_max_sharpe(trials, 0.5 / 250)
+    found = metrics.sharpe_probability(2.5 / math.sqrt(250), benchmark, 1250, skew, kurtosis)
+    assert found == pytest.approx(published, abs=5e-5)
+    if trials == 100:
+        assert benchmark == pytest.approx(0.1132, abs=5e-5)
+
+
+@pytest.mark.parametrize(("periods", "years"), [(252, 2.73), (52, 2.83), (12, 3.24)])
+def test_the_published_minimum_track_records(periods: int, years: float) -> None:
+    """Bailey & López de Prado (2012): Sharpe 2 against 1 a year, normal returns, 95 %."""
+    root = math.sqrt(periods)
+    found = metrics.min_track_record(2.0 / root, 1.0 / root, 0.0, 3.0, 0.95)
+    assert found is not None
+    assert found / periods == pytest.approx(years, abs=5e-3)
+
+
+def test_no_track_record_is_long_enough_below_the_benchmark() -> None:
+    assert metrics.min_track_record(0.1, 0.1, 0.0, 3.0, 0.95) is None
+
+
+def test_drawdown_of_a_hand_computed_series() -> None:
+    assert metrics.max_drawdown(np.array([0.25, -0.2, -0.5, 1.0])) == pytest.approx(0.6)
+    assert metrics.max_drawdown(np.array([-0.1, 0.5])) == pytest.approx(0.1)  # the start is a high too
+    assert metrics.max_drawdown(np.array([0.1, -1.0, 0.3])) == 1.0  # what is lost whole stays lost
+
+
+@given(returns)
+def test_drawdown_is_a_share_of_equity(series: np.ndarray) -> None:
+    depth = metrics.drawdowns(series)
+    assert ((depth >= 0.0) & (depth <= 1.0)).all()
+    assert metrics.max_drawdown(series) == depth.max()
+
+
+@given(returns, st.floats(0.1, 10.0))
+def test_sharpe_does_not_depend_on_leverage(series: np.ndarray, leverage: float) -> None:
+    plain, scaled = metrics.sharpe(series, 250.0), metrics.sharpe(series * leverage, 250.0)
+    if plain is not None and scaled is not None and series.std() > 1e-9:
+        assert scaled == pytest.approx(plain, rel=1e-6, abs=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(arrays(np.float64, st.integers(10, 40), elements=st.floats(-0.1, 0.1)))
+def test_the_interval_of_symmetric_data_holds_the_point(half: np.ndarray) -> None:
+    series = np.concatenate([half, -half])
+    low, high = metrics.sharpe_interval(series, 250.0, **BOOTSTRAP)
+    point = metrics.sharpe(series, 250.0)
+    assert low is not None
+    assert high is not None
+    assert point is not None
+    assert low <= point <= high
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng, held = np.random.default_rng(5), 0
+    for _ in range(200):
+        low, high = metrics.sharpe_interval(
+            rng.normal(0.001, 0.01, 250), 250.0, samples=400, block=5.0, confidence=0.95, seed=1
+        )
+        assert low is not None
+        assert high is not None
+        held += low <= 0.1 * math.sqrt(250) <= high
+    assert 0.88 <= held / 200 <= 0.99
+
+
+def test_the_bootstrap_is_seeded_and_keeps_neighbours_together() -> None:
+    rows = np.concatenate(list(metrics.stationary_bootstrap(500, 200, 10.0, seed=4)))
+    again = np.concatenate(list(metrics.stationary_bootstrap(500, 200, 10.0, seed=4)))
+    assert (rows == again).all()
+    assert rows.shape == (200, 500)
+    follows = ((rows[:, 1:] - rows[:, :-1]) % 500 == 1).mean()
+    assert follows == pytest.approx(0.9, abs=0.01)  # one break in ten: mean block length 10
+    assert np.bincount(rows.ravel(), minlength=500).min() > 100  # every session is drawn
+
+
+def test_autocorrelated_returns_have_a_wider_interval_than_single_draws_give() -> None:
+    rng = np.random.default_rng(2)
+    noise = rng.normal(0.0, 0.01, 600)
+    series = np.convolve(noise, np.full(10, 0.3), mode="valid") + 0.001
+    single = metrics.sharpe_interval(series, 250.0, samples=500, block=1.0, confidence=0.95, seed=1)
+    blocks = metrics.sharpe_interval(series, 250.0, samples=500, block=20.0, confidence=0.95, seed=1)
+    assert blocks[1] - blocks[0] > 1.5 * (single[1] - single[0])  # type: ignore[operator]
+
+
+def test_the_band_holds_the_equity_and_widens() -> None:
+    series = np.random.default_rng(6).normal(0.0005, 0.01, 300)
+    low, high = metrics.equity_band(series, **BOOTSTRAP)
+    equity = np.cumprod(1.0 + series)
+    assert ((low <= equity) & (equity <= high)).mean() > 0.8
+    assert high[-1] - low[-1] > 3 * (high[5] - low[5])
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 100))
+def test_the_deflated_sharpe_ratio_falls_with_trials(one: int, more: int, seed: int) -> None:
+    series = np.random.default_rng(seed).normal(0.001, 0.01, 120)
+    few = metrics.deflated_sharpe(series, one, 1 / 119)
+    many = metrics.deflated_sharpe(series, one + more, 1 / 119)
+    assert few is not None
+    assert many is not None
+    assert 0.0 <= many <= few <= 1.0
+
+
+def test_overfitting_is_none_where_one_trial_wins_everywhere() -> None:
+    rng = np.random.default_rng(1)
+    table = rng.normal(0.0, 0.01, (160, 5))
+    table[:, 3] += 0.02
+    assert metrics.overfitting_probability(table, 16) == 0.0
+
+
+def test_overfitting_is_certain_where_the_best_half_is_the_worst_elsewhere() -> None:
+    # all blocks sum to zero and no half of them does: the sign of one half is the other's turned round
+    block = np.repeat([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, -127.0], 10) * 1e-3
+    wobble = np.tile([1e-4, -1e-4], 40)
+    assert metrics.overfitting_probability(np.stack([block + wobble, -block + wobble], axis=1), 8) == 1.0
+
+
+def test_overfitting_of_noise_is_about_a_coin() -> None:
+    rng = np.random.default_rng(9)
+    found = [metrics.overfitting_probability(rng.normal(0.0, 0.01, (120, 10)), 8) for _ in range(60)]
+    assert np.mean(found) == pytest.approx(0.5, abs=0.08)  # type: ignore[arg-type]
+
+
+def test_overfitting_needs_two_trials_and_enough_sessions() -> None:
+    assert metrics.overfitting_probability(np.zeros((100, 1)), 8) is None
+    assert metrics.overfitting_probability(np.zeros((15, 3)), 8) is None
+    assert metrics.overfitting_probability(np.ones((100, 3)) * 0.01, 8) == 1.0  # ties prove nothing
+
+
+def test_growth_and_volatility_are_annualised() -> None:
+    assert metrics.annual_return(np.full(10, 0.01), 20.0) == pytest.approx(1.01**20 - 1)
+    assert metrics.annual_return(np.array([0.5, -1.0]), 20.0) == -1.0
+    assert metrics.annual_volatility(np.array([0.01, -0.01]), 4.0) == pytest.approx(math.sqrt(2) * 0.02)

@@ -1,0 +1,158 @@
+"""Trials are counted from git history: branches, remotes, experiments, merged-away work; or 1 without git."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sekisho.backtest.trials import count_trials, folder_digest
+from sekisho.errors import BacktestError
+
+IDENTITY = ["-c", "user.name=engineer", "-c", "user.email=engineer@example.com", "-c", "commit.gpgsign=false"]
+
+
+def git(repository: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", *IDENTITY, "-C", str(repository), *words], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def agent(train: Path, content: str) -> str:
+    """One trained agent in the working tree; returns its digest."""
+    model = train / "fold-0/seed-1/model.onnx"
+    model.parent.mkdir(parents=True, exist_ok=True)
+    model.write_text(content)
+    return folder_digest(train)
+
+
+def commit(repository: Path, digest: str, sharpe: float | None = None, message: str = "result") -> str:
+    lock = {
+        "schema": "2.0",
+        "stages": {"train": {"cmd": "x", "outs": [{"path": "build/train", "md5": digest}]}},
+    }
+    (repository / "dvc.lock").write_text(yaml.safe_dump(lock))
+    if sharpe is not None:
+        (repository / "metrics").mkdir(exist_ok=True)
+        (repository / "metrics/backtest.json").write_text(json.dumps({"agent": {"sharpe": sharpe}}))
+    git(repository, "add", "-A", ":!build")
+    git(repository, "commit", "-q", "--allow-empty", "-m", message)
+    return git(repository, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    git(folder, "init", "-q", "-b", "main")
+    return folder
+
+
+def test_without_git_the_count_is_one_and_says_so(tmp_path: Path) -> None:
+    agent(tmp_path / "train", "a")
+    trials = count_trials(tmp_path / "train", tmp_path)
+    assert (trials.count, trials.history) == (1, "none")
+
+
+def test_a_repository_without_commits_counts_the_present_trial(repository: Path) -> None:
+    agent(repository / "build/train", "a")
+    trials = count_trials(repository / "build/train", repository)
+    assert (trials.count, trials.history) == (1, "full")
+
+
+def test_equal_results_count_once_and_other_results_each(repository: Path) -> None:
+    train = repository / "build/train"
+    first = agent(train, "a")
+    commit(repository, first)
+    commit(repository, "b" * 32 + ".dir")
+    commit(repository, first, message="back to the first")
+    assert count_trials(train, repository).count == 2
+    agent(train, "never committed")
+    assert count_trials(train, repository).count == 3
+
+
+def test_side_branches_experiments_remotes_and_discarded_merges_count(repository: Path) -> None:
+    train = repository / "build/train"
+    base = commit(repository, agent(train, "a"))
+    for number, ref in enumerate(["refs/heads/side", "refs/exps/aa/bb/exp-1", "refs/remotes/origin/x"]):
+        git(repository, "checkout", "-q", "--detach", base)
+        git(repository, "update-ref", ref, commit(repository, f"{number}" * 32 + ".dir"))
+    git(repository, "checkout", "-q", "--detach", base)
+    lost = commit(repository, "9" * 32 + ".dir")
+    git(repository, "checkout", "-q", "main")
+    git(repository, "merge", "-q", "-s", "ours", "-m", "discard", lost)
+    assert count_trials(train, repository).count == 5
+
+
+def test_earlier_sharpe_ratios_come_from_the_same_commits(repository: Path) -> None:
+    train = repository / "build/train"
+    commit(repository, "1" * 32 + ".dir", 0.7)
+    commit(repository, "2" * 32 + ".dir", -0.2)
+    commit(repository, agent(train, "a"), 3.0)
+    trials = count_trials(train, repository)
+    assert trials.sharpes == {"1" * 32 + ".dir": 0.7, "2" * 32 + ".dir": -0.2}
+
+
+def test_a_broken_lock_file_in_history_is_passed_over(repository: Path) -> None:
+    train = repository / "build/train"
+    (repository / "dvc.lock").write_text("<<<<<<< HEAD\nstages: [")
+    git(repository, "add", "dvc.lock")
+    git(repository, "commit", "-q", "-m", "conflict left in")
+    commit(repository, agent(train, "a"))
+    assert count_trials(train, repository).count == 1
+
+
+def test_a_shallow_clone_is_said_to_be_one(repository: Path, tmp_path: Path) -> None:
+    train = repository / "build/train"
+    commit(repository, "1" * 32 + ".dir")
+    commit(repository, agent(train, "a"))
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{repository}", str(clone)], check=True)
+    trials = count_trials(train, clone)
+    assert (trials.count, trials.history) == (1, "shallow")
+
+
+def test_an_unreadable_history_is_an_error_not_one_trial(repository: Path) -> None:
+    train = repository / "build/train"
+    head = commit(repository, agent(train, "a"))
+    (repository / ".git/objects" / head[:2] / head[2:]).unlink()
+    with pytest.raises(BacktestError, match="git rev-list"):
+        count_trials(train, repository)
+
+
+def test_an_empty_train_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BacktestError, match="train"):
+        count_trials(tmp_path / "train", tmp_path)
+
+
+def test_the_folder_digest_is_the_one_dvc_writes(repository: Path) -> None:
+    digest = agent(repository / "build/train", "a")
+    (repository / "build/train/fold-0/seed-1/curve.csv").write_bytes(b"step,return\r\n1,2\r\n")
+    digest = folder_digest(repository / "build/train")
+    run = pytest.importorskip("dvc.cli").main
+    assert run(["--cd", str(repository), "init", "-q"]) == 0
+    assert run(["--cd", str(repository), "add", "-q", "build/train"]) == 0
+    assert yaml.safe_load((repository / "build/train.dvc").read_text())["outs"][0]["md5"] == digest
+
+
+def test_five_hundred_commits_are_counted_within_a_second(repository: Path) -> None:
+    train = repository / "build/train"
+    agent(train, "a")
+    stream = []
+    for number in range(500):
+        lock = f"stages:\n  train:\n    outs:\n    - path: build/train\n      md5: {number:032x}.dir\n"
+        stream.append(
+            f"commit refs/heads/main\ncommitter engineer <e@example.com> {1_700_000_000 + number} +0000\n"
+            f"data 1\nx\nM 100644 inline dvc.lock\ndata {len(lock)}\n{lock}\n"
+        )
+    subprocess.run(
+        ["git", "-C", str(repository), "fast-import", "--quiet"], input="".join(stream).encode(), check=True
+    )
+    began = time.perf_counter()
+    assert count_trials(train, repository).count == 501
+    assert time.perf_counter() - began < 1.0

@@ -19,12 +19,13 @@ from pathlib import Path
 
 import httpx
 import yaml
+from sekisho.calendar import Calendar
+from sekisho.data.synthetic import BAR, CALENDAR, SAMPLE_SEED, sample_sessions
 from steps import REPO, Scratch, StepFailed, console, end, merge_params
 
-LIVE_FIRST = "2026-07-01"  # the first session after the committed sample
+BOT = "sekisho[bot]"  # the account that forge.bot names in params.yaml
 CALM_SESSIONS = 20  # replayed before the market changes
 CHANGED_SESSIONS = 15
-SAMPLE_SEED = 20250106  # continues the sample's own path
 CHANGE = ["--volatility", "2.0", "--correlation", "0.8"]
 MODEL = "policy"
 
@@ -38,10 +39,10 @@ class Demo:
         self.market = scratch.folder / "market" / "bars"
         self.predictions = scratch.folder / "predictions"
 
-    def sekisho(self, *words: str | Path, cwd: Path, actor: str = "bot", expect: tuple[int, ...] = (0,)) -> str:
+    def sekisho(self, *words: str | Path, cwd: Path, actor: str = BOT, expect: tuple[int, ...] = (0,)) -> str:
         return self.s.run("sekisho", *words, cwd=cwd, actor=actor, expect=expect)
 
-    def git(self, *words: str | Path, cwd: Path, actor: str = "bot") -> str:
+    def git(self, *words: str | Path, cwd: Path, actor: str = BOT) -> str:
         return self.s.run("git", *words, cwd=cwd, actor=actor).strip()
 
     # 1
@@ -52,7 +53,7 @@ class Demo:
             head = self.git("rev-parse", "HEAD", cwd=REPO)
             self.git("update-ref", "refs/heads/main", head, cwd=origin)
             self.git("symbolic-ref", "HEAD", "refs/heads/main", cwd=origin)
-            members = {"engineer": "write", "reviewer": "write", "outsider": "read", "bot": "write"}
+            members = {"engineer": "write", "reviewer": "write", "outsider": "read", BOT: "write"}
             (self.forge / "members.yaml").write_text(yaml.safe_dump(members, sort_keys=False))
             self.ci, self.engineer = self.s.clone("ci"), self.s.clone("engineer")
             self.sekisho("sign", "--init-local", cwd=self.ci)
@@ -93,9 +94,9 @@ class Demo:
                 self.s.run("dvc", "pull", "data.dvc", cwd=self.ci)
             log = self.s.run("dvc", "repro", cwd=self.ci)
             ran = [line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage")]
-            self.git("add", "dvc.lock", "metrics", cwd=self.ci)
-            self.git("commit", "--quiet", "--allow-empty", "-m", "Reproduce the pipeline: dvc.lock and metrics", cwd=self.ci)
-            self.git("push", "--quiet", "origin", f"HEAD:{branch}", cwd=self.ci)
+            self.sekisho("pr", "results", pr, cwd=self.ci)
+            self.git("fetch", "--quiet", "origin", cwd=self.ci)
+            self.git("reset", "--quiet", "--soft", f"origin/{branch}", cwd=self.ci)
             self.s.run("dvc", "push", "--remote", "storage", cwd=self.ci)
             notes.append(f"stages run: {', '.join(ran) or 'none, all from the cache'}")
         with self.s.step(f"The backtest report is posted on PR {pr}") as notes:
@@ -122,7 +123,7 @@ class Demo:
             ]
             for actor, text, code in attempts:
                 made = self.sekisho("pr", "comment", self.pr, "--body", text, "--json", cwd=self.ci, actor=actor)
-                answer = self.sekisho("pr", "command", self.pr, str(json.loads(made)["id"]), cwd=self.ci, expect=(code,))
+                answer = self.sekisho("pr", "command", self.pr, str(json.loads(made)["comment"]), cwd=self.ci, expect=(code,))
                 line = answer.strip().splitlines()[0]
                 notes.append(f"{actor:>9}: {text[:17]}…  → {line[:110]}")
 
@@ -135,14 +136,13 @@ class Demo:
             self.s.run("dvc", "checkout", cwd=self.ci)
             approval = self.s.folder / "approval.json"
             self.sekisho("pr", "approval", self.pr, "--out", approval, cwd=self.ci)
-            self.release_name = json.loads(self.sekisho("export", "--json", cwd=self.ci))["release"]
-            self.release = Path("releases") / self.release_name
+            self.release = Path(json.loads(self.sekisho("export", "--json", cwd=self.ci))["folder"])
+            self.release_name = self.release.relative_to("releases").as_posix()
             self.sekisho("sign", self.release, "--approval", approval, "--authority", "local", cwd=self.ci)
             verified = self.sekisho("verify", self.release, "--environment", "local", cwd=self.ci)
             notes.append(verified.strip().splitlines()[-1])
             refusal = self.sekisho("verify", self.release, "--environment", "production", cwd=self.ci, expect=(1,))
             notes.append(f"production: {refusal.strip().splitlines()[0]}")
-            self.s.run("dvc", "add", "--quiet", self.release / "content", cwd=self.ci)
             self.s.run("dvc", "push", "--quiet", "--remote", "storage", cwd=self.ci)
             self.git("add", "releases", cwd=self.ci)
             self.git("commit", "--quiet", "-m", f"Release {self.release_name}", cwd=self.ci)
@@ -199,11 +199,13 @@ class Demo:
     # 8
     def serve_and_replay(self) -> None:
         with self.s.step("A live market is made: calm sessions, then volatility and correlations change") as notes:
-            days = self._live_sessions()
+            past = sample_sessions()
+            days = [str(day) for day in Calendar(CALENDAR, BAR).next_sessions(past[-1], CALM_SESSIONS + CHANGED_SESSIONS)]
             self.calm_last, self.change_at, self.last = days[CALM_SESSIONS - 1], days[CALM_SESSIONS], days[-1]
             self.sekisho(
-                "data", "synthetic", "--out", self.market, "--first", LIVE_FIRST, "--sessions", str(len(days)),
-                "--seed", str(SAMPLE_SEED), "--change-at", self.change_at, *CHANGE, cwd=self.server_side,
+                "data", "synthetic", "--out", self.market, "--first", str(past[0]), "--keep-from", days[0],
+                "--sessions", str(len(past) + len(days)), "--seed", str(SAMPLE_SEED),
+                "--change-at", self.change_at, *CHANGE, cwd=self.server_side,
             )  # fmt: skip
             notes.append(f"{days[0]} to {self.last}; changed from {self.change_at}")
         with self.s.step("MLServer serves the release; the calm sessions are replayed; the scheduled check") as notes:
@@ -214,14 +216,6 @@ class Demo:
             with self.serving() as url:
                 notes.extend(self._replay(url, self.change_at, self.last))
             notes.append("check: " + self._check("changed", expect=1))
-
-    def _live_sessions(self) -> list[str]:
-        import datetime as dt
-
-        from sekisho.calendar import Calendar
-
-        eve = dt.date.fromisoformat(LIVE_FIRST) - dt.timedelta(days=1)
-        return [str(day) for day in Calendar("XTKS", "5min").next_sessions(eve, CALM_SESSIONS + CHANGED_SESSIONS)]
 
     def _replay(self, url: str, first: str, last: str) -> list[str]:
         out = self.sekisho(

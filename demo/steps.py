@@ -71,7 +71,7 @@ class Scratch:
             console.print(f"      {note}")
 
     def run(
-        self, *command: str | Path, cwd: Path, actor: str = "bot", expect: Sequence[int] = (0,), env: dict[str, str] | None = None
+        self, *command: str | Path, cwd: Path, actor: str = "sekisho[bot]", expect: Sequence[int] = (0,), env: dict[str, str] | None = None
     ) -> str:
         """Run one command as ``actor``, keep its output in logs/, return its standard output.
 
@@ -82,7 +82,7 @@ class Scratch:
         log = self.folder / "logs" / f"{self.number:02d}.log"
         person = {"SEKISHO_ACTOR": actor}
         for role in ("AUTHOR", "COMMITTER"):
-            person |= {f"GIT_{role}_NAME": actor, f"GIT_{role}_EMAIL": f"{actor}@localhost"}
+            person |= {f"GIT_{role}_NAME": actor, f"GIT_{role}_EMAIL": f"{actor}@local.invalid"}
         process = subprocess.Popen(
             words, cwd=cwd, env=self.env | person | (env or {}), text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

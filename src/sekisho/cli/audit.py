@@ -1,0 +1,89 @@
+"""The verb `audit`: trace a prediction or a release, read and check the log, write the audit page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from sekisho.cli.release import ROOT, json_option, release_folder, trust_option
+
+environment_option = click.option(
+    "--environment",
+    type=click.Choice(["local", "staging", "production"]),
+    help="Whose trust policy to verify under. [default: where the release was promoted last]",
+)
+
+
+@click.group()
+def audit() -> None:
+    """Trace a prediction or a release; check the audit log."""
+
+
+@audit.command()
+@click.argument("subject", metavar="PREDICTION_ID|MODEL/SEQ")
+@click.option("--predictions", type=click.Path(path_type=Path), help="Folder of the prediction log.")
+@trust_option
+@environment_option
+@json_option
+def trace(
+    subject: str, predictions: Path | None, trust: Path, environment: str | None, as_json: bool
+) -> None:
+    """Show everything that led to a served prediction or to a release, with every signature verified."""
+    from sekisho.release.trace import table, trace_prediction, trace_release
+
+    if predictions:
+        found = trace_prediction(ROOT, predictions, subject, trust=trust, environment=environment)
+    elif "/" in subject:
+        found = trace_release(ROOT, release_folder(subject), trust=trust, environment=environment)
+    else:
+        raise click.UsageError("a prediction needs --predictions DIR; a release is named MODEL/SEQ")
+    if as_json:
+        click.echo(json.dumps(found, indent=1, sort_keys=True, default=str))
+        return
+    for what, value in table(found):
+        click.echo(f"{what:<18} {value}")
+
+
+@audit.command()
+@click.option("--last", type=int, help="Only so many events from the end.")
+@json_option
+def log(last: int | None, as_json: bool) -> None:
+    """Show the audit log, its chain checked."""
+    from sekisho.release.audit import read_log
+
+    events, _ = read_log(ROOT / "releases")
+    chosen = events[-last:] if last else events
+    if as_json:
+        click.echo(json.dumps([event.model_dump(mode="json") for event in chosen], indent=1))
+        return
+    for event in chosen:
+        subject = f"{event.model}/{event.seq}" if event.model else "-"
+        details = " ".join(f"{key}={value}" for key, value in event.details.items() if key != "bundles")
+        when = f"{event.at:%Y-%m-%d %H:%M:%S}Z"
+        click.echo(f"{event.line:>5} {when} {event.event:<8} {subject:<14} {event.actor} {details}")
+
+
+@audit.command()
+@json_option
+def check(as_json: bool) -> None:
+    """Prove the audit log unbroken and complete."""
+    from sekisho.release.audit_check import check_log
+
+    head = check_log(ROOT)
+    value = {"lines": head.lines, "head": head.sha256}
+    click.echo(
+        json.dumps(value) if as_json else f"audit log unbroken: {head.lines} lines, head sha256:{head.sha256}"
+    )
+
+
+@audit.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="HTML file to write.")
+@trust_option
+@environment_option
+def page(out: Path, trust: Path, environment: str | None) -> None:
+    """Write a self-contained HTML page of all releases, facts, approvals and promotions."""
+    from sekisho.release.audit_page import write_page
+
+    click.echo(f"audit page: {write_page(ROOT, trust, environment, out)}")

@@ -1,0 +1,228 @@
+"""``sekisho pr``: pull requests on the forge that ``SEKISHO_FORGE`` names."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sekisho.errors import CannotCheck
+from sekisho.params import load_params
+
+if TYPE_CHECKING:
+    from sekisho.forge.interface import Forge
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+
+
+@click.group("pr")
+def pr() -> None:
+    """Pull requests: open, report, comment, command, merge.
+
+    SEKISHO_FORGE names the forge: local:<folder> (SEKISHO_ACTOR acts) or github:<owner>/<repository>
+    (GITHUB_TOKEN's account acts).
+    """
+
+
+@pr.command("open")
+@click.option("--branch", required=True, help="Branch to merge, already pushed.")
+@click.option("--title", required=True)
+@click.option("--body-file", type=FILE, help="Markdown of the description.")
+@click.option("--key", help="Cause; the open request of the same key is updated instead of a second one.")
+@click.option("--base", default="main", show_default=True, help="Branch to merge into.")
+@JSON
+def open_(branch: str, title: str, body_file: Path | None, key: str | None, base: str, as_json: bool) -> None:
+    """Open a pull request, or update the open one of the same branch; prints its number."""
+    body = body_file.read_text(encoding="utf-8") if body_file else ""
+    number = _forge().open_pull_request(branch, title, body, key, base)
+    _say(as_json, str(number), number=number)
+
+
+@pr.command("list")
+@click.option(
+    "--state", type=click.Choice(["open", "merged", "closed", "all"]), default="open", show_default=True
+)
+@JSON
+def list_(state: Any, as_json: bool) -> None:
+    """List pull requests."""
+    pulls = _forge().list_pull_requests(state)
+    lines = [f"{p.number:>5}  {p.state:<7} {p.branch} → {p.base}  {p.title} ({p.author})" for p in pulls]
+    _say(as_json, "\n".join(lines) or f"no pull request is {state}", pulls=[asdict(p) for p in pulls])
+
+
+@pr.command("show")
+@click.argument("number", type=int)
+@JSON
+def show(number: int, as_json: bool) -> None:
+    """Show a pull request, its comments, and what is missing for its merge."""
+    from sekisho.forge.commands import explanation
+
+    forge = _forge()
+    pull, comments = forge.get_pull_request(number), forge.comments(number)
+    thread = "\n".join(f"--- {c.author} (comment {c.id}, {c.created_at})\n{c.body}" for c in comments)
+    text = "" if as_json else f"{pull.title} (#{number})\n{pull.url}\n{explanation(forge, pull)}\n{thread}"
+    _say(as_json, text, **asdict(pull), comments=[asdict(c) for c in comments])
+
+
+@pr.command("status")
+@click.argument("number", type=int)
+@JSON
+def status(number: int, as_json: bool) -> None:
+    """Say what is missing for the merge; marks a report as stale when the head moved since."""
+    from sekisho.forge.approvals import blockers
+    from sekisho.forge.commands import explanation
+    from sekisho.forge.report import mark_stale
+
+    forge = _forge()
+    stale = mark_stale(forge, number)
+    pull = forge.get_pull_request(number)
+    text = "" if as_json else explanation(forge, pull)
+    missing = blockers(forge, pull) if as_json else []
+    _say(as_json, text, state=pull.state, head_sha=pull.head_sha, stale=stale, blockers=missing)
+
+
+@pr.command("report")
+@click.argument("number", type=int)
+@click.option(
+    "--report", type=FOLDER, default=Path("build/report"), show_default=True, help="Folder of the report."
+)
+@JSON
+def report(number: int, report: Path, as_json: bool) -> None:
+    """Post the backtest report of the head, or update it in place."""
+    from sekisho.forge.report import publish_report
+
+    digest, ids = publish_report(_forge(), number, report)
+    text = f"report {digest[:12]}… posted on pull request {number} in {len(ids)} comment(s)"
+    _say(as_json, text, number=number, report_sha256=digest, comments=ids)
+
+
+@pr.command("results")
+@click.argument("number", type=int)
+@click.option("--from", "folder", type=FOLDER, default=Path(), show_default=True, help="Reproduced checkout.")
+@JSON
+def results(number: int, folder: Path, as_json: bool) -> None:
+    """Commit dvc.lock and metrics of a reproduced checkout to the pull request's branch."""
+    from sekisho.forge.propose import commit_results
+
+    head = commit_results(_forge(), number, folder)
+    text = f"results committed: the head is {head}" if head else "the head holds these results already"
+    _say(as_json, text, number=number, head_sha=head)
+
+
+@pr.command("propose")
+@click.argument("paths", nargs=-1, required=True)
+@click.option("--branch", required=True, help="Branch to make, or to add a commit to.")
+@click.option("--title", required=True, help="Of the commit and the pull request.")
+@click.option("--body", default="", help="Markdown of the description.")
+@click.option("--key", help="Cause; see `sekisho pr open`.")
+@JSON
+def propose(
+    paths: tuple[str, ...], branch: str, title: str, body: str, key: str | None, as_json: bool
+) -> None:
+    """Commit what changed under PATHS of this checkout to a branch and open its pull request."""
+    from sekisho.forge.propose import propose as run
+
+    number = run(_forge(), Path(), paths, branch, title, body, key)
+    _say(as_json, str(number), number=number)
+
+
+@pr.command("comment")
+@click.argument("number", type=int)
+@click.option("--body", required=True, help="Markdown.")
+@click.option("--marker", help="Update this account's comment of that marker instead of adding one.")
+@JSON
+def comment(number: int, body: str, marker: str | None, as_json: bool) -> None:
+    """Comment on a pull request; prints the comment's id."""
+    forge = _forge()
+    made = forge.upsert_comment(number, marker, body)[0] if marker else forge.add_comment(number, body)
+    _say(as_json, str(made), number=number, comment=made)
+
+
+@pr.command("command")
+@click.argument("number", type=int, required=False)
+@click.argument("comment_id", type=int, required=False)
+@click.option("--event", type=FILE, help="GitHub's event file instead of the two numbers.")
+@JSON
+def command(number: int | None, comment_id: int | None, event: Path | None, as_json: bool) -> None:
+    """Judge the command in a comment, act, and answer on the pull request.
+
+    Exits 1 when it was refused; with --event 0 whenever the comment was answered, also by a refusal.
+    """
+    from sekisho.forge.commands import handle
+
+    number, comment_id = _from_event(event) if event else (number, comment_id)
+    if number is None or comment_id is None:
+        raise click.UsageError("give NUMBER and COMMENT_ID, or --event FILE")
+    forge = _forge()
+    found = next((c for c in forge.comments(number) if c.id == comment_id), None)
+    if found is None:
+        raise CannotCheck(
+            f"pull request {number} has no comment {comment_id}", remedy="see `sekisho pr show`"
+        )
+    outcome = handle(forge, number, found)
+    _say(as_json, f"/{outcome.command}: {outcome.status}. {outcome.message}", **asdict(outcome))
+    if outcome.status == "refused" and not event:
+        sys.exit(1)
+
+
+@pr.command("merge")
+@click.argument("number", type=int)
+@JSON
+def merge(number: int, as_json: bool) -> None:
+    """Merge a pull request whose head is approved, passed the gate and is described by its dvc.lock."""
+    from sekisho.forge.approvals import merge as merge_pull_request
+
+    sha = merge_pull_request(_forge(), number)
+    _say(as_json, f"pull request {number} merged as {sha}", number=number, merge_sha=sha)
+
+
+@pr.command("approval")
+@click.argument("number", type=int, required=False)
+@click.option("--merge-commit", help="The request that was merged as this commit, instead of NUMBER.")
+@click.option("--out", type=FILE, required=True, help="File to write.")
+@JSON
+def approval(number: int | None, merge_commit: str | None, out: Path, as_json: bool) -> None:
+    """Write the approval record of a pull request, which `sekisho sign` attests."""
+    from sekisho.forge.approvals import approval_record
+
+    forge = _forge()
+    if number is None:
+        merged = [p.number for p in forge.list_pull_requests("merged") if p.merge_sha == merge_commit]
+        if not merge_commit or not merged:
+            raise CannotCheck(
+                f"no pull request was merged as {merge_commit}", remedy="merge by `sekisho pr merge`"
+            )
+        number = merged[0]
+    record = approval_record(forge, number)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_name(f".{out.name}.tmp")
+    beside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    beside.replace(out)
+    _say(as_json, f"approval of {record['head_sha']} by {record['approver']} → {out}", **record)
+
+
+def _forge() -> Forge:
+    from sekisho.forge import open_forge
+
+    return open_forge(load_params().forge)
+
+
+def _from_event(path: Path) -> tuple[int, int]:
+    """Numbers of the pull request and the comment in an ``issue_comment`` event."""
+    try:
+        event = json.loads(path.read_text(encoding="utf-8"))
+        if "pull_request" not in event["issue"]:
+            raise CannotCheck("the comment is on an issue", remedy="commands work on pull requests only")
+        return int(event["issue"]["number"]), int(event["comment"]["id"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CannotCheck(f"{path}: not an issue_comment event", remedy="give GITHUB_EVENT_PATH") from error
+
+
+def _say(as_json: bool, text: str, **values: object) -> None:
+    click.echo(json.dumps(values) if as_json else text)

@@ -1,0 +1,120 @@
+"""``sekisho drift``, ``sekisho retrain`` and ``sekisho kpi``."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import click
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+PARAMS = click.option("--params", type=FILE, default=Path("params.yaml"), show_default=True)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+
+
+@click.group()
+def drift() -> None:
+    """Judge the prediction log of a release against its reference."""
+
+
+@drift.command()
+@click.option("--features", type=FOLDER, default=Path("build/features"), show_default=True)
+@click.option("--bars", type=FOLDER, default=Path("build/bars"), show_default=True, help="Validated bars.")
+@click.option("--out", type=FILE, default=Path("build/reference.json"), show_default=True)
+@PARAMS
+def reference(features: Path, bars: Path, out: Path, params: Path) -> None:
+    """Write what is normal: statistics of the last fold's training window."""
+    from sekisho.monitoring.reference import reference_of_last_fold
+    from sekisho.params import load_params
+
+    content = reference_of_last_fold(features, bars, load_params(params))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_name(f".{out.name}.tmp")
+    beside.write_bytes(content)
+    beside.replace(out)
+    about = json.loads(content)
+    click.echo(f"{out}: {about['sessions']} sessions, {about['first_session']} to {about['last_session']}")
+
+
+@drift.command()
+@click.option("--predictions", type=FOLDER, required=True, help="Folder written by `sekisho serve`.")
+@click.option("--release", type=FOLDER, required=True, help="Release folder with its content.")
+@click.option(
+    "--out", type=FILE, required=True, help="Verdict (JSON); a page and a plot are written beside it."
+)
+@click.option("--bars", type=FOLDER, help="Live bars: the level of volatility is watched too.")
+@click.option("--excluded", type=FILE, default=Path("monitoring/excluded.yaml"), show_default=True)
+@PARAMS
+@JSON
+def check(
+    predictions: Path,
+    release: Path,
+    out: Path,
+    bars: Path | None,
+    excluded: Path,
+    params: Path,
+    as_json: bool,
+) -> None:
+    """Judge data quality, drift and performance of a release. Exits 0 ok, 1 alarm, 2 cannot judge."""
+    from sekisho.monitoring.check import check_predictions, load_excluded
+    from sekisho.monitoring.evidence import write_evidence
+    from sekisho.params import load_params
+
+    every = load_params(params)
+    verdict = check_predictions(
+        predictions, release, every.monitoring, bars=bars, data=every.data, excluded=load_excluded(excluded)
+    )
+    verdict = replace(verdict, checked_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
+    write_evidence(verdict, out)
+    verdict.write(out)
+    click.echo(verdict.to_json() if as_json else f"{verdict.sentence()}\nevidence: {out.with_suffix('.md')}")
+    sys.exit(verdict.exit_code)
+
+
+@click.command()
+@click.option("--verdict", type=FILE, required=True, help="Verdict of `sekisho drift check`.")
+@click.option("--bars", type=FOLDER, required=True, help="Bars of the live market, to train on as well.")
+@click.option("--remote", default="storage", show_default=True, help="DVC remote for the new data.")
+@PARAMS
+@JSON
+def retrain(verdict: Path, bars: Path, remote: str, params: Path, as_json: bool) -> None:
+    """Open or update the retrain pull request for an alarm.
+
+    Run in a checkout; its branch and files are left alone. A hold (monitoring/hold.yaml on main) or a recent
+    decision on the same cause keeps it from opening.
+    """
+    from sekisho.forge import open_forge
+    from sekisho.monitoring.retrain import open_retrain
+    from sekisho.monitoring.verdict import read_verdict
+    from sekisho.params import load_params
+
+    every = load_params(params)
+    judged, plot = read_verdict(verdict), verdict.with_suffix(".png")
+    made = open_retrain(judged, plot, bars.absolute(), Path.cwd(), open_forge(every.forge), every, remote)
+    if as_json:
+        click.echo(json.dumps(asdict(made)))
+    elif made.number is None:
+        click.echo(f"no pull request: {made.reason}")
+    else:
+        click.echo(
+            f"pull request {made.number} {made.reason} on {made.branch}: {made.added} partitions added"
+        )
+
+
+@click.command()
+@click.option("--verdicts", type=FOLDER, default=Path("build/verdicts"), show_default=True)
+@JSON
+def kpi(verdicts: Path, as_json: bool) -> None:
+    """Measure lead time, release frequency and time to retrain from git, the audit log and verdicts."""
+    from sekisho.monitoring.kpi import measure
+
+    figures = measure(Path.cwd(), verdicts)
+    if as_json:
+        click.echo(json.dumps(figures.as_dict()))
+        return
+    for name, text in figures.rows():
+        click.echo(f"{name:<42} {text}")

@@ -1,0 +1,261 @@
+"""Approvals: who may merge what, bound to one head and everything it stands for.
+
+State is not stored anywhere else: it is what the bot's answers to commands say, oldest first. An answer
+counts only if the bot wrote it and nobody edited it; an approval only while the reviewer's own comment is
+still there, unedited.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sekisho.errors import CannotCheck, Refused
+from sekisho.forge.interface import Comment, Forge, PullRequest, at_least, marker_of, same_actor
+from sekisho.forge.lock import check_lock, read_lock
+
+ANSWER = "answer-"  # marker of the bot's answer to the comment of that id
+RECORD = re.compile(r"^<!-- sekisho:record -->\n```json\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
+REPORT = re.compile(
+    r"^<!-- sekisho:report-of head=([0-9a-f]{40}) report-sha256=([0-9a-f]{64}) -->$", re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Approval:
+    """One reviewer's word for one head; what ``sekisho sign`` attests. Digests are hex."""
+
+    pr: int
+    url: str
+    head_sha: str
+    tree: str
+    dvc_lock_sha256: str
+    report_sha256: str
+    author: str
+    approver: str
+    permission: str
+    approved_at: str
+    comment_id: int
+
+
+@dataclass(frozen=True)
+class ReportComment:
+    """The report on a pull request: its comment, and the head and digest that its marker names."""
+
+    comment: Comment
+    head_sha: str
+    sha256: str
+
+
+def require_bot(forge: Forge) -> None:
+    """The acting account is ``forge.bot``: reports and answers of anyone else count for nothing."""
+    if not same_actor(forge.current_actor(), forge.params.bot):
+        raise CannotCheck(
+            f"reports and answers are posted by {forge.params.bot}, not by {forge.current_actor()}",
+            remedy="act as the account named by forge.bot in params.yaml (locally: SEKISHO_ACTOR)",
+        )
+
+
+def bot_comments(forge: Forge, number: int) -> list[Comment]:
+    """The comments of ``forge.bot``, edited or not."""
+    return [c for c in forge.comments(number) if same_actor(c.author, forge.params.bot)]
+
+
+def find_report(forge: Forge, number: int) -> ReportComment | None:
+    """The bot's report on the pull request, whichever head it is for."""
+    for comment in bot_comments(forge, number):
+        marker, binding = marker_of(comment), REPORT.search(comment.body)
+        if marker == ("report", 1) and binding:
+            return ReportComment(comment, binding[1], binding[2])
+    return None
+
+
+def record_block(record: dict[str, Any]) -> str:
+    """The machine-readable part of an answer."""
+    text = json.dumps(record, indent=1, sort_keys=True)  # ASCII, so one record never spans a stray fence
+    return (
+        f"<details><summary>record</summary>\n\n<!-- sekisho:record -->\n```json\n{text}\n```\n\n</details>"
+    )
+
+
+def events(forge: Forge, number: int) -> list[dict[str, Any]]:
+    """What was decided on the pull request, oldest first: ``{"event": "approve" | "unapprove" | …, …}``."""
+    found = []
+    for comment in bot_comments(forge, number):
+        marker, record = marker_of(comment), RECORD.search(comment.body)
+        if marker and marker[0].startswith(ANSWER) and record and not comment.edited:
+            try:
+                found.append(json.loads(record[1]))
+            except ValueError:
+                continue  # not of our making: it decides nothing
+    return found
+
+
+def is_held(forge: Forge, number: int) -> bool:
+    """Whether ``/hold`` was said last: neither merged nor updated by the bot until ``/resume``."""
+    held = False
+    for event in events(forge, number):
+        held = {"hold": True, "resume": False}.get(event.get("event", ""), held)
+    return held
+
+
+def bind(forge: Forge, pull: PullRequest, approver: str, at: str, comment_id: int) -> Approval:
+    """What an approval of the pull request's head would be bound to.
+
+    Raises:
+        CannotCheck: the head has no dvc.lock.
+        Refused: no report stands on the pull request for this head.
+    """
+    report = find_report(forge, pull.number)
+    if report is None or report.head_sha != pull.head_sha:
+        raise Refused(
+            "forge.report-for-head",
+            expected=f"a report for {pull.head_sha}",
+            found=f"a report for {report.head_sha}" if report else "no report",
+            remedy="wait for the report of this head, read it, then approve",
+        )
+    return Approval(
+        pr=pull.number,
+        url=pull.url,
+        head_sha=pull.head_sha,
+        tree=forge.tree(pull.head_sha),
+        dvc_lock_sha256=hashlib.sha256(read_lock(forge, pull.head_sha)[0]).hexdigest(),
+        report_sha256=report.sha256,
+        author=pull.author,
+        approver=approver,
+        permission=forge.permission(approver),
+        approved_at=at,
+        comment_id=comment_id,
+    )
+
+
+def current_approval(forge: Forge, pull: PullRequest) -> Approval:
+    """The last approval that is still good for the pull request's head.
+
+    Raises:
+        Refused: none was given, the head moved since, it was taken back, or it does not hold up any more: the
+            approver may not write now, the approving comment was edited or is gone, the report differs.
+    """
+    record: dict[str, Any] | None = None
+    for event in events(forge, pull.number):
+        if event.get("event") == "approve":
+            record = event.get("approval")
+        elif event.get("event") == "unapprove":
+            record = None
+    if not record:
+        raise _void(f"no approval of {pull.head_sha}")
+    try:
+        approval = Approval(**record)
+    except TypeError:
+        raise _void("an approval record that cannot be read") from None
+    if approval.head_sha != pull.head_sha:
+        raise _void(
+            f"an approval of {approval.head_sha}; the head is {pull.head_sha}: a push voids approvals"
+        )
+    comment = next((c for c in forge.comments(pull.number) if c.id == approval.comment_id), None)
+    if comment is None or comment.edited or not same_actor(comment.author, approval.approver):
+        raise _void("an approval whose comment is edited, gone or not the approver's")
+    if comment.body.split("\n")[0].split() != ["/approve", pull.head_sha]:
+        raise _void("an approval whose comment does not say so")
+    if same_actor(approval.approver, pull.author):
+        raise _void("the author's own approval")
+    bound = bind(forge, pull, approval.approver, approval.approved_at, approval.comment_id) \
+        if pull.state == "open" else approval  # fmt: skip
+    if not at_least(bound.permission, "write"):  # type: ignore[arg-type]
+        raise _void(f"{approval.approver} with the permission {bound.permission} now")
+    ignored = {"permission": "", "url": ""}
+    if asdict(bound) | ignored != asdict(approval) | ignored:
+        raise _void("an approval bound to another report, tree or dvc.lock")
+    return approval
+
+
+def _void(found: str) -> Refused:
+    return Refused(
+        "forge.approved-by-another",
+        expected="a valid approval of the present head by someone else than the author",
+        found=found,
+        remedy="ask a reviewer to read the report and comment /approve with the head's 40-hex id",
+    )
+
+
+def check_gate(forge: Forge, sha: str) -> None:
+    """The gate of the commit passed, by its own ``metrics/gate.json``.
+
+    Raises:
+        CannotCheck: the file is missing or unreadable.
+        Refused: names the rules that failed.
+    """
+    try:
+        gate = json.loads(forge.read_file(sha, "metrics/gate.json") or b"")
+        passed, rules = gate["passed"], gate["rules"]
+        failed = [str(rule["rule"]) for rule in rules if rule["passed"] is not True]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CannotCheck(
+            f"commit {sha} has no readable metrics/gate.json", remedy="run dvc repro"
+        ) from error
+    if passed is not True or failed:
+        raise Refused(
+            "forge.gate-passed",
+            expected="every rule of the gate passed",
+            found=", ".join(failed) or f"passed: {passed!r}",
+            remedy="read the report: the candidate is not good enough to be released",
+        )
+
+
+def blockers(forge: Forge, pull: PullRequest) -> list[str]:
+    """Every reason why the pull request cannot be merged now; empty when it can."""
+    found = []
+    if pull.state != "open":
+        found.append(f"it is {pull.state}")
+    if is_held(forge, pull.number):
+        found.append("it is on hold")
+    for check in (
+        lambda: current_approval(forge, pull),
+        lambda: check_gate(forge, pull.head_sha),
+        lambda: check_lock(forge, pull.head_sha),
+    ):
+        try:
+            check()
+        except (Refused, CannotCheck) as error:
+            found.append(error.message)
+    return found
+
+
+def merge(forge: Forge, number: int) -> str:
+    """Merge an approved pull request; the merge commit's message says who approved which head.
+
+    Raises:
+        Refused: not open, on hold, no valid approval, gate failed, dvc.lock stale, head moved meanwhile.
+        CannotCheck: dvc.lock or the gate's figures are missing.
+    """
+    pull = forge.get_pull_request(number)
+    if pull.state != "open" or is_held(forge, number):
+        raise Refused(
+            "forge.mergeable",
+            expected="an open pull request that is not on hold",
+            found="on hold" if pull.state == "open" else pull.state,
+            remedy="comment /resume, or open a new pull request",
+        )
+    approval = current_approval(forge, pull)
+    check_gate(forge, pull.head_sha)
+    check_lock(forge, pull.head_sha)
+    message = (
+        f"Merge pull request #{number} from {pull.branch}\n\n{pull.title}\n\n"
+        f"Approved-by: {approval.approver}\nReviewed-head: {approval.head_sha}\n"
+        f"Report-sha256: {approval.report_sha256}\n"
+    )
+    return forge.merge(number, approval.head_sha, message)
+
+
+def approval_record(forge: Forge, number: int) -> dict[str, Any]:
+    """The approval as ``sekisho sign`` reads it; with ``merge_sha`` once merged.
+
+    Raises:
+        Refused: see :func:`current_approval`.
+    """
+    pull = forge.get_pull_request(number)
+    record = asdict(current_approval(forge, pull))
+    return record | ({"merge_sha": pull.merge_sha} if pull.merge_sha else {})

@@ -1,0 +1,426 @@
+"""The local forge: a bare git repository and a folder of Markdown, so that a laptop has what GitHub has.
+
+    <folder>/origin.git
+    <folder>/members.yaml                    actor: read | write | admin
+    <folder>/pulls/0001/pull.json            the pull request's own state
+                       /body.md
+                       /comments/0001-engineer.md
+                       /report/              pictures of the reports
+                       /README.md            the whole thread, to read
+
+It keeps the rules honest people work by; whoever may write into the folder can also forge it, so the trust
+policy of staging and production never accepts what was approved here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from sekisho.errors import ForgeError, Refused
+from sekisho.forge.interface import (
+    PERMISSIONS,
+    Comment,
+    Forge,
+    Permission,
+    PullRequest,
+    Reaction,
+    State,
+    at_least,
+    head_moved,
+)
+from sekisho.forge.markdown import one_line, quoted
+from sekisho.params import ForgeParams
+
+NO_COMMIT = "0" * 40  # how git writes "the branch must not exist yet"
+ACTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}(\[bot\])?")
+
+
+def create_local_forge(folder: Path, members: Mapping[str, Permission]) -> None:
+    """Make an empty local forge: the bare origin (branch ``main``) and who may do what."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _git("init", "--quiet", "--bare", "--initial-branch=main", str(folder / "origin.git"), cwd=folder)
+    _write(folder / "members.yaml", yaml.safe_dump(dict(members)))
+
+
+class LocalForge(Forge):
+    """See the module; ``actor`` is the person or bot that acts, a member of ``members.yaml``."""
+
+    def __init__(self, folder: Path, params: ForgeParams, actor: str) -> None:
+        self.folder, self.params = folder.resolve(), params
+        self.origin = self.folder / "origin.git"
+        if not self.origin.is_dir() or not (self.folder / "members.yaml").is_file():
+            raise ForgeError(
+                f"{folder}: not a local forge (no origin.git or no members.yaml)",
+                remedy="make one with sekisho.forge.local.create_local_forge, as `make demo` does",
+            )
+        if not ACTOR.fullmatch(actor):
+            raise ForgeError(
+                "nobody acts on the local forge", remedy="set SEKISHO_ACTOR to one of members.yaml"
+            )
+        self._actor, self._depth = actor, 0
+
+    # ---- people
+
+    def current_actor(self) -> str:
+        return self._actor
+
+    def permission(self, actor: str) -> Permission:
+        members = yaml.safe_load((self.folder / "members.yaml").read_text(encoding="utf-8")) or {}
+        granted = {str(name).casefold(): value for name, value in members.items()}.get(
+            actor.casefold(), "none"
+        )
+        if granted not in PERMISSIONS:
+            raise ForgeError(
+                f"members.yaml: {actor} has the unknown permission {granted!r}",
+                remedy=f"use one of {PERMISSIONS}",
+            )
+        return granted  # type: ignore[no-any-return]
+
+    def _require(self, needed: Permission) -> None:
+        found = self.permission(self._actor)
+        if not at_least(found, needed):
+            raise Refused(
+                "forge.permission",
+                expected=f"{needed} or better for {self._actor}",
+                found=found,
+                remedy="ask someone who has it",
+            )
+
+    # ---- pull requests
+
+    def open_pull_request(
+        self, branch: str, title: str, body: str, key: str | None = None, base: str = "main"
+    ) -> int:
+        self._require("write")
+        with self._locked():
+            head = self._head(branch)
+            if head is None or self._head(base) is None:
+                raise ForgeError(
+                    f"origin has no branch {(branch if head is None else base)!r}", remedy="push it first"
+                )
+            if branch == base:
+                raise ForgeError(
+                    f"{branch!r} cannot be merged into itself", remedy="work on a branch of its own"
+                )
+            for pull in self.list_pull_requests("open"):
+                if key and pull.key == key and pull.author == self._actor and pull.branch != branch:
+                    raise Refused(
+                        "forge.one-open-request-per-key",
+                        expected=f"branch {pull.branch!r} of pull request {pull.number}",
+                        found=f"{branch!r}",
+                        remedy=f"push to {pull.branch!r}: an open request keeps its branch",
+                    )
+                if pull.branch == branch:
+                    self._store(pull.number, title=one_line(title), **({"key": key} if key else {}))
+                    _write(self._pull(pull.number) / "body.md", body)
+                    self._render(pull.number)
+                    return pull.number
+            number = max([0, *self._numbers()]) + 1
+            fresh = self._pull(number, must_exist=False)
+            (fresh / "comments").mkdir(parents=True)
+            _write(fresh / "body.md", body)
+            state = {"number": number, "branch": branch, "base": base, "title": one_line(title)}
+            state |= {"author": self._actor, "state": "open", "key": key, "head_sha": head, "merge_sha": None}
+            _write(fresh / "pull.json", json.dumps(state, indent=1, ensure_ascii=False))
+            self._render(number)
+            return number
+
+    def get_pull_request(self, number: int) -> PullRequest:
+        folder = self._pull(number)
+        stored = json.loads((folder / "pull.json").read_text(encoding="utf-8"))
+        head = self._head(stored["branch"]) if stored["state"] == "open" else stored["head_sha"]
+        if head is None:  # the branch was deleted: as on GitHub, that closes the request
+            stored["state"], head = "closed", stored["head_sha"]
+        base = self._head(stored["base"]) or ""
+        stored |= {"head_sha": head, "base_sha": stored.get("base_sha") or base}
+        body = (folder / "body.md").read_text(encoding="utf-8")
+        return PullRequest(**stored, body=body, url=str(folder / "README.md"))
+
+    def list_pull_requests(self, state: State | Literal["all"]) -> list[PullRequest]:
+        pulls = [self.get_pull_request(number) for number in self._numbers()]
+        return [pull for pull in pulls if state in ("all", pull.state)]
+
+    # ---- comments
+
+    def comments(self, number: int) -> list[Comment]:
+        return [
+            Comment(
+                front["id"],
+                front["author"],
+                body,
+                front["created_at"],
+                front["edited"] or front["sha256"] != _sha256(body),
+            )
+            for front, body in (_read_comment(path) for path in self._comment_files(number))
+        ]
+
+    def add_comment(self, number: int, body: str) -> int:
+        self._require("read")
+        with self._locked():
+            body = _text(body)
+            known = [int(path.name.partition("-")[0]) for path in self._comment_files(number)]
+            front: dict[str, Any] = {"id": max([0, *known]) + 1, "author": self._actor}
+            front |= {"created_at": _now(), "edited": False, "reactions": [], "sha256": _sha256(body)}
+            name = f"{front['id']:04d}-{self._actor}.md"
+            _write_comment(self._pull(number) / "comments" / name, front, body)
+            self._render(number)
+            return int(front["id"])
+
+    def edit_comment(self, number: int, comment_id: int, body: str) -> None:
+        with self._locked():
+            path, front, _ = self._own_comment(number, comment_id)
+            body = _text(body)
+            _write_comment(path, front | {"edited": True, "sha256": _sha256(body)}, body)
+            self._render(number)
+
+    def delete_comment(self, number: int, comment_id: int) -> None:
+        with self._locked():
+            self._own_comment(number, comment_id)[0].unlink()
+            self._render(number)
+
+    def react(self, number: int, comment_id: int, reaction: Reaction) -> None:
+        with self._locked():
+            path, front, body = self._comment(number, comment_id)
+            front["reactions"] = sorted({*front["reactions"], f"{self._actor}: {reaction}"})
+            _write_comment(path, front, body)
+            self._render(number)
+
+    def upsert_comment(self, number: int, marker: str, body: str) -> list[int]:
+        with self._locked():
+            return super().upsert_comment(number, marker, _text(body))
+
+    # ---- commits
+
+    def read_file(self, sha: str, path: str) -> bytes | None:
+        spec = f"{self._commit(sha)}:{path}"
+        if self._run("cat-file", "-e", spec, check=False).returncode:
+            return None
+        return self._run("cat-file", "blob", spec).stdout
+
+    def read_folder(self, sha: str, folder: str) -> dict[str, bytes]:
+        prefix = folder.rstrip("/") + "/"
+        names = self._run("ls-tree", "-r", "-z", "--name-only", self._commit(sha), "--", prefix).stdout
+        paths = [name.decode() for name in names.split(b"\0") if name]
+        return {path[len(prefix) :]: self.read_file(sha, path) or b"" for path in paths}
+
+    def tree(self, sha: str) -> str:
+        return self._run("rev-parse", "--verify", f"{self._commit(sha)}^{{tree}}").stdout.decode().strip()
+
+    def branch_head(self, branch: str) -> str | None:
+        return self._head(branch)
+
+    def commit_files(
+        self, branch: str, files: Mapping[str, bytes], message: str, parent: str, *, create: bool = False
+    ) -> str:
+        self._require("write")
+        with self._locked(), self._clone(self._commit(parent)) as clone:
+            for path, content in files.items():
+                target = clone / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+            _git("add", "--force", "--", *files, cwd=clone)
+            _git("commit", "--quiet", "--message", message, cwd=clone, actor=self._actor)
+            commit = self._move(clone, {branch: (NO_COMMIT if create else parent, None)})
+            for pull in self.list_pull_requests("open"):
+                if pull.branch == branch:
+                    self._render(pull.number)
+            return commit
+
+    def publish_images(self, number: int, images: Mapping[str, Path]) -> dict[str, str]:
+        target = self._pull(number) / "report"
+        target.mkdir(exist_ok=True)
+        links = {}
+        for name, path in images.items():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+            shutil.copyfile(path, target / f"{digest}-{path.name}")
+            links[name] = f"report/{digest}-{path.name}"
+        return links
+
+    def start(self, workflow: str, inputs: Mapping[str, str]) -> str:
+        given = ", ".join(f"{name} {quoted(value)}" for name, value in inputs.items())
+        return f"This forge runs no workflows: carry out {workflow} by hand with {given}."
+
+    def merge(self, number: int, expected_head: str, message: str) -> str:
+        self._require("write")
+        with self._locked():
+            pull = self.get_pull_request(number)
+            if pull.state != "open" or pull.head_sha != expected_head:
+                raise head_moved(expected_head, f"{pull.state} at {pull.head_sha}")
+            with self._clone(pull.base_sha) as clone:
+                done = _git(
+                    "merge", "--quiet", "--no-ff", "--message", message, expected_head,
+                    cwd=clone, actor=self._actor, check=False,
+                )  # fmt: skip
+                if done.returncode:
+                    raise Refused(
+                        "forge.mergeable",
+                        expected="a merge without conflict",
+                        found=one_line(done.stdout.decode(errors="replace")) or "a conflict",
+                        remedy=f"merge {pull.base} into {pull.branch}, run the pipeline again and push",
+                    )
+                merge_sha = self._move(
+                    clone,
+                    {pull.base: (pull.base_sha, None), pull.branch: (expected_head, expected_head)},
+                )
+            self._store(
+                number, state="merged", head_sha=expected_head, base_sha=pull.base_sha, merge_sha=merge_sha
+            )
+            self._render(number)
+            return merge_sha
+
+    # ---- inside
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self._depth:  # flock does not nest
+            yield
+            return
+        with (self.folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+
+    @contextmanager
+    def _clone(self, commit: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="sekisho-forge-") as folder:
+            _git("clone", "--quiet", "--shared", "--no-checkout", str(self.origin), folder, cwd=self.folder)
+            _git("checkout", "--quiet", "--detach", commit, cwd=Path(folder))
+            yield Path(folder)
+
+    def _move(self, clone: Path, refs: Mapping[str, tuple[str, str | None]]) -> str:
+        """Bring the clone's HEAD into origin and move all ``refs`` in one transaction, or none of them.
+
+        ``refs``: branch -> (the commit it must be at, its new commit or None for the clone's HEAD).
+        """
+        commit = _git("rev-parse", "HEAD", cwd=clone).stdout.decode().strip()
+        waiting = f"refs/sekisho/{commit}"
+        _git("push", "--quiet", "--force", str(self.origin), f"HEAD:{waiting}", cwd=clone)
+        lines = ["start", f"delete {waiting}"]
+        lines += [f"update refs/heads/{ref} {new or commit} {old}" for ref, (old, new) in refs.items()]
+        done = self._run("update-ref", "--stdin", stdin="\n".join([*lines, "commit\n"]).encode(), check=False)
+        if done.returncode:
+            raise head_moved("branches where they were read", one_line(done.stderr.decode(errors="replace")))
+        return commit
+
+    def _run(self, *words: str, stdin: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[bytes]:
+        return _git(*words, cwd=self.origin, stdin=stdin, check=check)
+
+    def _head(self, branch: str) -> str | None:
+        if self._run("check-ref-format", "--branch", branch, check=False).returncode:
+            raise ForgeError(f"{branch!r} is not a branch name", remedy="see git help check-ref-format")
+        found = self._run("rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{commit}}", check=False)
+        return found.stdout.decode().strip() if found.returncode == 0 else None
+
+    def _commit(self, sha: str) -> str:
+        if not re.fullmatch(r"[0-9a-f]{40}", sha):
+            raise ForgeError(f"{sha!r} is not a full commit id", remedy="give all 40 hex digits")
+        return sha
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(p.parent.name) for p in self.folder.glob("pulls/[0-9]*/pull.json"))
+
+    def _pull(self, number: int, *, must_exist: bool = True) -> Path:
+        folder = self.folder / "pulls" / f"{number:04d}"
+        if must_exist and not (folder / "pull.json").is_file():
+            raise ForgeError(f"there is no pull request {number}", remedy="see `sekisho pr list`")
+        return folder
+
+    def _comment_files(self, number: int) -> list[Path]:
+        return sorted((self._pull(number) / "comments").glob("[0-9]*.md"))
+
+    def _comment(self, number: int, comment_id: int) -> tuple[Path, dict[str, Any], str]:
+        for path in self._comment_files(number):
+            if int(path.name.partition("-")[0]) == comment_id:
+                return path, *_read_comment(path)
+        raise ForgeError(f"pull request {number} has no comment {comment_id}", remedy="see `sekisho pr show`")
+
+    def _own_comment(self, number: int, comment_id: int) -> tuple[Path, dict[str, Any], str]:
+        path, front, body = self._comment(number, comment_id)
+        if front["author"] != self._actor:
+            raise Refused(
+                "forge.own-comment", expected=front["author"], found=self._actor, remedy="write a new comment"
+            )
+        return path, front, body
+
+    def _store(self, number: int, **changes: object) -> None:
+        path = self._pull(number) / "pull.json"
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        _write(path, json.dumps(stored | changes, indent=1, ensure_ascii=False))
+
+    def _render(self, number: int) -> None:
+        pull, folder = self.get_pull_request(number), self._pull(number)
+        lines = [
+            f"# {pull.title} (#{number})",
+            f"**{pull.state}** · `{pull.branch}` into `{pull.base}` · by {pull.author}",
+            f"Head: `{pull.head_sha}`",
+            pull.body,
+        ]
+        for front, body in (_read_comment(path) for path in self._comment_files(number)):
+            marks = " · ".join(
+                [front["created_at"], *(["edited"] if front["edited"] else []), *front["reactions"]]
+            )
+            lines += ["---", f"**{front['author']}** (comment {front['id']}, {marks})", body]
+        _write(folder / "README.md", "\n\n".join(lines) + "\n")
+
+
+def _git(
+    *words: str, cwd: Path, actor: str = "sekisho", stdin: bytes = b"", check: bool = True
+) -> subprocess.CompletedProcess[bytes]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}
+    for role in ("AUTHOR", "COMMITTER"):
+        environment |= {f"GIT_{role}_NAME": actor, f"GIT_{role}_EMAIL": f"{actor}@local.invalid"}
+    done = subprocess.run(
+        ["git", *words], cwd=cwd, input=stdin, capture_output=True, env=environment, check=False
+    )
+    if check and done.returncode:
+        reason = one_line(done.stderr.decode(errors="replace"))
+        raise ForgeError(f"git {words[0]} failed: {reason}", remedy="see the message of git above")
+    return done
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(_text(text), encoding="utf-8", newline="\n")
+    beside.replace(path)
+
+
+def _write_comment(path: Path, front: Mapping[str, object], body: str) -> None:
+    head = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True)
+    _write(path, f"---\n{head}---\n{body}")
+
+
+def _read_comment(path: Path) -> tuple[dict[str, Any], str]:
+    with path.open(encoding="utf-8", newline="") as file:
+        _, head, body = file.read().split("---\n", 2)
+    return yaml.safe_load(head), body
+
+
+def _text(text: str) -> str:
+    """What can be written as UTF-8: bytes of an argument that were not are replaced."""
+    return text.encode(errors="replace").decode()
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

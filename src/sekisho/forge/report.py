@@ -1,0 +1,168 @@
+"""The backtest report on a pull request: one comment, updated in place, bound to the head it is about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sekisho.errors import CannotCheck, ForgeError, Refused
+from sekisho.forge.approvals import find_report, require_bot
+from sekisho.forge.interface import Forge, PullRequest, with_markers
+from sekisho.forge.lock import files_under, folder_digest, read_lock
+from sekisho.forge.markdown import one_line
+
+IMAGE = re.compile(r"(!\[[^\]\n]*\]\()([^)\s]+)(\))")
+STALE = re.compile(r"^> \*\*Stale\.\*\* .*\n\n", re.MULTILINE)
+
+
+def publish_report(forge: Forge, number: int, report: Path) -> tuple[str, list[int]]:
+    """Post or update the report of the pull request's head: differences to the base, then ``report.md``.
+
+    Returns the sha256 of ``report.md``, which approvals are bound to, and the ids of the comments.
+
+    Raises:
+        CannotCheck: no report, or the head has no dvc.lock.
+        Refused: the folder is not the report that the head's dvc.lock names, or the head moved meanwhile.
+    """
+    require_bot(forge)
+    source = report / "report.md"
+    if not source.is_file():
+        raise CannotCheck(f"{source}: no such file", remedy="run dvc repro (or sekisho report) first")
+    pull = forge.get_pull_request(number)
+    _check_belongs(forge, pull.head_sha, report)
+    text = source.read_bytes()
+    digest = hashlib.sha256(text).hexdigest()
+    images = {
+        name: report / name
+        for _, name, _ in IMAGE.findall(text.decode())
+        if ":" not in name and (report / name).resolve().is_relative_to(report.resolve())
+    }
+    links = forge.publish_images(number, {n: p for n, p in images.items() if p.is_file()})
+    shown = IMAGE.sub(lambda m: f"{m[1]}{links.get(m[2], m[2])}{m[3]}", text.decode())
+    body = "\n".join(
+        [
+            f"<!-- sekisho:report-of head={pull.head_sha} report-sha256={digest} -->",
+            f"Report of `{pull.head_sha}` · `report.md` sha256 `{digest}`\n",
+            f"Approve exactly this with `/approve {pull.head_sha}`\n",
+            differences(forge, pull),
+            shown,
+        ]
+    )
+    if forge.get_pull_request(number).head_sha != pull.head_sha:
+        raise Refused(
+            "forge.head-unchanged",
+            expected=pull.head_sha,
+            found="a new push",
+            remedy="run the pipeline on it",
+        )
+    return digest, _post(forge, number, body)
+
+
+def mark_stale(forge: Forge, number: int) -> bool:
+    """Say on top of the report that the head moved since; true if it is stale. Undone by the next report."""
+    pull, report = forge.get_pull_request(number), find_report(forge, number)
+    if report is None or report.head_sha == pull.head_sha:
+        return False
+    first, _, rest = STALE.sub("", report.comment.body).partition("\n")
+    note = f"> **Stale.** This report is about `{report.head_sha}`; the head is `{pull.head_sha}`."
+    binding, _, rest = rest.partition("\n")
+    body = f"{first}\n{binding}\n{note}\n\n{rest}"
+    if body != report.comment.body:
+        forge.edit_comment(number, report.comment.id, body)
+    return True
+
+
+def differences(forge: Forge, pull: PullRequest) -> str:
+    """Parameters and metrics that differ between base and head, as two tables."""
+    params = [_flat(yaml.safe_load(forge.read_file(sha, "params.yaml") or b"")) for sha in _ends(pull)]
+    metrics = [_metrics(forge, sha) for sha in _ends(pull)]
+    return "\n\n".join([_table("Parameters", *params), _table("Metrics", *metrics)]) + "\n"
+
+
+def _ends(pull: PullRequest) -> tuple[str, str]:
+    return pull.base_sha, pull.head_sha
+
+
+def _metrics(forge: Forge, sha: str) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, content in forge.read_folder(sha, "metrics").items():
+        if name.endswith(".json"):
+            flat |= _flat(json.loads(content), name.removesuffix(".json"))
+    return flat
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, object]:
+    if isinstance(value, dict):
+        return {
+            k: v
+            for key, inner in value.items()
+            for k, v in _flat(inner, f"{prefix}.{key}".strip(".")).items()
+        }
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return {k: v for n, inner in enumerate(value) for k, v in _flat(inner, f"{prefix}[{n}]").items()}
+    return {prefix: value} if prefix else {}
+
+
+def _table(title: str, base: dict[str, object], head: dict[str, object]) -> str:
+    keys = [key for key in sorted({*base, *head}) if base.get(key) != head.get(key)]
+    if not keys:
+        return f"**{title}**: as in the base."
+    rows = [f"| `{_cell(k)}` | {_cell(base.get(k, '–'))} | {_cell(head.get(k, '–'))} |" for k in keys]
+    return "\n".join(
+        [f"**{title}** that differ from the base", "", "| | base | head |", "|---|---|---|", *rows]
+    )
+
+
+def _cell(value: object) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return one_line(text, 120).replace("|", "\\|").replace("`", "'").replace("<", "&lt;")
+
+
+def _check_belongs(forge: Forge, head: str, report: Path) -> None:
+    """The folder is the one that the head's dvc.lock names, byte for byte."""
+    outs = [out for stage in read_lock(forge, head)[1].values() for out in stage.get("outs", [])]
+    expected = next((out["md5"] for out in outs if out["path"] == "build/report"), None)
+    found = folder_digest(files_under(report))
+    if expected != found:
+        raise Refused(
+            "forge.report-of-head",
+            expected=f"build/report with md5 {expected} (dvc.lock of {head})",
+            found=found,
+            remedy="commit dvc.lock and metrics after dvc repro, push, then post the report",
+        )
+
+
+def _post(forge: Forge, number: int, body: str) -> list[int]:
+    """By our own publisher, or by CML (``SEKISHO_PUBLISHER=cml``) where the report fits into one comment."""
+    fits = len(body) <= forge.params.report_limit
+    if os.environ.get("SEKISHO_PUBLISHER") != "cml" or not fits:
+        return forge.upsert_comment(number, "report", body)
+    with tempfile.TemporaryDirectory(prefix="sekisho-report-") as folder:
+        path = Path(folder) / "report.md"
+        path.write_text(with_markers("report", [body])[0], encoding="utf-8")
+        words = ["cml", "comment", "update", f"--target=pr/{number}", "--watermark-title=sekisho-report"]
+        words += [
+            "--publish=false",
+            str(path),
+        ]  # the pictures are published already, and not on a public host
+        try:
+            subprocess.run(words, check=True, capture_output=True, timeout=forge.params.longest_wait)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise ForgeError(
+                f"cml did not post the report: {type(error).__name__}", remedy="unset SEKISHO_PUBLISHER"
+            ) from error
+    posted = find_report(forge, number)
+    if posted is None or body.split("\n", 1)[0] not in posted.comment.body:
+        raise ForgeError(
+            "cml posted a report that is not the bot's",
+            remedy="unset SEKISHO_PUBLISHER, or give cml the App's token",
+        )
+    return [posted.comment.id]

@@ -1,0 +1,325 @@
+"""From an alarm to a pull request that retrains on more data: one per cause, held and cooled down by rule.
+
+The branch is made in a worktree of its own, so that the user's checkout stays as it is. Nothing here decides
+anything: the pull request goes through the same gate and the same people as any other.
+"""
+
+from __future__ import annotations
+
+import configparser
+import datetime as dt
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import yaml
+
+from sekisho.calendar import Calendar
+from sekisho.data.panel import partitions
+from sekisho.data.store import add_partitions
+from sekisho.data.validate import BarEnds, judge, read_partition
+from sekisho.errors import CannotCheck, DataError, ForgeError, Refused
+from sekisho.forge.interface import Forge, PullRequest
+from sekisho.monitoring.evidence import alarm_table, series_table
+from sekisho.monitoring.verdict import DRIFT, Alarm, Verdict
+from sekisho.params import DataParams, Params
+
+HOLD = "monitoring/hold.yaml"
+SEEN = re.compile(r"^- seen up to (\d{4}-\d{2}-\d{2}): .*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """What came of an alarm: the pull request's number, or None and the reason why there is none."""
+
+    number: int | None
+    branch: str
+    key: str
+    added: int  # partitions
+    reason: str
+
+
+def open_retrain(
+    verdict: Verdict, plot: Path | None, bars: Path, repo: Path, forge: Forge, params: Params, remote: str
+) -> Retrain:
+    """Open the retrain pull request of a drift alarm, or update the one that is open.
+
+    Args:
+        verdict: of `check_predictions`.
+        plot: picture of the evidence, if there is one.
+        bars: folder of the live market's bars (raw contract); partitions up to the verdict's last session
+            that
+            ``data/bars`` lacks are added to it.
+        repo: a checkout with the remote ``origin``; its branch, index and files are left alone.
+        forge: where the pull request is opened, under the acting account.
+        params: data, monitoring.
+        remote: DVC remote that the new data are pushed to.
+
+    Raises:
+        CannotCheck: the verdict could not be reached; git or DVC fail.
+        Refused: the alarm is one that retraining does not mend.
+        DataError: the live bars break the contract or contradict ``data/bars``.
+    """
+    branch = f"retrain/{verdict.model}"
+    if verdict.state == "cannot-judge":
+        raise CannotCheck(verdict.sentence(), remedy="mend the data first: docs/en/runbooks/cannot-judge.md")
+    if verdict.state == "ok":
+        return Retrain(None, branch, "", 0, "no alarm: nothing to retrain for")
+    alarm = next((alarm for alarm in verdict.alarms if alarm.family in DRIFT), None)
+    if alarm is None:
+        raise Refused(
+            "monitoring.retrain-cause",
+            expected=f"an alarm of {', '.join(DRIFT)}",
+            found=verdict.alarms[0].family,
+            remedy="retraining does not mend the serving side: follow that alarm's runbook",
+        )
+    key = f"retrain:{verdict.model}:{verdict.reference_digest[:16]}:{alarm.family}"
+    _git(repo, "fetch", "--quiet", "--prune", "origin")
+    pulls = [pull for pull in forge.list_pull_requests("all") if pull.branch == branch]
+    if reason := _reason_not_to(verdict, key, pulls, repo, params):
+        return Retrain(None, branch, key, 0, reason)
+    open_pull = next((pull for pull in pulls if pull.state == "open"), None)
+    added = _extend_branch(verdict, branch, open_pull, bars, repo, forge.current_actor(), params.data, remote)
+    seen = sorted({*_seen(open_pull), _seen_line(verdict, alarm)})
+    title = f"Retrain {verdict.model}: {alarm.family} drift since {alarm.session}"
+    rollback = _previous_release(verdict, repo)
+    number = forge.open_pull_request(branch, title, _body(verdict, seen, rollback, None), key)
+    if plot and plot.is_file():
+        link = forge.publish_images(number, {"drift": plot})["drift"]
+        forge.open_pull_request(branch, title, _body(verdict, seen, rollback, link), key)
+    return Retrain(number, branch, key, added, "updated" if open_pull else "opened")
+
+
+def _reason_not_to(
+    verdict: Verdict, key: str, pulls: list[PullRequest], repo: Path, params: Params
+) -> str | None:
+    """A hold in force, or the same cause decided too recently."""
+    last = dt.date.fromisoformat(verdict.last_session or "")
+    hold = _read_hold(repo)
+    if hold and last <= hold[0]:
+        return f"held until {hold[0]}: {hold[1]}"
+    calendar = Calendar(params.data.calendar, params.data.bar)
+    for pull in pulls:
+        decided = _last_seen(pull)
+        if pull.key == key and pull.state != "open" and decided:
+            since = len(calendar.sessions(decided, last)) - 1
+            if since < params.monitoring.cooldown_sessions:
+                return (
+                    f"cooling down: pull request {pull.number} for the same cause was {pull.state} "
+                    f"{since} sessions ago, the next may come after {params.monitoring.cooldown_sessions}"
+                )
+    return None
+
+
+def _read_hold(repo: Path) -> tuple[dt.date, str] | None:
+    """``until`` and ``reason`` of the hold file on origin's main branch; None where there is none.
+
+    Raises:
+        CannotCheck: a hold file that cannot be understood: nothing is opened then.
+    """
+    done = subprocess.run(
+        ["git", "show", f"origin/main:{HOLD}"], cwd=repo, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        return None
+    try:
+        content = yaml.safe_load(done.stdout)
+        until, reason = content["until"], content["reason"]
+        if isinstance(until, dt.date) and isinstance(reason, str) and reason.strip():
+            return until, reason
+        problem = "until must be a date, reason a text"
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        problem = str(error)
+    raise CannotCheck(f"{HOLD}: {problem}", remedy="write `until: YYYY-MM-DD` and `reason: …`")
+
+
+def _extend_branch(
+    verdict: Verdict,
+    branch: str,
+    open_pull: PullRequest | None,
+    bars: Path,
+    repo: Path,
+    actor: str,
+    data: DataParams,
+    remote: str,
+) -> int:
+    """Commit the new partitions to the branch and push it; returns how many were added.
+
+    An open request's branch is extended; else it begins at main anew.
+    """
+    start = f"origin/{branch}" if open_pull else "origin/main"
+    last = dt.date.fromisoformat(verdict.last_session or "")
+    with _worktree(repo, start) as tree:
+        _use_cache_of(repo, tree)
+        _get_data(tree, remote)
+        added, _ = add_partitions(tree / "data" / "bars", _live_partitions(bars, last, data))
+        if added:
+            _run(tree, "dvc", "add", "--quiet", "data")
+            _run(tree, "dvc", "push", "--quiet", "--remote", remote, "data.dvc")
+            _git(tree, "add", "data.dvc")
+            _git(tree, "commit", "--quiet", "--message", _message(verdict, added), actor=actor)
+        elif not open_pull:
+            raise DataError(
+                f"{bars}: no partition up to {last} that data/bars lacks; there is nothing new to train on",
+                remedy="bring the live market's bars up to date",
+            )
+        head = _git(tree, "rev-parse", "HEAD").strip()
+        if not open_pull or added:  # a branch left over from a decided request is replaced
+            force = [] if open_pull else ["--force"]
+            _git(repo, "push", "--quiet", *force, "origin", f"{head}:refs/heads/{branch}")
+    return added
+
+
+def _message(verdict: Verdict, added: int) -> str:
+    return (
+        f"Retrain {verdict.model}: {added} more partitions of bars, up to {verdict.last_session}\n\n"
+        f"Alarm on {verdict.model}/{verdict.seq}, manifest sha256:{verdict.manifest_digest}"
+    )
+
+
+def _live_partitions(bars: Path, last: dt.date, params: DataParams) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Raw partitions that lie wholly in sessions up to ``last``, each within the share of bad rows
+    allowed.
+    """
+    ends = BarEnds(Calendar(params.calendar, params.bar))
+    for path in partitions(bars):
+        frame = read_partition(path)
+        judged = judge(frame, str(path), ends, params)
+        if len(judged.bad) > params.max_quarantine_share * len(frame):
+            raise DataError(
+                f"{path}: {len(judged.bad)} of {len(frame)} rows break the contract",
+                remedy=f"see `sekisho data check {path.parent}`",
+            )
+        sessions = judged.kept["session"]
+        if len(sessions) and sessions.max() <= last:  # type: ignore[operator]
+            yield path.stem, frame
+
+
+@contextmanager
+def _worktree(repo: Path, start: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="sekisho-retrain-") as folder:
+        tree = Path(folder) / "tree"
+        _git(repo, "worktree", "add", "--quiet", "--detach", str(tree), start)
+        try:
+            yield tree
+        finally:
+            _git(repo, "worktree", "remove", "--force", str(tree))
+
+
+def _use_cache_of(repo: Path, tree: Path) -> None:
+    """Give the worktree the checkout's DVC cache and its machine's own settings, relative paths made
+    absolute.
+    """
+    settings = configparser.ConfigParser()
+    settings.read(repo / ".dvc" / "config.local", encoding="utf-8")
+    for section in settings.values():
+        for key in ("url", "dir"):
+            if key in section and "://" not in section[key]:
+                section[key] = str((repo / ".dvc" / section[key]).resolve())
+    if "cache" not in settings:
+        settings["cache"] = {}
+    settings["cache"]["dir"] = _run(repo, "dvc", "cache", "dir").strip()
+    with (tree / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
+        settings.write(file)
+
+
+def _get_data(tree: Path, remote: str) -> None:
+    """Bring ``data/`` into the worktree: from the cache, else from the default remote, else from
+    ``remote``.
+    """
+    for words in (("checkout",), ("pull",), ("pull", "--remote", remote)):
+        try:
+            _run(tree, "dvc", words[0], "--quiet", *words[1:], "data.dvc")
+            return
+        except CannotCheck as error:
+            failure = error
+    raise failure
+
+
+def _previous_release(verdict: Verdict, repo: Path) -> str | None:
+    """Digest of the manifest before the judged release's: where a rollback would go."""
+    path = repo / "releases" / verdict.model / str(verdict.seq) / "manifest.json"
+    try:
+        previous = json.loads(path.read_text(encoding="utf-8"))["previous"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return str(previous) if previous else None
+
+
+def _seen_line(verdict: Verdict, alarm: Alarm) -> str:
+    return (
+        f"- seen up to {verdict.last_session}: statistic {alarm.statistic:.3g} on {alarm.session}, "
+        f"now {verdict.levels[str(verdict.last_session)]:.3g} of {alarm.threshold:g}"
+    )
+
+
+def _seen(pull: PullRequest | None) -> list[str]:
+    return [match.group(0) for match in SEEN.finditer(pull.body)] if pull else []
+
+
+def _last_seen(pull: PullRequest) -> dt.date | None:
+    days = [dt.date.fromisoformat(match.group(1)) for match in SEEN.finditer(pull.body)]
+    return max(days, default=None)
+
+
+def _body(verdict: Verdict, seen: list[str], rollback: str | None, plot: str | None) -> str:
+    back = f"`sha256:{rollback}`" if rollback else "none: the first release; answer with the safe action"
+    lines = [
+        f"The scheduled check raised an alarm on **{verdict.model}/{verdict.seq}**. This branch adds the",
+        "live market's bars to the training data; the pipeline retrains and the gate judges as always.",
+        "",
+        *alarm_table(verdict),
+        "",
+        *([f"![Drift statistic against its threshold]({plot})", ""] if plot else []),
+        *series_table(verdict),
+        "",
+        "| evidence | |",
+        "| --- | --- |",
+        f"| sessions judged | {verdict.sessions}: {verdict.first_session} to {verdict.last_session} |",
+        "| data quality | no problem found; the log's hash chain is whole |",
+        f"| replay parity | largest difference {verdict.parity_difference:.2g} |",
+        f"| guard | {', '.join(f'{name} {share:.2%}' for name, share in verdict.answers.items())} |",
+        f"| manifest | `sha256:{verdict.manifest_digest}` |",
+        f"| reference | `sha256:{verdict.reference_digest}` |",
+        f"| rollback to | {back} |",
+        "",
+        "**To decide:** has the market changed, or only what we measure of it? Does the retrained candidate",
+        "pass the gate on the new window? Until then: keep serving, roll back, or take the safe action?",
+        "",
+        *seen,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _git(folder: Path, *words: str, actor: str | None = None) -> str:
+    identity = ("-c", f"user.name={actor}", "-c", f"user.email={actor}@users.noreply") if actor else ()
+    return _run(folder, "git", *identity, *words)
+
+
+def _run(folder: Path, *words: str) -> str:
+    environment = {key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE")}
+    try:
+        done = subprocess.run(
+            words,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except FileNotFoundError as error:
+        raise CannotCheck(f"{words[0]} is not installed", remedy="see `sekisho doctor`") from error
+    if done.returncode:
+        reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
+        command = next((w for w in words[1:] if not w.startswith("-") and "=" not in w), "")
+        raised = ForgeError if command == "push" and words[0] == "git" else CannotCheck
+        raise raised(f"{words[0]} {command} failed: {reason[0]}", remedy="run it by hand to see more")
+    return done.stdout

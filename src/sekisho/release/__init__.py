@@ -1,0 +1,1 @@
+"""Release: only what is signed, complete and approved can be deployed, and an auditor can prove it."""

@@ -1,0 +1,189 @@
+"""The audit log: ``releases/audit.jsonl``, one event a line, each with the hash of the line before it.
+
+An event is written before what it describes takes effect, so that nothing ever happens unrecorded; the
+commands may be repeated after a crash. Only ever appended to; meant to be mirrored to storage without
+deletion.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from sekisho.errors import CannotCheck, Refused
+from sekisho.release.manifest import ModelName, Seq, Sha256, canonical, parse_canonical
+
+LOG = "audit.jsonl"
+GENESIS = "0" * 64  # "previous" of the first line
+RESTORE = "restore releases/audit.jsonl from git or the mirror; find out who changed it"
+
+Action = Literal["export", "sign", "promote", "rollback", "revoke", "renew"]
+
+
+class Event(BaseModel):
+    """One line of the log."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    line: Annotated[int, Field(ge=1)]
+    previous: Sha256
+    at: AwareDatetime
+    event: Action
+    actor: Annotated[str, Field(min_length=1, max_length=100)]
+    model: ModelName | None
+    seq: Seq | None
+    manifest_digest: Sha256 | None
+    details: dict[str, Any]
+
+    def encode(self) -> bytes:
+        return canonical(self.model_dump(mode="json"))
+
+    def same_as(self, other: Event) -> bool:
+        """Whether both say the same, whenever and wherever in the log."""
+        apart = {"line", "previous", "at"}
+        return self.model_dump(exclude=apart) == other.model_dump(exclude=apart)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where the log ends: number of lines and hash of the last."""
+
+    lines: int
+    sha256: str
+
+
+def now() -> dt.datetime:
+    """The clock, in whole seconds: what the log and the facts record."""
+    return dt.datetime.now(dt.UTC).replace(microsecond=0)
+
+
+def line_hash(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
+
+
+def read_log(releases: Path) -> tuple[list[Event], list[bytes]]:
+    """All events and their lines, the chain checked.
+
+    Raises:
+        Refused: rule ``audit-chain``: a line was edited, removed, inserted or moved; names the line.
+        CannotCheck: the log cannot be read.
+    """
+    path = releases / LOG
+    if not path.exists():
+        return [], []
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CannotCheck(f"{path}: {error.strerror}", remedy=RESTORE) from error
+    if not raw.endswith(b"\n"):
+        raise _broken(path, raw.count(b"\n") + 1, "a whole line", "a line cut short")
+    lines = raw[:-1].split(b"\n")
+    events: list[Event] = []
+    previous = GENESIS
+    for number, line in enumerate(lines, start=1):
+        try:
+            parse_canonical(line, f"line {number}")
+            event = Event.model_validate_json(line)
+        except (Refused, ValidationError) as error:
+            raise _broken(path, number, "an event in canonical JSON", type(error).__name__) from error
+        if event.line != number or event.previous != previous:
+            raise _broken(
+                path, number, f"line {number} after {previous}", f"line {event.line} after {event.previous}"
+            )
+        if events and event.at < events[-1].at:
+            raise _broken(path, number, f"a time from {events[-1].at} on", event.at)
+        events.append(event)
+        previous = line_hash(line)
+    return events, lines
+
+
+def _broken(path: Path, number: int, expected: object, found: object) -> Refused:
+    return Refused("audit-chain", expected=f"{path} line {number}: {expected}", found=found, remedy=RESTORE)
+
+
+def head_of(lines: list[bytes]) -> Head:
+    return Head(len(lines), line_hash(lines[-1]) if lines else GENESIS)
+
+
+@contextmanager
+def locked(releases: Path) -> Iterator[None]:
+    """One writer at a time among the release commands of this machine."""
+    releases.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(releases, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def next_event(
+    releases: Path,
+    event: Action,
+    actor: str,
+    *,
+    model: str | None = None,
+    seq: int | None = None,
+    manifest_digest: str | None = None,
+    details: dict[str, Any] | None = None,
+) -> tuple[Event, Head]:
+    """The event as the log's next line, not yet written, and the head that the log will have with it.
+
+    The last event again if it says the same: the command that wrote it was interrupted and is being repeated.
+    """
+    events, lines = read_log(releases)
+    moment = now()
+    new = Event(
+        line=len(events) + 1,
+        previous=head_of(lines).sha256,
+        at=max(moment, events[-1].at) if events else moment,
+        event=event,
+        actor=actor,
+        model=model,
+        seq=seq,
+        manifest_digest=manifest_digest,
+        details=details or {},
+    )
+    if events and events[-1].same_as(new):
+        return events[-1], head_of(lines)
+    return new, Head(new.line, line_hash(new.encode()))
+
+
+def append(releases: Path, event: Event) -> None:
+    """Write the event (from :func:`next_event`, under :func:`locked`) as the log's last line.
+
+    Raises:
+        CannotCheck: the log has moved on meanwhile.
+    """
+    events, lines = read_log(releases)
+    if events and event == events[-1]:
+        return
+    if event.line != len(events) + 1 or event.previous != head_of(lines).sha256:
+        raise CannotCheck("audit log: another command wrote to it meanwhile", remedy="run this command again")
+    write_atomically(releases / LOG, b"".join(line + b"\n" for line in [*lines, event.encode()]))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The old bytes or the new ones, whatever happens: temporary file beside, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)  # noqa: PTH105 (the one call that tests interrupt)
+    finally:
+        temporary.unlink(missing_ok=True)

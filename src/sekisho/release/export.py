@@ -1,0 +1,302 @@
+"""Assemble a release from the reproduced workspace: all or nothing, same commit same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from sekisho import features
+from sekisho.errors import CannotCheck, Refused
+from sekisho.params import Params
+from sekisho.release import audit
+from sekisho.release.dvclock import check_lock, committed, dvc_file, head, sha256_of, track
+from sekisho.release.manifest import (
+    CONTENT,
+    MANIFEST,
+    CreatedFrom,
+    Manifest,
+    Rollback,
+    canonical,
+    list_files,
+    parse_manifest,
+    read_manifest,
+)
+from sekisho.release.onnx_check import check_onnx, run_onnx
+
+COPIES = {  # content file -> where the pipeline leaves it
+    "reference.json": "build/reference.json",
+    "backtest.json": "metrics/backtest.json",
+    "gate.json": "metrics/gate.json",
+    "report.md": "build/report/report.md",
+    "params.yaml": "params.yaml",
+    "dvc.lock": "dvc.lock",
+}
+NEEDED = [
+    "build/train",
+    "build/features",
+    "build/report",
+    "build/reference.json",
+    "metrics/backtest.json",
+    "metrics/gate.json",
+]
+DATA = ("data/bars", "build/bars", "build/features")
+KEYS = ("symbol", "ts_close", "session")
+
+
+def export_release(repo: Path, params: Params, actor: str) -> Path:
+    """Write ``releases/<model>/<seq>/`` with content, manifest, content.dvc; returns it.
+
+    The candidate is the last fold's agent of the first seed. The next seq is the largest so far plus one;
+    when the newest release already holds exactly this, it is returned instead of a new one.
+
+    Raises:
+        Refused: rules ``gate`` (the candidate failed it), ``onnx-*`` (the model breaks its contract).
+        CannotCheck: the workspace is not what the committed dvc.lock says, or something is missing.
+    """
+    require_gate(repo / "metrics/gate.json")
+    digests = check_lock(repo, NEEDED)
+    releases = repo / "releases"
+    with audit.locked(releases):
+        folder = releases / params.release.model
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".export-*"):  # left by a killed export; the lock says that none is running
+            shutil.rmtree(stale)
+        fresh = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
+        try:
+            fresh.chmod(0o755)
+            write_content(repo, params, digests, fresh / CONTENT)
+            return publish(releases, params.release.model, fresh, created_from(repo), None, actor)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def require_gate(path: Path) -> None:
+    """Refuse a candidate that did not pass.
+
+    Raises:
+        Refused: rule ``gate``; names the failed rules.
+        CannotCheck: no verdict.
+    """
+    gate = _read_json(path)
+    failed = [
+        f"{rule['rule']} {rule['figure']} (limit {rule['limit']})"
+        for rule in gate["rules"]
+        if not rule["passed"]
+    ]
+    if gate["passed"] is not True or failed:
+        raise Refused(
+            "gate",
+            expected="a candidate that passed every rule of the gate",
+            found=f"failed: {'; '.join(failed) or 'no rule was judged'}",
+            remedy="improve the agent; the report says which figure missed its limit",
+        )
+
+
+def created_from(repo: Path) -> CreatedFrom:
+    """The commit that is checked out, its tree, and its dvc.lock."""
+    commit, tree = head(repo)
+    committed(repo, "dvc.lock")
+    return CreatedFrom(commit=commit, tree=tree, dvc_lock_sha256=sha256_of(repo / "dvc.lock"))
+
+
+def releases_of(releases: Path, model: str) -> dict[int, Path]:
+    """Release folders of a model by seq."""
+    found = (releases / model).glob("[1-9]*")
+    return {int(path.name): path for path in sorted(found) if path.name.isdecimal() and path.is_dir()}
+
+
+def publish(
+    releases: Path, model: str, fresh: Path, created: CreatedFrom, rollback: Rollback | None, actor: str
+) -> Path:
+    """Number the assembled folder, write its manifest and content.dvc, log it, and move it into place."""
+    existing = releases_of(releases, model)
+    newest = max(existing, default=0)
+    previous, previous_digest = read_manifest(existing[newest]) if newest else (None, None)
+    files = list_files(fresh / CONTENT)
+    if previous and (previous.files, previous.created_from, previous.rollback) == (files, created, rollback):
+        return existing[newest]
+    manifest = Manifest(
+        version=1,
+        model=model,
+        seq=newest + 1,
+        previous=previous_digest,
+        created_from=created,
+        rollback=rollback,
+        files=files,
+    )
+    raw = canonical(manifest.model_dump(mode="json"))
+    _, digest = parse_manifest(raw)
+    (fresh / MANIFEST).write_bytes(raw)
+    (fresh / "content.dvc").write_bytes(dvc_file(track(fresh / CONTENT, CONTENT)))
+    (fresh / ".gitignore").write_text("/content\n", encoding="utf-8")
+    details: dict[str, Any] = {"commit": created.commit}
+    if rollback:
+        details |= {"rollback_to": rollback.seq, "reason": rollback.reason}
+    event, _ = audit.next_event(
+        releases,
+        "rollback" if rollback else "export",
+        actor,
+        model=model,
+        seq=manifest.seq,
+        manifest_digest=digest,
+        details=details,
+    )
+    audit.append(releases, event)
+    target = releases / model / str(manifest.seq)
+    os.replace(fresh, target)  # noqa: PTH105 (the one call that tests interrupt)
+    return target
+
+
+def write_content(repo: Path, params: Params, digests: dict[str, str], content: Path) -> None:
+    """Every content file of the candidate's release."""
+    fold = max(
+        (int(path.name.removeprefix("fold-")) for path in (repo / "build/train").glob("fold-*")), default=None
+    )
+    if fold is None:
+        raise CannotCheck("build/train: no fold there", remedy="run `dvc repro`, then export")
+    seed = params.train.seeds[0]
+    candidate = repo / f"build/train/fold-{fold}/seed-{seed}"
+    run = _read_json(candidate / "run.json")
+    windows: dict[str, list[str]] = run["windows"]
+    content.mkdir()
+    for name, source in COPIES.items():
+        _copy(repo / source, content / name)
+    _copy(candidate / "model.onnx", content / "model.onnx")
+    if run["onnx_sha256"] != sha256_of(content / "model.onnx"):
+        raise CannotCheck(
+            f"{candidate}: model.onnx is not the one of run.json", remedy="run `dvc repro train`"
+        )
+    observation = describe_observation(repo / "build/features", params, windows["train"])
+    _write_json(content / "observation.json", observation)
+    shape = (len(observation["symbols"]), len(observation["features"]))
+    opset = check_onnx(content / "model.onnx", *shape)
+    rows = validation_rows(repo / "build/features", windows["validation"], shape, params.release.golden_rows)
+    inputs, outputs = run_onnx(content / "model.onnx", rows, observation["limits"])
+    _write_json(content / "golden.json", {"observation": inputs.tolist(), "target_weights": outputs.tolist()})
+    lineage = {
+        "candidate": {"fold": fold, "seed": seed, "opset": opset},
+        "windows": {name: windows[name] for name in ("train", "validation", "test")},
+        "data": [_data_set(repo, path, digests[path]) for path in DATA if path in digests],
+        "requirements": {
+            f"requirements/{path.name}": sha256_of(path)
+            for path in sorted((repo / "requirements").glob("*.txt"))
+        },
+    }
+    _write_json(content / "lineage.json", lineage)
+
+
+def describe_observation(folder: Path, params: Params, window: list[str]) -> dict[str, Any]:
+    """What the model expects: order of symbols and features, limits, and the training window's ranges."""
+    names = features.feature_names(params.features)
+    frame = _features(folder, window)
+    if (found := frame.collect_schema().names()) != [*KEYS, *names]:
+        raise CannotCheck(
+            f"{folder}: columns {found} are not {[*KEYS, *names]}", remedy="run `dvc repro features`"
+        )
+    lows, highs = (
+        [getattr(pl.col(name).fill_nan(None), what)().alias(f"{what} {name}") for name in names]
+        for what in ("min", "max")
+    )
+    table = frame.group_by("symbol").agg(*lows, *highs).sort("symbol").collect()
+    if table.is_empty() or any(table.null_count().row(0)):
+        raise CannotCheck(
+            f"{folder}: no features from {window[0]} to {window[1]}", remedy="run `dvc repro features`"
+        )
+    market = params.market
+    return {
+        "symbols": table["symbol"].to_list(),
+        "features": list(names),
+        "lookback": features.lookback(params.features),  # bars, the current one included
+        "calendar": params.data.calendar,
+        "bar": params.data.bar,
+        "limits": {
+            "max_gross": market.max_gross,
+            "max_net": market.max_net,
+            "max_asset": market.max_asset,
+            "max_turnover": market.max_turnover,
+        },
+        "ranges": {
+            "low": table.select(f"min {name}" for name in names).to_numpy().tolist(),
+            "high": table.select(f"max {name}" for name in names).to_numpy().tolist(),
+        },
+    }
+
+
+def validation_rows(
+    folder: Path, window: list[str], shape: tuple[int, int], count: int
+) -> npt.NDArray[np.float32]:
+    """``(count, A, F)`` complete feature rows, evenly spread over the window."""
+    table = _features(folder, window).sort("ts_close", "symbol").collect()
+    values = table.drop(KEYS).cast(pl.Float32).to_numpy()
+    if len(values) % shape[0]:
+        raise CannotCheck(f"{folder}: not every bar has every symbol", remedy="run `dvc repro features`")
+    blocks = values.reshape(-1, *shape)
+    blocks = blocks[np.isfinite(blocks).all(axis=(1, 2))]
+    if not len(blocks):
+        raise CannotCheck(
+            f"{folder}: no complete bar from {window[0]} to {window[1]}", remedy="run `dvc repro`"
+        )
+    picks = np.unique(np.linspace(0, len(blocks) - 1, count).astype(int))
+    rows: npt.NDArray[np.float32] = blocks[picks]
+    return rows
+
+
+def _features(folder: Path, window: list[str]) -> pl.LazyFrame:
+    first, last = (pl.lit(day).str.to_date() for day in window)
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise CannotCheck(f"{folder}: no Parquet file there", remedy="run `dvc pull`, then export")
+    return pl.scan_parquet(files).filter(pl.col("session").is_between(first, last))
+
+
+def _data_set(repo: Path, path: str, md5: str) -> dict[str, str | None]:
+    # the raw data need not be here; where they are, our own digest stands beside DVC's
+    present = (repo / path).exists() and track(repo / path, path).md5 == md5
+    return {"path": path, "dvc_md5": md5, "sha256": sha256_of(repo / path) if present else None}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CannotCheck(f"{path}: {error}", remedy="run `dvc repro`, then export") from error
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        target.write_bytes(source.read_bytes())
+    except OSError as error:
+        raise CannotCheck(f"{source}: {error.strerror}", remedy="run `dvc repro`, then export") from error
+
+
+def store_in_dvc(folder: Path) -> None:
+    """Put the content into DVC's cache, so that `dvc push` finds it.
+
+    Raises:
+        CannotCheck: DVC is missing or fails.
+    """
+
+    try:
+        subprocess.run(
+            ["dvc", "commit", "--quiet", "--force", str(folder / "content.dvc")],
+            check=True,
+            capture_output=True,
+        )
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        message = getattr(error, "stderr", b"") or b"dvc is not installed"
+        raise CannotCheck(
+            f"dvc commit: {message.decode(errors='replace').strip()}", remedy="run it again"
+        ) from error

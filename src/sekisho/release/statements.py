@@ -1,0 +1,279 @@
+"""The facts about a release as in-toto statements over its manifest's digest.
+
+``provenance`` is SLSA's predicate; the others are ours, versioned in their type. The models here are the
+schemas: ``schemas/<fact>.v1.json`` are printed from them for auditors and other tools, and every statement
+is validated when it is made and again when it is verified. https://in-toto.io/Statement/v1,
+https://slsa.dev/provenance/v1
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from sekisho.errors import CannotCheck, Refused
+from sekisho.release.manifest import Commit, Manifest, ModelName, Seq, Sha256, canonical, parse_canonical
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PIPELINE = "https://sekisho.example/dvc-pipeline/v1"  # .example can belong to nobody (RFC 2606)
+Text = Annotated[str, Field(max_length=2000)]
+Person = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9\[\]_.-]{0,99}$")]
+
+
+class Predicate(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Resource(Predicate):
+    """in-toto ResourceDescriptor."""
+
+    uri: Text
+    digest: dict[str, str] = Field(min_length=1)
+
+
+class BuildDefinition(Predicate):
+    buildType: Literal["https://sekisho.example/dvc-pipeline/v1"]
+    externalParameters: dict[str, Any]  # model, seq, params_sha256
+    internalParameters: dict[str, Any]  # candidate: fold, seed
+    resolvedDependencies: list[Resource] = Field(min_length=2)  # first the commit, then dvc.lock, data, locks
+
+
+class Builder(Predicate):
+    id: Text  # the signing workflow; equals the certificate's
+
+
+class BuildMetadata(Predicate):
+    invocationId: Text  # address of the run
+
+
+class RunDetails(Predicate):
+    builder: Builder
+    metadata: BuildMetadata
+
+
+class Provenance(Predicate):
+    buildDefinition: BuildDefinition
+    runDetails: RunDetails
+
+
+class Evaluation(Predicate):
+    gate_passed: bool
+    gate_sha256: Sha256
+    backtest_sha256: Sha256
+    report_sha256: Sha256
+    params_sha256: Sha256
+    window: dict[str, Any]  # first, last, sessions
+    trials: Annotated[int, Field(ge=1)]
+    figures: dict[str, Any]  # the agent's, as in backtest.json
+
+
+class DataSet(Predicate):
+    path: Text
+    dvc_md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}(\.dir)?$")]
+    sha256: Sha256 | None  # of the files here, as one list; None where they were not present at export
+
+
+class Data(Predicate):
+    sets: list[DataSet] = Field(min_length=1)
+    windows: dict[str, list[str]]  # train, validation, test: first and last session of the candidate's fold
+    contract: Literal["bars/v1"]
+
+
+class Approval(Predicate):
+    pr: Annotated[int, Field(ge=1)]
+    url: Text
+    head_sha: Commit
+    merge_sha: Commit
+    tree: Commit
+    dvc_lock_sha256: Sha256
+    report_sha256: Sha256
+    author: Person
+    approver: Person
+    permission: Text
+    approved_at: AwareDatetime
+    comment_id: int | str
+
+
+class AuditHead(Predicate):
+    lines: Annotated[int, Field(ge=1)]
+    sha256: Sha256
+
+
+class Deployment(Predicate):
+    environment: Literal["local", "staging", "production"]
+    model: ModelName
+    seq: Seq
+    previous: Text | None  # what the environment pointed at before, as in release.env
+    action: Literal["promote", "rollback"]
+    reason: Text
+    actor: Person
+    expires: AwareDatetime
+    audit: AuditHead  # the log's head with this promotion's own line: cutting the log shorter shows
+
+
+class Revoked(Predicate):
+    manifest_digest: Sha256
+    model: ModelName
+    seq: Seq
+    reason: Annotated[str, Field(min_length=1, max_length=500)]
+    at: AwareDatetime
+
+
+class Revocations(Predicate):
+    """The revocation list; signed whole, always with an end."""
+
+    serial: Annotated[int, Field(ge=1)]  # grows with each list
+    issued: AwareDatetime
+    expires: AwareDatetime
+    revoked: list[Revoked]
+
+
+PREDICATES: dict[str, tuple[str, type[Predicate]]] = {
+    "provenance": ("https://slsa.dev/provenance/v1", Provenance),
+    "evaluation": ("https://sekisho.example/evaluation/v1", Evaluation),
+    "data": ("https://sekisho.example/data/v1", Data),
+    "approval": ("https://sekisho.example/approval/v1", Approval),
+    "deployment": ("https://sekisho.example/deployment/v1", Deployment),
+    "revocation": ("https://sekisho.example/revocation/v1", Revocations),
+}
+
+
+def make_statement(fact: str, name: str, digest: str, predicate: Predicate) -> bytes:
+    """A canonical in-toto statement about one subject."""
+    kind, model = PREDICATES[fact]
+    value = model.model_validate(predicate).model_dump(mode="json")
+    return canonical(
+        {
+            "_type": STATEMENT,
+            "subject": [{"name": name, "digest": {"sha256": digest}}],
+            "predicateType": kind,
+            "predicate": value,
+        }
+    )
+
+
+def read_statement(payload: bytes, fact: str, name: str, digest: str) -> Predicate:
+    """The predicate of a verified payload, which must be this fact about this subject.
+
+    Raises:
+        Refused: rules ``statement-schema``, ``wrong-fact``, ``wrong-subject``, ``canonical-json``,
+            ``duplicate-key``.
+    """
+    value = parse_canonical(payload, f"the {fact} statement")
+    remedy = "do not deploy; find out where this bundle came from"
+    kind, model = PREDICATES[fact]
+    keys = {"_type", "subject", "predicateType", "predicate"}
+    if not isinstance(value, dict) or value.keys() != keys or value["_type"] != STATEMENT:
+        raise Refused(
+            "statement-schema",
+            expected=f"an in-toto statement for {fact}",
+            found="another shape",
+            remedy=remedy,
+        )
+    if value["predicateType"] != kind:
+        raise Refused("wrong-fact", expected=f"{fact} ({kind})", found=value["predicateType"], remedy=remedy)
+    if value["subject"] != [{"name": name, "digest": {"sha256": digest}}]:
+        raise Refused(
+            "wrong-subject",
+            expected=f"{fact} about {name} sha256:{digest}",
+            found=value["subject"],
+            remedy=remedy,
+        )
+    try:
+        return model.model_validate_json(canonical(value["predicate"]))
+    except ValidationError as error:
+        first = error.errors()[0]
+        found = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise Refused("statement-schema", expected=f"{fact} of {kind}", found=found, remedy=remedy) from error
+
+
+def subject_name(manifest: Manifest) -> str:
+    return f"{manifest.model}/{manifest.seq}"
+
+
+def provenance(
+    manifest: Manifest, digest: str, lineage: dict[str, Any], repository: str, workflow: str, run: str
+) -> Provenance:
+    """Where the release was built from: commit, dvc.lock, data and requirement digests."""
+    commit = manifest.created_from.commit
+    dependencies = [
+        Resource(uri=f"git+{repository}", digest={"gitCommit": commit}),
+        Resource(uri="dvc.lock", digest={"sha256": manifest.sha256("dvc.lock")}),
+        *(Resource(uri=item["path"], digest={"dvcMd5": item["dvc_md5"]}) for item in lineage["data"]),
+        *(
+            Resource(uri=path, digest={"sha256": sha})
+            for path, sha in sorted(lineage["requirements"].items())
+        ),
+    ]
+    if manifest.rollback:
+        dependencies.append(
+            Resource(
+                uri=f"{manifest.model}/{manifest.rollback.seq}",
+                digest={"sha256": manifest.rollback.manifest_digest},
+            )
+        )
+    return Provenance(
+        buildDefinition=BuildDefinition(
+            buildType="https://sekisho.example/dvc-pipeline/v1",
+            externalParameters={
+                "model": manifest.model,
+                "seq": manifest.seq,
+                "params_sha256": manifest.sha256("params.yaml"),
+            },
+            internalParameters={"candidate": lineage["candidate"]},
+            resolvedDependencies=dependencies,
+        ),
+        runDetails=RunDetails(builder=Builder(id=workflow), metadata=BuildMetadata(invocationId=run)),
+    )
+
+
+def evaluation(manifest: Manifest, gate: dict[str, Any], backtest: dict[str, Any]) -> Evaluation:
+    """What the backtest and the gate said, with the digests of the files that say it."""
+    return Evaluation(
+        gate_passed=gate["passed"],
+        gate_sha256=manifest.sha256("gate.json"),
+        backtest_sha256=manifest.sha256("backtest.json"),
+        report_sha256=manifest.sha256("report.md"),
+        params_sha256=manifest.sha256("params.yaml"),
+        window=backtest["window"],
+        trials=backtest["trials"],
+        figures=backtest["agent"],
+    )
+
+
+def data(lineage: dict[str, Any]) -> Data:
+    """Which data the agent learned from and was judged on."""
+    return Data(
+        sets=[DataSet(**item) for item in lineage["data"]], windows=lineage["windows"], contract="bars/v1"
+    )
+
+
+def read_approval(path: Path) -> Approval:
+    """An approval record as the forge writes it, after the merge.
+
+    Raises:
+        CannotCheck: missing, not JSON, or a field is missing (before the merge: merge_sha).
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        known = {key: raw[key] for key in Approval.model_fields if key in raw}
+        return Approval.model_validate_json(json.dumps(known))
+    except (OSError, ValueError, TypeError) as error:
+        reason = error.errors()[0] if isinstance(error, ValidationError) else error
+        raise CannotCheck(
+            f"approval record {path}: {reason}",
+            remedy="merge the PR, then `sekisho pr approval N --out FILE`",
+        ) from error
+
+
+def json_schema(fact: str) -> dict[str, Any]:
+    """JSON schema of a fact's predicate, as kept in ``schemas/``."""
+    kind, model = PREDICATES[fact]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": kind,
+        **model.model_json_schema(),
+    }

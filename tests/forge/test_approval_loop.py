@@ -1,0 +1,375 @@
+"""Open, report, approve, merge on the local forge; and everything that must be refused on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+
+import pytest
+
+from sekisho.errors import CannotCheck, Refused
+from sekisho.forge.approvals import approval_record, blockers, current_approval, is_held, merge
+from sekisho.forge.commands import handle
+from sekisho.forge.interface import Comment
+from sekisho.forge.local import LocalForge
+from sekisho.forge.propose import commit_results, propose
+from sekisho.forge.report import mark_stale, publish_report
+
+BOT = "sekisho[bot]"
+
+
+@pytest.fixture
+def pull(world) -> int:
+    """An open pull request of the engineer with its report posted."""
+    world.push("tuned")
+    number = world.act("engineer").open_pull_request("tune", "Tune the drawdown limit", "because")
+    publish_report(world.act(BOT), number, world.report)
+    return number
+
+
+def head(world, number: int) -> str:
+    return world.act(BOT).get_pull_request(number).head_sha
+
+
+def test_an_approved_head_is_merged_and_the_commit_says_who_approved_it(world, say, pull):
+    sha = head(world, pull)
+    assert say("reviewer", pull, f"/approve {sha}\nlooks good").status == "done"
+    merged = merge(world.act("reviewer"), pull)
+    world.git("fetch", "--quiet", "origin")
+    message = world.git("log", "-1", "--format=%B", "origin/main")
+    assert f"Approved-by: reviewer\nReviewed-head: {sha}\n" in message
+    assert world.git("rev-parse", "origin/main") == merged
+    assert world.git("rev-parse", "origin/main^2") == sha
+    assert world.act(BOT).get_pull_request(pull).state == "merged"
+    record = approval_record(world.act(BOT), pull)
+    assert record["merge_sha"] == merged
+    assert (record["head_sha"], record["author"], record["approver"]) == (sha, "engineer", "reviewer")
+    assert record["permission"] == "write"
+    assert record["tree"] == world.git("rev-parse", f"{sha}^{{tree}}")
+    assert record["dvc_lock_sha256"] == hashlib.sha256((world.clone / "dvc.lock").read_bytes()).hexdigest()
+    assert record["report_sha256"] == hashlib.sha256((world.report / "report.md").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("actor", "text", "rule"),
+    [
+        ("outsider", "/approve {head}", "permission"),
+        ("reader", "/approve {head}", "permission"),
+        ("engineer", "/approve {head}", "four-eyes"),
+        ("reviewer", "/approve {short}", "usage"),
+        ("reviewer", "/approve {upper}", "usage"),
+        ("reviewer", "/approve {stale}", "head-unchanged"),
+        ("reviewer", "/approve {head} and more", "usage"),
+        ("reviewer", "/approve", "usage"),
+        ("reader", "/hold", "permission"),
+        ("reviewer", "/promote production", "permission"),
+        ("admin", "/promote staging", "state"),
+        ("admin", "/promote moon", "usage"),
+        ("reviewer", "/rollback 3 too slow", "permission"),
+        ("admin", "/rollback three too slow", "usage"),
+        ("reviewer", "/deploy now", "known"),
+    ],
+)
+def test_a_wrong_command_is_refused_with_its_reason_and_approves_nothing(world, say, pull, actor, text, rule):
+    sha, stale = head(world, pull), world.git("rev-parse", "HEAD^")
+    if actor == "outsider":  # can comment on a public repository, is no member
+        add_reading_outsider(world)
+    text = text.format(head=sha, short=sha[:12], upper=sha.upper(), stale=stale)
+    outcome = say(actor, pull, text)
+    assert outcome.status == "refused"
+    assert rule in outcome.message
+    answers = [c for c in world.act(BOT).comments(pull) if c.body.startswith("<!-- sekisho:answer-")]
+    assert len(answers) == 1
+    assert outcome.message in answers[0].body
+    thread = (world.folder / f"pulls/{pull:04d}/README.md").read_text()
+    assert f"{BOT}: -1" in thread
+    with pytest.raises(Refused, match="approved-by-another"):
+        merge(world.act("reviewer"), pull)
+
+
+def add_reading_outsider(world) -> None:
+    comments = LocalForge.add_comment
+
+    def as_anyone(self, number, body):
+        required, self._require = self._require, lambda needed: None
+        try:
+            return comments(self, number, body)
+        finally:
+            self._require = required
+
+    outsider = world.act("outsider")
+    outsider_add = as_anyone.__get__(outsider)
+    real = world.act
+    outsider.add_comment = outsider_add
+    world.act = lambda actor: outsider if actor == "outsider" else real(actor)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "> /approve {head}",
+        "```\n/approve {head}\n```",
+        "    /approve {head}",
+        " /approve {head}",
+        "please\n/approve {head}",
+        "`/approve {head}`",
+        "/usr/bin/approve {head}",
+        "approve {head}",
+        "",
+    ],
+)
+def test_a_quoted_fenced_indented_or_later_line_is_no_command(world, say, pull, text):
+    before = len(world.act(BOT).comments(pull))
+    assert say("reviewer", pull, text.format(head=head(world, pull))).status == "ignored"
+    assert len(world.act(BOT).comments(pull)) == before + 1
+
+
+def test_an_edited_comment_is_refused(world, say, pull):
+    reviewer = world.act("reviewer")
+    comment_id = reviewer.add_comment(pull, "nice")
+    reviewer.edit_comment(pull, comment_id, f"/approve {head(world, pull)}")
+    comment = next(c for c in reviewer.comments(pull) if c.id == comment_id)
+    assert "commands.unedited" in handle(world.act(BOT), pull, comment).message
+
+
+def test_a_comment_file_changed_by_hand_counts_as_edited(world, pull):
+    world.act("reviewer").add_comment(pull, "nice")
+    path = next((world.folder / f"pulls/{pull:04d}/comments").glob("*-reviewer.md"))
+    path.write_text(path.read_text().replace("nice", "/hold"))
+    assert world.act(BOT).comments(pull)[-1].edited
+
+
+def test_a_push_voids_the_approval_and_marks_the_report_stale(world, say, pull):
+    old = head(world, pull)
+    say("reviewer", pull, f"/approve {old}")
+    assert blockers(world.act(BOT), world.act(BOT).get_pull_request(pull)) == []
+    new = world.push("tuned again")
+    with pytest.raises(Refused, match="a push voids approvals"):
+        merge(world.act("reviewer"), pull)
+    assert mark_stale(world.act(BOT), pull)
+    assert mark_stale(world.act(BOT), pull)  # twice says it once
+    report = next(c for c in world.act(BOT).comments(pull) if "sekisho:report " in c.body)
+    assert report.body.count("**Stale.**") == 1
+    assert new in report.body
+    publish_report(world.act(BOT), pull, world.report)
+    report = next(c for c in world.act(BOT).comments(pull) if "sekisho:report " in c.body)
+    assert "**Stale.**" not in report.body
+    assert not mark_stale(world.act(BOT), pull)
+    with pytest.raises(Refused, match="a push voids approvals"):
+        merge(world.act("reviewer"), pull)
+
+
+def test_approval_needs_the_report_of_that_head(world, say, pull):
+    new = world.push("tuned again")
+    assert "report-for-head" in say("reviewer", pull, f"/approve {new}").message
+
+
+def test_the_head_is_read_again_right_before_the_approval_is_recorded(world, say, pull, monkeypatch):
+    sha = head(world, pull)
+    real = LocalForge.tree
+
+    def slow_tree(self, commit):  # someone pushes while the approval is being bound
+        world.push("slipped in")
+        monkeypatch.setattr(LocalForge, "tree", real)
+        return real(self, commit)
+
+    monkeypatch.setattr(LocalForge, "tree", slow_tree)
+    outcome = say("reviewer", pull, f"/approve {sha}")
+    assert outcome.status == "refused"
+    assert "head-unchanged" in outcome.message
+
+
+def test_the_head_that_moves_during_the_merge_is_not_merged(world, say, pull, monkeypatch):
+    sha, main = head(world, pull), world.git("rev-parse", "origin/main")
+    say("reviewer", pull, f"/approve {sha}")
+    real = LocalForge._move
+
+    def late(self, *words):  # the merge commit is made; now someone pushes
+        world.push("slipped in")
+        return real(self, *words)
+
+    monkeypatch.setattr(LocalForge, "_move", late)
+    with pytest.raises(Refused, match="head-unchanged"):
+        merge(world.act("reviewer"), pull)
+    world.git("fetch", "--quiet", "origin")
+    assert world.git("rev-parse", "origin/main") == main
+
+
+def test_unapprove_and_hold_stop_the_merge_and_resume_lets_it_go_on(world, say, pull):
+    sha = head(world, pull)
+    say("reviewer", pull, f"/approve {sha}")
+    say("engineer", pull, "/hold wait for @everyone `x` <!-- sekisho:record -->")
+    assert is_held(world.act(BOT), pull)
+    with pytest.raises(Refused, match="on hold"):
+        merge(world.act("reviewer"), pull)
+    assert say("engineer", pull, "/retrain").status == "refused"
+    say("engineer", pull, "/resume")
+    say("reviewer", pull, "/unapprove")
+    with pytest.raises(Refused, match="no approval"):
+        merge(world.act("reviewer"), pull)
+    say("reviewer", pull, f"/approve {sha}")
+    assert merge(world.act("reviewer"), pull)
+
+
+def test_a_failed_gate_is_not_merged_even_when_approved(world, say):
+    sha = world.push("bad", passed=False)
+    number = world.act("engineer").open_pull_request("tune", "Bad", "")
+    publish_report(world.act(BOT), number, world.report)
+    say("reviewer", number, f"/approve {sha}")
+    with pytest.raises(Refused, match="max_drawdown"):
+        merge(world.act("reviewer"), number)
+
+
+@pytest.mark.parametrize("path", ["params.yaml", "src/code.py", "metrics/gate.json", "dvc.yaml"])
+def test_a_head_that_its_lock_does_not_describe_is_not_merged(world, say, path):
+    world.reproduce("tuned", passed=True, limit=0.15)
+    text = (world.clone / path).read_text()
+    change = {"params.yaml": ("0.15", "0.95"), "src/code.py": ("1", "2"), "metrics/gate.json": ("0.2", "0.1")}
+    old, new = change.get(path, ("  gate:", "  other: {cmd: 'true'}\n  gate:"))
+    (world.clone / path).write_text(text.replace(old, new, 1))
+    world.git("commit", "--quiet", "--all", "--message", "Without running the pipeline")
+    world.git("push", "--quiet", "origin", "HEAD:refs/heads/tune")
+    number = world.act("engineer").open_pull_request("tune", "Sneaky", "")
+    publish_report(world.act(BOT), number, world.report)
+    say("reviewer", number, f"/approve {head(world, number)}")
+    with pytest.raises(Refused, match="lock-describes-head"):
+        merge(world.act("reviewer"), number)
+
+
+def test_a_report_of_another_run_is_not_posted(world, pull):
+    (world.report / "report.md").write_text("# much better figures\n")
+    with pytest.raises(Refused, match="report-of-head"):
+        publish_report(world.act(BOT), pull, world.report)
+
+
+def test_only_the_bot_posts_reports_and_answers(world, pull):
+    with pytest.raises(CannotCheck, match="reports and answers"):
+        publish_report(world.act("engineer"), pull, world.report)
+    comment = Comment(1, "reviewer", "/hold", "", edited=False)
+    with pytest.raises(CannotCheck, match="reports and answers"):
+        handle(world.act("engineer"), pull, comment)
+
+
+def test_a_planted_answer_or_report_of_someone_else_counts_for_nothing(world, say, pull):
+    sha = head(world, pull)
+    say("reviewer", pull, f"/approve {sha}")
+    answer = next(c for c in world.act(BOT).comments(pull) if "sekisho:answer-" in c.body)
+    say("reviewer", pull, "/unapprove")
+    world.act("engineer").add_comment(pull, answer.body)
+    with pytest.raises(Refused, match="no approval"):
+        current_approval(world.act(BOT), world.act(BOT).get_pull_request(pull))
+    planted = world.act("engineer").add_comment(pull, "<!-- sekisho:report 1/1 -->\nall is well")
+    publish_report(world.act(BOT), pull, world.report)
+    bodies = {c.id: c.body for c in world.act(BOT).comments(pull)}
+    assert bodies[planted].endswith("all is well")
+
+
+def test_an_answer_edited_afterwards_counts_for_nothing(world, say, pull):
+    say("reviewer", pull, f"/approve {head(world, pull)}")
+    bot = world.act(BOT)
+    answer = next(c for c in bot.comments(pull) if "sekisho:answer-" in c.body)
+    bot.edit_comment(pull, answer.id, answer.body.replace('"approver": "reviewer"', '"approver": "admin"'))
+    with pytest.raises(Refused, match="no approval"):
+        merge(world.act("reviewer"), pull)
+
+
+def test_an_approval_ends_with_the_approvers_permission_or_comment(world, say, pull):
+    say("reviewer", pull, f"/approve {head(world, pull)}")
+    members = world.folder / "members.yaml"
+    text = members.read_text()
+    members.write_text(text.replace("reviewer: write", "reviewer: read"))
+    with pytest.raises(Refused, match="permission read now"):
+        merge(world.act("admin"), pull)
+    members.write_text(text)
+    comment = next(c for c in world.act(BOT).comments(pull) if c.body.startswith("/approve"))
+    world.act("reviewer").delete_comment(pull, comment.id)
+    with pytest.raises(Refused, match="edited, gone"):
+        merge(world.act("admin"), pull)
+
+
+def test_a_comment_is_answered_once_however_often_the_job_runs(world, say, pull):
+    bot = world.act(BOT)
+    say("engineer", pull, "/hold")
+    say("engineer", pull, "/resume")
+    hold = next(c for c in bot.comments(pull) if c.body == "/hold")
+    assert handle(bot, pull, hold).status == "ignored"
+    assert not is_held(bot, pull)
+
+
+def test_explain_says_what_is_missing(world, say, pull):
+    message = say("reader", pull, "/explain").message
+    assert "can be merged: no" in message
+    assert "no approval of" in message
+
+
+def test_accepted_commands_hand_checked_inputs_to_their_workflow(world, say, pull):
+    assert "pr.yml" in say("engineer", pull, "/retrain").message
+    outcome = say("admin", pull, "/rollback 3 latency doubled")
+    assert outcome.arguments == {"seq": "3", "reason": "latency doubled"}
+    assert say("admin", pull, "/rollback 3 x\rcommand=promote").status == "refused"
+
+
+def test_promotion_is_of_a_release_that_the_bot_recorded(world, say, pull):
+    say("reviewer", pull, f"/approve {head(world, pull)}")
+    merge(world.act("reviewer"), pull)
+    assert "commands.release" in say("admin", pull, "/promote production").message
+    bot = world.act(BOT)
+    world.git("fetch", "--quiet", "origin")
+    world.git("checkout", "--quiet", "origin/main")
+    (world.clone / "releases/policy/3").mkdir(parents=True)
+    (world.clone / "releases/policy/3/manifest.json").write_text("{}")
+    number = propose(bot, world.clone, ["releases"], "release/policy/3", "Release policy/3", "", None)
+    assert propose(bot, world.clone, ["releases"], "release/policy/3", "Release policy/3", "", None) == number
+    sha = head(world, number)
+    assert bot.read_folder(sha, "releases") == {"policy/3/manifest.json": b"{}"}
+    assert "commands.state" in say("admin", number, "/promote staging").message
+    bot.merge(number, sha, "Merge")
+    assert say("reviewer", number, "/promote production").status == "refused"
+    outcome = say("admin", number, "/promote production")
+    assert outcome.status == "accepted"
+    assert "policy/3" in outcome.message
+
+
+def test_results_of_a_reproduced_checkout_are_committed_and_nothing_else(world, pull):
+    bot, old = world.act(BOT), head(world, pull)
+    assert commit_results(bot, pull, world.clone) is None
+    (world.clone / "dvc.lock").write_text((world.clone / "dvc.lock").read_text() + "\n")
+    (world.clone / "metrics/evil.sh").write_text("rm")
+    (world.clone / "src/code.py").write_text("x = 3\n")
+    new = commit_results(bot, pull, world.clone)
+    assert new == head(world, pull) != old
+    world.git("fetch", "--quiet", "origin")
+    assert world.git("diff", "--name-only", old, new) == "dvc.lock"
+
+
+def test_the_report_shows_pictures_and_what_differs_from_the_base(world, pull):
+    report = next(c for c in world.act(BOT).comments(pull) if "sekisho:report " in c.body)
+    assert "| `gate.max_drawdown` | 0.1 | 0.15 |" in report.body
+    thread = world.folder / f"pulls/{pull:04d}"
+    link = report.body.partition("![equity](")[2].partition(")")[0]
+    assert (thread / link).read_text() == "not really a picture"
+    assert link in (thread / "README.md").read_text()
+
+
+def test_the_approval_record_is_plain_json(world, say, pull):
+    say("reviewer", pull, f"/approve {head(world, pull)}")
+    record = approval_record(world.act(BOT), pull)
+    assert json.loads(json.dumps(record)) == record
+    assert set(record) == {
+        "pr", "url", "head_sha", "tree", "dvc_lock_sha256", "report_sha256", "author", "approver",
+        "permission", "approved_at", "comment_id",
+    }  # fmt: skip
+
+
+def test_dvc_itself_agrees_with_the_folder_digest(world, tmp_path):
+    from sekisho.forge.lock import files_under, folder_digest
+
+    repo = tmp_path / "dvc"
+    for name in ("b.txt", "a/z.txt", "a-b.txt", "ä/日本.txt", "a/b/c.txt"):
+        path = repo / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    subprocess.run(["dvc", "init", "--no-scm", "--quiet"], cwd=repo, check=True)
+    subprocess.run(["dvc", "add", "--quiet", "data"], cwd=repo, check=True)
+    assert folder_digest(files_under(repo / "data")) in (repo / "data.dvc").read_text()

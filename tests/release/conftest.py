@@ -1,0 +1,279 @@
+"""A small repository with a reproduced candidate, and a signed release in it: no training, no torch."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import polars as pl
+import pytest
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+
+from sekisho import features
+from sekisho.params import load_params
+from sekisho.release.dvclock import head, sha256_of, track
+from sekisho.release.export import export_release
+from sekisho.release.local_signer import open_local_authority
+from sekisho.release.manifest import canonical, read_manifest
+from sekisho.release.policy import load_trust
+from sekisho.release.promote import Desk, ensure_local_list
+from sekisho.release.sign import sign_release
+from sekisho.release.signer import install_local_root, local_identity
+from sekisho.release.verify import VerifiedRelease, verify_release
+
+ROOT = Path(__file__).resolve().parents[2]
+SYMBOLS = ("AAA", "BBB", "CCC")
+SESSIONS = [dt.date(2025, 1, 6) + dt.timedelta(days=day) for day in range(20)]
+BARS = 4  # a session
+
+
+@dataclass
+class Workshop:
+    """One scratch repository and the commands' arguments for it."""
+
+    repo: Path
+    approval: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def trust(self) -> Path:
+        return self.repo / "trust"
+
+    @property
+    def release(self) -> Path:
+        return self.repo / "releases/policy/1"
+
+    @property
+    def folder(self) -> Path:
+        return self.repo / ".sekisho/local-authority"
+
+    @property
+    def desk(self) -> Desk:
+        params = load_params(self.repo / "params.yaml").release
+        return Desk(self.repo, self.trust, "local", self.folder, "releaser", params)
+
+    def export(self) -> Path:
+        return export_release(self.repo, load_params(self.repo / "params.yaml"), "releaser")
+
+    def record(self, release: Path, **changes: Any) -> Path:
+        """The approval record that the forge would write for ``release``, with ``changes``."""
+        manifest, _ = read_manifest(release)
+        commit, tree = head(self.repo)
+        value = {
+            "pr": 7,
+            "url": "https://local.sekisho.test/pull/7",
+            "head_sha": "b" * 40,
+            "merge_sha": commit,
+            "tree": tree,
+            "dvc_lock_sha256": sha256_of(self.repo / "dvc.lock"),
+            "report_sha256": manifest.sha256("report.md"),
+            "author": "engineer",
+            "approver": "reviewer",
+            "permission": "write",
+            "approved_at": "2026-01-02T03:04:05Z",
+            "comment_id": 11,
+        }
+        path = self.repo / "approval.json"
+        path.write_text(json.dumps(value | changes))
+        return path
+
+    def sign(self, release: Path | None = None, **changes: Any) -> None:
+        release = release or self.release
+        sign_release(
+            self.repo,
+            release,
+            self.record(release, **changes),
+            trust=self.trust,
+            authority="local",
+            local_folder=self.folder,
+            actor="releaser",
+        )
+
+    def verify(self, release: Path | None = None, environment: str = "local", **options: Any) -> VerifiedRelease:
+        return verify_release(release or self.release, trust=self.trust, environment=environment, **options)
+
+    def forge(
+        self,
+        fact: str,
+        change: Callable[[dict[str, Any]], None] = lambda statement: None,
+        *,
+        folder: Path | None = None,
+        san: str | None = None,
+        **extensions: str | None,
+    ) -> None:
+        """Replace a fact's bundle by one with a changed statement or certificate (``e12="…"`` sets arc 12)."""
+        from sigstore.dsse import Statement
+
+        path = self.release / f"bundles/{fact}.sigstore.json"
+        statement = payload(path)
+        change(statement)
+        authority = open_local_authority(folder or self.folder)
+        policy = load_trust(self.trust, "local").policy
+        subject, arcs = local_identity(policy, fact.partition("-")[0], head(self.repo)[0])  # type: ignore[arg-type]
+        for name, value in extensions.items():
+            arcs = {arc: text for arc, text in arcs.items() if arc != name[1:]}
+            arcs |= {name[1:]: value} if value is not None else {}
+        with authority.context().signer(authority.token(san or subject, arcs)) as signer:
+            bundle = signer.sign_dsse(Statement(canonical(statement)))
+        path.write_bytes(canonical(json.loads(bundle.to_json())))
+
+
+def payload(bundle: Path) -> dict[str, Any]:
+    import base64
+
+    value: dict[str, Any] = json.loads(
+        base64.b64decode(json.loads(bundle.read_bytes())["dsseEnvelope"]["payload"])
+    )
+    return value
+
+
+def git(repo: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=engineer", "-c", "user.email=engineer@local.test"]
+    subprocess.run(["git", "-C", str(repo), *identity, *arguments], check=True, capture_output=True)
+
+
+def write_model(path: Path, assets: int, width: int, *, scale: float = 0.01, opset: int = 18) -> None:
+    """An agent that takes ``scale`` × tanh of each asset's first feature as its weight."""
+    nodes = [
+        helper.make_node("Slice", ["observation", "zero", "one", "axis"], ["first"]),
+        helper.make_node("Squeeze", ["first", "axis"], ["flat"]),
+        helper.make_node("Tanh", ["flat"], ["bounded"]),
+        helper.make_node("Mul", ["bounded", "scale"], ["target_weights"]),
+    ]
+    constants = {"zero": [0], "one": [1], "axis": [2]}
+    initializers = [numpy_helper.from_array(np.array(v, dtype=np.int64), k) for k, v in constants.items()]
+    initializers.append(numpy_helper.from_array(np.array(scale, dtype=np.float32), "scale"))
+    graph = helper.make_graph(
+        nodes,
+        "agent",
+        [helper.make_tensor_value_info("observation", TensorProto.FLOAT, ["n", assets, width + 1])],
+        [helper.make_tensor_value_info("target_weights", TensorProto.FLOAT, ["n", assets])],
+        initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    onnx.save(model, path)
+
+
+def write_features(folder: Path, names: tuple[str, ...]) -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(3)
+    for day in SESSIONS:
+        closes = [dt.datetime(day.year, day.month, day.day, 1, 5 * bar, tzinfo=dt.UTC) for bar in range(BARS)]
+        keys = [(symbol, close, day) for close in closes for symbol in SYMBOLS]
+        table = pl.DataFrame(keys, schema=["symbol", "ts_close", "session"], orient="row")
+        values = rng.normal(size=(len(keys), len(names))).astype(np.float32)
+        table = table.with_columns(pl.Series(name, values[:, i]) for i, name in enumerate(names))
+        table.write_parquet(folder / f"{day}.parquet")
+
+
+def write_candidate(repo: Path) -> None:
+    """What ``dvc repro`` leaves behind, as far as a release reads it."""
+    params = load_params(repo / "params.yaml")
+    names = features.feature_names(params.features)
+    write_features(repo / "build/features", names)
+    (repo / "build/bars").mkdir()
+    (repo / "build/bars/2025-01-06.parquet").write_bytes(b"bars")
+    windows = {"train": SESSIONS[:10], "validation": SESSIONS[11:14], "test": SESSIONS[15:]}
+    days = {name: [str(span[0]), str(span[-1])] for name, span in windows.items()}
+    for fold in (0, 1):
+        agent = repo / f"build/train/fold-{fold}/seed-{params.train.seeds[0]}"
+        agent.mkdir(parents=True)
+        write_model(agent / "model.onnx", len(SYMBOLS), len(names), scale=0.01 * (fold + 1))
+        run = {"fold": fold, "windows": days, "onnx_sha256": sha256_of(agent / "model.onnx")}
+        (agent / "run.json").write_text(json.dumps(run))
+    (repo / "build/report").mkdir()
+    (repo / "build/report/report.md").write_text("# Report\n\nSharpe 1.2\n")
+    (repo / "build/reference.json").write_text("{}\n")
+    (repo / "metrics").mkdir()
+    agent_figures = {"sharpe": 1.2, "sharpe_low": 0.3, "sharpe_high": 2.0, "max_drawdown": 0.05}
+    backtest = {
+        "window": {"first": days["test"][0], "last": days["test"][1], "sessions": 5},
+        "trials": 4,
+        "agent": agent_figures,
+        "baselines": {"cash": {"sharpe": 0.0}},
+    }
+    (repo / "metrics/backtest.json").write_text(json.dumps(backtest))
+    write_gate(repo, passed=True)
+
+
+def write_gate(repo: Path, *, passed: bool) -> None:
+    rule = {"rule": "sharpe_low", "figure": 0.3, "limit": 0.0, "passed": passed, "reason": "skill, not luck"}
+    (repo / "metrics/gate.json").write_text(json.dumps({"passed": passed, "rules": [rule]}))
+
+
+def write_lock(repo: Path) -> None:
+    """The dvc.lock that DVC would write for the workspace as it is."""
+    params = yaml.safe_load((repo / "params.yaml").read_text())
+    outs = [
+        "build/bars",
+        "build/features",
+        "build/train",
+        "build/report",
+        "build/reference.json",
+        "metrics/backtest.json",
+        "metrics/gate.json",
+    ]
+    entries = [{"path": path, "md5": track(repo / path, path).md5, "hash": "md5"} for path in outs]
+    raw = {"path": "data/bars", "md5": "0" * 32 + ".dir", "hash": "md5"}
+    stages = {
+        "validate": {"cmd": "v", "deps": [raw], "params": {"params.yaml": {"data": params["data"]}}, "outs": entries[:1]},
+        "rest": {
+            "cmd": "r",
+            "deps": entries[:1],
+            "params": {"params.yaml": {"train.seeds": params["train"]["seeds"]}},
+            "outs": entries[1:],
+        },
+    }
+    (repo / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+
+
+def build_repo(repo: Path) -> Workshop:
+    shutil.copytree(ROOT / "trust", repo / "trust", ignore=shutil.ignore_patterns("local"))
+    shutil.copy(ROOT / "params.yaml", repo)
+    (repo / "dvc.yaml").write_text("stages: {}\n")
+    (repo / ".gitignore").write_text("/build/\n/.sekisho/\n/approval.json\n")
+    (repo / "requirements").mkdir()
+    (repo / "requirements/dev.txt").write_text("numpy==2.2\n")
+    write_candidate(repo)
+    write_lock(repo)
+    git(repo, "init", "-q", "-b", "main")
+    git(repo, "add", "-A")
+    git(repo, "commit", "-qm", "candidate")
+    return Workshop(repo)
+
+
+@pytest.fixture(scope="session")
+def _candidate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_repo(tmp_path_factory.mktemp("candidate") / "repo").repo
+
+
+@pytest.fixture(scope="session")
+def _signed(_candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    repo = tmp_path_factory.mktemp("signed") / "repo"
+    shutil.copytree(_candidate, repo)
+    shop = Workshop(repo)
+    shop.export()
+    install_local_root(shop.trust, shop.folder)
+    ensure_local_list(shop.desk)
+    shop.sign()
+    return repo
+
+
+@pytest.fixture
+def candidate(_candidate: Path, tmp_path: Path) -> Workshop:
+    """A repository with a candidate that passed the gate, nothing exported."""
+    return Workshop(shutil.copytree(_candidate, tmp_path / "repo"))
+
+
+@pytest.fixture
+def shop(_signed: Path, tmp_path: Path) -> Workshop:
+    """The same with release policy/1 exported and signed."""
+    return Workshop(shutil.copytree(_signed, tmp_path / "repo"))

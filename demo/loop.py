@@ -59,10 +59,17 @@ class Demo:
             self.sekisho("sign", "--init-local", cwd=self.ci)
             if self.fast:
                 merge_params(self.ci / "params.yaml", REPO / "demo" / "fast.yaml")
-            self.git("add", "trust", "params.yaml", cwd=self.ci)
+            self._fill_in_repository_ids(self.ci / "trust" / "policy.yaml")
+            self.git("add", "trust", "releases", "params.yaml", cwd=self.ci)
             self.git("commit", "--quiet", "-m", "Demo: trust this laptop's own signing authority", cwd=self.ci)
             self.git("push", "--quiet", "origin", "HEAD:main", cwd=self.ci)
             notes.append(f"commit {head[:12]} in {self.s.shown(self.s.folder)}")
+
+    @staticmethod
+    def _fill_in_repository_ids(policy: Path) -> None:
+        """What a firm does once for its own repository; without it staging and production verify nothing."""
+        text = policy.read_text()
+        policy.write_text(text.replace("repository_id: 0", "repository_id: 1").replace("owner_id: 0", "owner_id: 1"))
 
     # 2
     def open_pull_request(self) -> None:
@@ -96,7 +103,7 @@ class Demo:
             ran = [line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage")]
             self.sekisho("pr", "results", pr, cwd=self.ci)
             self.git("fetch", "--quiet", "origin", cwd=self.ci)
-            self.git("reset", "--quiet", "--soft", f"origin/{branch}", cwd=self.ci)
+            self.git("reset", "--quiet", f"origin/{branch}", cwd=self.ci)
             self.s.run("dvc", "push", "--remote", "storage", cwd=self.ci)
             notes.append(f"stages run: {', '.join(ran) or 'none, all from the cache'}")
         with self.s.step(f"The backtest report is posted on PR {pr}") as notes:
@@ -142,7 +149,7 @@ class Demo:
             verified = self.sekisho("verify", self.release, "--environment", "local", cwd=self.ci)
             notes.append(verified.strip().splitlines()[-1])
             refusal = self.sekisho("verify", self.release, "--environment", "production", cwd=self.ci, expect=(1,))
-            notes.append(f"production: {refusal.strip().splitlines()[0]}")
+            notes.append(f"for production {refusal.strip().splitlines()[0].removeprefix('sekisho: ')}")
             self.s.run("dvc", "push", "--quiet", "--remote", "storage", cwd=self.ci)
             self.git("add", "releases", cwd=self.ci)
             self.git("commit", "--quiet", "-m", f"Release {self.release_name}", cwd=self.ci)

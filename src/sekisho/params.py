@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML, YAMLError
 
 from sekisho.errors import ParamsError
 
@@ -169,18 +169,30 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         ParamsError: no such file, not YAML, an unknown or missing key, a value out of range; names the key.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_bytes())
     except FileNotFoundError as error:
         raise ParamsError(f"{path}: no such file", remedy="run from the repository's root") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}", remedy="mend the line named above") from error
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{path}: {'.'.join(map(str, e['loc'])) or 'top level'}: {_explain(e)}" for e in error.errors()]
+        lines = [
+            f"{path}: {'.'.join(map(str, e['loc'])) or 'top level'}: {_explain(e)}" for e in error.errors()
+        ]
         raise ParamsError(
-            "\n".join(lines), remedy=f"mend {path}; the keys, units and ranges are in its comments and in params.py"
+            "\n".join(lines),
+            remedy=f"mend {path}; the keys, units and ranges are in its comments and in params.py",
         ) from error
+
+
+def parse_yaml(raw: bytes) -> Any:
+    """YAML 1.2, as DVC reads and writes it; PyYAML's 1.1 would take ``2e-05`` for a string.
+
+    Raises:
+        ruamel.yaml.YAMLError: not YAML, not UTF-8, or a key given twice.
+    """
+    return YAML(typ="safe", pure=True).load(raw)
 
 
 def _explain(error: object) -> str:

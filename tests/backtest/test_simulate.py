@@ -42,7 +42,7 @@ def rows(returns: pl.DataFrame, strategy: str, multiple: float) -> pl.DataFrame:
 def ledger(
     panel: Panel, fold: Fold, limits: MarketParams, multiple: float
 ) -> list[tuple[float, float, float]]:
-    """Buy and hold by hand: plain floats, one asset at a time. Returns (net return, cost, turnover) a session."""
+    """Buy and hold by hand, one asset at a time; returns (net return, cost, turnover) of each session."""
     first = next(i for i, day in enumerate(panel.session) if day == np.datetime64(fold.test[0]))
     assets = len(panel.symbols)
     money, units = limits.capital, [0.0] * assets

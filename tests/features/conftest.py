@@ -20,7 +20,7 @@ def params() -> FeatureParams:
 @pytest.fixture(scope="session")
 def random_panel() -> Callable[..., Panel]:
     def make(seed: int, sessions: int = 6, bars: int = 8, assets: int = 3, missing: float = 0.1) -> Panel:
-        """A random market with missing bars (filled as `load_panel` fills them) and a bar without any move."""
+        """A random market with missing bars (filled as `load_panel` fills them)."""
         rng = np.random.default_rng(seed)
         rows = sessions * bars
         shape = (rows, assets)

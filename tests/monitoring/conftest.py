@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from sekisho.data.synthetic import SAMPLE_SEED, Change, sample_sessions, synthet
 from sekisho.features import compute_features, feature_names
 from sekisho.monitoring.reference import BAR_RETURN, reference_of_last_fold
 from sekisho.params import Params, load_params
-from sekisho.release.manifest import canonical, list_files
+from sekisho.release.manifest import CreatedFrom, Manifest, canonical, list_files
 from sekisho.serving.core import Decision
 from sekisho.serving.guard import Reason
 from sekisho.serving.predictions import Entry, PredictionLog
@@ -55,6 +56,7 @@ class World:
     calm: Market
     changed: Market
     bars: dict[str, Path]  # raw partitions of the live sessions: calm, changed
+    training: Path  # ``bars`` and ``features`` of the sample
 
     def log(self, folder: Path, market: Market, sessions: Sequence[dt.date], seq: int = 1) -> Path:
         """Write the predictions the release makes in ``sessions``."""
@@ -102,16 +104,12 @@ def make_model(path: Path, assets: int, features: int) -> None:
 
 def make_release(folder: Path, reference: bytes, symbols: Sequence[str], names: Sequence[str]) -> str:
     """A release folder with what the check reads; returns its manifest digest."""
-    import hashlib
-
     content = folder / "content"
     content.mkdir(parents=True)
     (content / "reference.json").write_bytes(reference)
     about = {"symbols": list(symbols), "features": list(names), "calendar": "XTKS", "bar": "5min"}
     (content / "observation.json").write_bytes(canonical(about))
     make_model(content / "model.onnx", len(symbols), len(names))
-    from sekisho.release.manifest import CreatedFrom, Manifest
-
     created = {name: "0" * 40 for name in CreatedFrom.model_fields}
     created |= {"dvc_lock_sha256": "0" * 64}
     manifest = Manifest(
@@ -165,7 +163,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, params: Params) -> World:
     assert BAR_RETURN not in names
     release = folder / "releases" / "policy" / "1"
     digest = make_release(release, reference, markets["calm"].panel.symbols, names)
-    return World(params, release, digest, markets["calm"], markets["changed"], bars)
+    return World(params, release, digest, markets["calm"], markets["changed"], bars, training)
 
 
 def write_training(
@@ -190,6 +188,11 @@ def write_training(
         | {name: features[:, :, i].ravel() for i, name in enumerate(names)}
     ).with_columns(pl.col("ts_close").dt.replace_time_zone("UTC"), pl.col(names).fill_nan(None))
     table.filter(pl.col("session") <= last).write_parquet(folder / "features" / "all.parquet")
+
+
+@pytest.fixture(scope="session")
+def training(world: World) -> Path:
+    return world.training
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import json
 import shutil
@@ -22,7 +23,7 @@ from sekisho import features
 from sekisho.params import load_params
 from sekisho.release.dvclock import head, sha256_of, track
 from sekisho.release.export import export_release
-from sekisho.release.local_signer import open_local_authority
+from sekisho.release.local_authority import open_local_authority
 from sekisho.release.manifest import canonical, read_manifest
 from sekisho.release.policy import load_trust
 from sekisho.release.promote import Desk, ensure_local_list
@@ -97,7 +98,9 @@ class Workshop:
             actor="releaser",
         )
 
-    def verify(self, release: Path | None = None, environment: str = "local", **options: Any) -> VerifiedRelease:
+    def verify(
+        self, release: Path | None = None, environment: str = "local", **options: Any
+    ) -> VerifiedRelease:
         return verify_release(release or self.release, trust=self.trust, environment=environment, **options)
 
     def forge(
@@ -109,7 +112,7 @@ class Workshop:
         san: str | None = None,
         **extensions: str | None,
     ) -> None:
-        """Replace a fact's bundle by one with a changed statement or certificate (``e12="…"`` sets arc 12)."""
+        """Replace a bundle by one with a changed statement or certificate (``e12="…"`` sets arc 12)."""
         from sigstore.dsse import Statement
 
         path = self.release / f"bundles/{fact}.sigstore.json"
@@ -127,8 +130,6 @@ class Workshop:
 
 
 def payload(bundle: Path) -> dict[str, Any]:
-    import base64
-
     value: dict[str, Any] = json.loads(
         base64.b64decode(json.loads(bundle.read_bytes())["dsseEnvelope"]["payload"])
     )
@@ -224,7 +225,12 @@ def write_lock(repo: Path) -> None:
     entries = [{"path": path, "md5": track(repo / path, path).md5, "hash": "md5"} for path in outs]
     raw = {"path": "data/bars", "md5": "0" * 32 + ".dir", "hash": "md5"}
     stages = {
-        "validate": {"cmd": "v", "deps": [raw], "params": {"params.yaml": {"data": params["data"]}}, "outs": entries[:1]},
+        "validate": {
+            "cmd": "v",
+            "deps": [raw],
+            "params": {"params.yaml": {"data": params["data"]}},
+            "outs": entries[:1],
+        },
         "rest": {
             "cmd": "r",
             "deps": entries[:1],
@@ -251,14 +257,14 @@ def build_repo(repo: Path) -> Workshop:
 
 
 @pytest.fixture(scope="session")
-def _candidate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def candidate_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_repo(tmp_path_factory.mktemp("candidate") / "repo").repo
 
 
 @pytest.fixture(scope="session")
-def _signed(_candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def signed_repo(candidate_repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     repo = tmp_path_factory.mktemp("signed") / "repo"
-    shutil.copytree(_candidate, repo)
+    shutil.copytree(candidate_repo, repo)
     shop = Workshop(repo)
     shop.export()
     install_local_root(shop.trust, shop.folder)
@@ -268,12 +274,12 @@ def _signed(_candidate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def candidate(_candidate: Path, tmp_path: Path) -> Workshop:
+def candidate(candidate_repo: Path, tmp_path: Path) -> Workshop:
     """A repository with a candidate that passed the gate, nothing exported."""
-    return Workshop(shutil.copytree(_candidate, tmp_path / "repo"))
+    return Workshop(shutil.copytree(candidate_repo, tmp_path / "repo"))
 
 
 @pytest.fixture
-def shop(_signed: Path, tmp_path: Path) -> Workshop:
+def shop(signed_repo: Path, tmp_path: Path) -> Workshop:
     """The same with release policy/1 exported and signed."""
-    return Workshop(shutil.copytree(_signed, tmp_path / "repo"))
+    return Workshop(shutil.copytree(signed_repo, tmp_path / "repo"))

@@ -2,19 +2,423 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from sekisho.cli import main
+from sekisho.errors import CannotCheck, Refused
+from sekisho.params import load_params
+from sekisho.release.audit import read_log
+from sekisho.release.audit_check import check_log
+from sekisho.release.audit_page import write_page
+from sekisho.release.dvclock import sha256_of
+from sekisho.release.manifest import read_manifest
+from sekisho.release.promote import Pointer, promote, read_pointer, revoke, rollback
+from sekisho.release.statements import PREDICATES, json_schema, read_approval
+from sekisho.release.trace import table, trace_prediction, trace_release
+
+SCHEMAS = Path(__file__).resolve().parents[2] / "src/sekisho/release/schemas"
+
+
+def commit(repo: Path, message: str = "release") -> None:
+    identity = ["-c", "user.name=engineer", "-c", "user.email=engineer@local.test"]
+    for arguments in (["add", "-A"], ["commit", "-qm", message]):
+        subprocess.run(["git", "-C", str(repo), *identity, *arguments], check=True, capture_output=True)
+
+
+def second_release(shop: Any) -> Path:
+    """Another candidate (a new report and model), approved, exported and signed as policy/2."""
+    commit(shop.repo)
+    (shop.repo / "build/report/report.md").write_text("# Report\n\nSharpe 1.3\n")
+    lock = shop.repo / "dvc.lock"
+    old = _md5_of(lock, "build/report")
+    from sekisho.release.dvclock import track
+
+    lock.write_text(lock.read_text().replace(old, track(shop.repo / "build/report", "x").md5))
+    commit(shop.repo, "better candidate")
+    folder: Path = shop.export()
+    shop.sign(folder)
+    return folder
+
+
+def _md5_of(lock: Path, path: str) -> str:
+    import yaml
+
+    outs = yaml.safe_load(lock.read_text())["stages"]["rest"]["outs"]
+    return str(next(out["md5"] for out in outs if out["path"] == path))
 
 
 def test_a_signed_release_verifies_and_is_promoted(shop: Any) -> None:
-    from sekisho.release.promote import Pointer, promote, read_pointer
-
     verified = shop.verify()
     assert set(verified.facts) == {"provenance", "evaluation", "data", "approval"}
     promoted, before = promote(shop.desk, shop.release, "local", "first release")
     assert before is None
     assert read_pointer(shop.repo, "local") == Pointer("policy", 1, promoted.digest)
+    line = (shop.repo / "deploy/policy/local/release.env").read_text()
+    assert line == f"RELEASE=policy/1@sha256:{promoted.digest}\n"
     shop.verify(deployed=True)
+
+
+def test_promoting_again_changes_nothing(shop: Any) -> None:
+    promote(shop.desk, shop.release, "local", "first release")
+    before = {path: path.read_bytes() for path in shop.repo.rglob("*") if path.is_file()}
+    promote(shop.desk, shop.release, "local", "first release")
+    assert {path: path.read_bytes() for path in shop.repo.rglob("*") if path.is_file()} == before
+
+
+def test_a_bundle_verifies_with_sigstore_alone(shop: Any) -> None:
+    from sigstore.models import Bundle, TrustedRoot
+    from sigstore.verify import Verifier
+    from sigstore.verify.policy import Identity
+
+    verifier = Verifier(trusted_root=TrustedRoot.from_file(str(shop.trust / "local/trusted_root.json")))
+    san = "https://local.sekisho.test/sekisho/.github/workflows/release.yml@refs/heads/main"
+    for path in (shop.release / "bundles").iterdir():
+        kind, _ = verifier.verify_dsse(Bundle.from_json(path.read_bytes()), Identity(identity=san))
+        assert kind == "application/vnd.in-toto+json"
+
+
+def test_verification_is_quick_and_needs_no_network(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def no_network(*_: Any) -> None:
+        raise AssertionError("verification opened a socket")
+
+    shop.verify()
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    start = time.process_time()
+    shop.verify()
+    assert time.process_time() - start < 0.5  # measured 0.03; the margin is for a loaded machine
+
+
+def test_reading_a_file_checks_it_again(shop: Any) -> None:
+    verified = shop.verify()
+    assert verified.read("report.md").startswith(b"# Report")
+    (shop.release / "content/report.md").write_bytes(b"changed")
+    with pytest.raises(Refused, match="file-digest"):
+        verified.read("report.md")
+
+
+# export
+
+
+def test_the_same_commit_exports_the_same_bytes(candidate: Any, tmp_path: Path) -> None:
+    import shutil
+
+    other = type(candidate)(shutil.copytree(candidate.repo, tmp_path / "other"))
+    assert read_manifest(candidate.export())[1] == read_manifest(other.export())[1]
+
+
+def test_exporting_again_makes_no_second_release(candidate: Any) -> None:
+    assert candidate.export() == candidate.export() == candidate.release
+    assert len(read_log(candidate.repo / "releases")[0]) == 1
+
+
+def test_the_golden_vectors_are_what_the_exported_model_answers(shop: Any) -> None:
+    golden = json.loads((shop.release / "content/golden.json").read_text())
+    session = onnxruntime.InferenceSession(shop.release / "content/model.onnx")
+    inputs = np.array(golden["observation"], dtype=np.float32)
+    (outputs,) = session.run(None, {"observation": inputs})
+    np.testing.assert_array_equal(outputs, np.array(golden["target_weights"], dtype=np.float32))
+    np.testing.assert_array_equal(inputs[1:, :, -1], outputs[:-1])  # each row holds what the last one decided
+
+
+def test_the_last_folds_first_seed_is_the_candidate(shop: Any) -> None:
+    seed = load_params(shop.repo / "params.yaml").train.seeds[0]
+    expected = sha256_of(shop.repo / f"build/train/fold-1/seed-{seed}/model.onnx")
+    assert read_manifest(shop.release)[0].sha256("model.onnx") == expected
+
+
+def test_the_ranges_come_from_the_training_window_only(shop: Any) -> None:
+    observation = json.loads((shop.release / "content/observation.json").read_text())
+    run = json.loads(next((shop.repo / "build/train/fold-1").glob("*/run.json")).read_text())
+    first, last = map(dt.date.fromisoformat, run["windows"]["train"])
+    table_ = pl.read_parquet(shop.repo / "build/features/*.parquet").filter(
+        pl.col("session").is_between(first, last)
+    )
+    for asset, symbol in enumerate(observation["symbols"]):
+        own = table_.filter(pl.col("symbol") == symbol)
+        for feature, name in enumerate(observation["features"]):
+            assert observation["ranges"]["low"][asset][feature] == own[name].min()
+            assert observation["ranges"]["high"][asset][feature] == own[name].max()
+
+
+def test_a_failed_gate_is_not_exported(candidate: Any) -> None:
+    path = candidate.repo / "metrics/gate.json"
+    path.write_text(path.read_text().replace("true", "false"))
+    with pytest.raises(Refused, match=r"refused by rule gate: .*sharpe_low"):
+        candidate.export()
+    assert not (candidate.repo / "releases").exists()
+
+
+@pytest.mark.parametrize("path", ["build/report/report.md", "metrics/backtest.json", "build/reference.json"])
+def test_a_workspace_that_differs_from_the_lock_is_not_exported(candidate: Any, path: str) -> None:
+    with (candidate.repo / path).open("a") as file:
+        file.write(" ")
+    with pytest.raises(CannotCheck, match=r"not what dvc\.lock says"):
+        candidate.export()
+    assert not (candidate.repo / "releases").exists()
+
+
+@pytest.mark.parametrize("path", ["dvc.lock", "params.yaml", "dvc.yaml"])
+def test_an_uncommitted_pipeline_is_not_exported(candidate: Any, path: str) -> None:
+    with (candidate.repo / path).open("a") as file:
+        file.write("\n")
+    with pytest.raises(CannotCheck, match="differs from the commit"):
+        candidate.export()
+
+
+def test_parameters_changed_without_a_run_are_not_exported(candidate: Any) -> None:
+    path = candidate.repo / "params.yaml"
+    path.write_text(path.read_text().replace("seeds: [1, 2]", "seeds: [1, 3]"))
+    commit(candidate.repo, "forgot to run")
+    with pytest.raises(CannotCheck, match=r"ran with another train\.seeds"):
+        candidate.export()
+
+
+@pytest.mark.slow
+def test_our_digests_are_dvcs(shop: Any) -> None:
+    env = {
+        "PATH": str(Path(sys.executable).parent) + ":/usr/bin:/bin",
+        "HOME": str(shop.repo),
+        "DVC_NO_ANALYTICS": "1",
+    }
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "-q"], cwd=shop.repo, check=True, env=env)
+    ours = (shop.release / "content.dvc").read_bytes()
+    subprocess.run(
+        [*dvc, "commit", "-q", "-f", "releases/policy/1/content.dvc"], cwd=shop.repo, check=True, env=env
+    )
+    assert (shop.release / "content.dvc").read_bytes() == ours
+    status = subprocess.run(
+        [*dvc, "status", "releases/policy/1/content.dvc"],
+        cwd=shop.repo,
+        check=True,
+        env=env,
+        capture_output=True,
+    )
+    assert b"up to date" in status.stdout
+    shop.verify()
+
+
+# signing, rollback, revocation
+
+
+def test_an_approval_before_the_merge_is_not_signed(candidate: Any) -> None:
+    folder = candidate.export()
+    path = candidate.record(folder)
+    record = json.loads(path.read_text())
+    del record["merge_sha"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(CannotCheck, match="merge_sha"):
+        read_approval(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"approver": "ENGINEER"}, "four-eyes"),
+        ({"permission": "read"}, "approver-permission"),
+        ({"tree": "d" * 40}, "stale-approval"),
+        ({"report_sha256": "d" * 64}, "approval-report"),
+        ({"merge_sha": "d" * 40}, "approval-merge"),
+    ],
+)
+def test_what_would_not_verify_is_not_signed(candidate: Any, changes: dict[str, str], rule: str) -> None:
+    candidate.export()
+    with pytest.raises(Refused, match=f"refused by rule {rule}:"):
+        candidate.sign(**changes)
+    assert not (candidate.release / "bundles").exists()
+    assert [event.event for event in read_log(candidate.repo / "releases")[0]] == ["export"]
+
+
+def test_an_older_release_is_not_promoted_over_a_newer_one(shop: Any) -> None:
+    newer = second_release(shop)
+    promote(shop.desk, newer, "local", "newer")
+    with pytest.raises(Refused, match="replayed-seq"):
+        promote(shop.desk, shop.release, "local", "older")
+
+
+def test_a_rollback_is_a_new_release_of_old_content(shop: Any) -> None:
+    newer = second_release(shop)
+    promote(shop.desk, newer, "local", "newer")
+    commit(shop.repo)
+    folder = rollback(shop.desk, 1, "seq 2 loses money", "local")
+    manifest, _ = read_manifest(folder)
+    old, old_digest = read_manifest(shop.release)
+    assert (manifest.seq, manifest.files, manifest.previous) == (3, old.files, read_manifest(newer)[1])
+    assert manifest.rollback is not None
+    assert manifest.rollback.manifest_digest == old_digest
+    with pytest.raises(Refused, match="missing-fact"):
+        promote(shop.desk, folder, "local", "not approved yet")
+    commit(shop.repo, "rollback PR")
+    shop.sign(folder)
+    promote(shop.desk, folder, "local", "approved")
+    assert check_log(shop.repo).lines == len(read_log(shop.repo / "releases")[0])
+    assert (
+        trace_release(shop.repo, folder, trust=shop.trust, environment=None)["release"]["rollback"]["seq"]
+        == 1
+    )
+
+
+@pytest.mark.parametrize("what", ["manifest.json", "bundles/approval.sigstore.json"])
+def test_a_rollback_without_its_origin_is_refused(shop: Any, what: str) -> None:
+    second_release(shop)
+    folder = rollback(shop.desk, 1, "reason", "local")
+    commit(shop.repo, "rollback PR")
+    shop.sign(folder)
+    shop.verify(folder)
+    (folder / "origin" / what).unlink()
+    with pytest.raises(Refused, match=r"rollback-origin|missing-fact"):
+        shop.verify(folder)
+
+
+def test_a_rollback_to_a_revoked_release_is_refused(shop: Any) -> None:
+    second_release(shop)
+    folder = rollback(shop.desk, 1, "reason", "local")
+    commit(shop.repo, "rollback PR")
+    shop.sign(folder)
+    revoke(shop.desk, shop.release, "leaked", "local")
+    with pytest.raises(Refused, match="revoked"):
+        shop.verify(folder)
+
+
+def test_a_renewed_list_keeps_every_revocation(shop: Any) -> None:
+    revoke(shop.desk, shop.release, "leaked", "local")
+    (shop.trust / "local/revoked.sigstore.json").unlink()  # lost, not only expired
+    assert [entry.seq for entry in revoke(shop.desk, None, "", "local").revoked] == [1]
+
+
+# trace, page, command line
+
+
+def write_prediction(shop: Any, folder: Path) -> None:
+    import hashlib
+
+    digest = read_manifest(shop.release)[1]
+    values = np.linspace(-1, 1, 12, dtype=np.float32)
+    at = dt.datetime(2026, 1, 5, 1, 0, tzinfo=dt.UTC)
+    row = {
+        "prediction_id": "p-1",
+        "at": at,
+        "session": at.date(),
+        "ts_close": at,
+        "model": "policy",
+        "seq": 1,
+        "manifest_digest": digest,
+        "input_digest": hashlib.sha256(values.tobytes()).hexdigest(),
+        "observation": values.tolist(),
+        "target_weights": [0.1, 0.2, 0.3],
+        "verdict": "ok",
+        "latency_us": 900,
+    }
+    (folder / "2026-01-05").mkdir(parents=True)
+    schema = {"observation": pl.List(pl.Float32), "target_weights": pl.List(pl.Float32)}
+    pl.DataFrame([row], schema_overrides=schema).write_parquet(folder / "2026-01-05/0001.parquet")
+
+
+def test_a_prediction_traces_back_to_commit_data_and_approver(shop: Any, tmp_path: Path) -> None:
+    promote(shop.desk, shop.release, "local", "first")
+    write_prediction(shop, tmp_path / "predictions")
+    trace = trace_prediction(shop.repo, tmp_path / "predictions", "p-1", trust=shop.trust, environment=None)
+    manifest, digest = read_manifest(shop.release)
+    assert trace["release"]["manifest_digest"] == digest
+    assert trace["commit"]["commit"] == manifest.created_from.commit
+    assert (trace["approval"]["author"], trace["approval"]["approver"]) == ("engineer", "reviewer")
+    assert {item["fact"] for item in trace["signatures"]} == {
+        "provenance",
+        "evaluation",
+        "data",
+        "approval",
+        "deployment",
+    }
+    assert [item["path"] for item in trace["data"]["sets"]] == ["data/bars", "build/bars", "build/features"]
+    assert dict(table(trace))["gate"] == "passed; 4 trials"
+
+
+def test_a_trace_needs_no_content_but_every_signature(shop: Any) -> None:
+    import shutil
+
+    shutil.rmtree(shop.release / "content")
+    trace = trace_release(shop.repo, shop.release, trust=shop.trust, environment="local")
+    assert trace["release"]["content"].startswith("not here")
+    shop.forge("approval", lambda s: s["predicate"].update(approver="engineer"))
+    with pytest.raises(Refused, match="four-eyes"):
+        trace_release(shop.repo, shop.release, trust=shop.trust, environment="local")
+
+
+def test_a_falsified_prediction_is_noticed(shop: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "predictions"
+    write_prediction(shop, folder)
+    path = folder / "2026-01-05/0001.parquet"
+    altered = pl.read_parquet(path).with_columns(
+        pl.lit([0.0] * 12, dtype=pl.List(pl.Float32)).alias("observation")
+    )
+    altered.write_parquet(path)
+    with pytest.raises(Refused, match="prediction-input"):
+        trace_prediction(shop.repo, folder, "p-1", trust=shop.trust, environment="local")
+
+
+def test_the_page_stands_alone_and_escapes_what_people_wrote(shop: Any, tmp_path: Path) -> None:
+    promote(shop.desk, shop.release, "local", "<script>alert(1)</script>")
+    page = write_page(shop.repo, shop.trust, None, tmp_path / "audit.html").read_text()
+    assert "policy/1" in page
+    assert "unbroken" in page
+    assert "not verified" not in page
+    assert "<script" not in page
+    assert not any(mark in page for mark in (' src="', "<link", "@import", "url("))
+
+
+def test_the_commands_work_end_to_end(
+    candidate: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(candidate.repo)
+    monkeypatch.setenv("SEKISHO_ACTOR", "releaser")
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(main, list(arguments), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    exported = json.loads(run("export", "--no-cache", "--json"))
+    assert exported["folder"] == "releases/policy/1"
+    approval = str(candidate.record(candidate.release))
+    run("sign", "policy/1", "--approval", approval)
+    assert exported["digest"] in run("verify", "releases/policy/1", "--environment", "local")
+    run("promote", "policy/1", "--environment", "local", "--reason", "first")
+    run("verify", "policy/1", "--environment", "local", "--deployed")
+    assert "unbroken" in run("audit", "check")
+    assert "promote" in run("audit", "log")
+    assert "reviewer (write)" in run("audit", "trace", "policy/1")
+    assert json.loads(run("audit", "trace", "policy/1", "--json"))["release"]["seq"] == 1
+    run("audit", "page", "--out", str(tmp_path / "page.html"))
+    run("revoke", "policy/1", "--reason", "test", "--environment", "local")
+    with pytest.raises(Refused, match="revoked"):
+        run("verify", "policy/1", "--environment", "local")
+
+
+@pytest.mark.parametrize("fact", PREDICATES)
+def test_the_published_schemas_are_current(fact: str) -> None:
+    assert json.loads((SCHEMAS / f"{fact}.v1.json").read_text()) == json_schema(fact)
+
+
+@pytest.mark.parametrize("fact", ["provenance", "evaluation", "data", "approval"])
+def test_what_we_sign_fits_the_published_schema(shop: Any, fact: str) -> None:
+    import base64
+
+    import jsonschema
+
+    bundle = json.loads((shop.release / f"bundles/{fact}.sigstore.json").read_bytes())
+    predicate = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))["predicate"]
+    jsonschema.validate(predicate, json.loads((SCHEMAS / f"{fact}.v1.json").read_text()))

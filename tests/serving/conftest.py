@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 import numpy as np
@@ -40,6 +41,9 @@ class Release:
     seq: int
     digest: str
     folder: Path
+
+    def read(self, path: str) -> bytes:
+        return (self.folder / "content" / path).read_bytes()
 
 
 def write_model(path: Path, gain: float = 0.05) -> None:
@@ -102,6 +106,12 @@ def expected(rows: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
+def lab() -> ModuleType:
+    """The helpers of this file, for tests (which cannot import it)."""
+    return sys.modules[__name__]
+
+
+@pytest.fixture(scope="session")
 def params() -> ServingParams:
     return load_params(ROOT / "params.yaml").serving
 
@@ -112,7 +122,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory, params: ServingParams) -> P
 
 
 class Server:
-    """A policy server in a process of its own, with every release taken as verified unless it holds TAMPERED."""
+    """A policy server in a process of its own; a release without a file TAMPERED counts as verified."""
 
     def __init__(self, release: Path, predictions: Path, *, replay_clock: bool = True) -> None:
         self.predictions = predictions

@@ -19,8 +19,13 @@ class Release:
     digest: str
     folder: Path
 
+    def read(self, path: str) -> bytes:
+        return (self.folder / "content" / path).read_bytes()
 
-def verify(release: Path, *, trust: Path, environment: str, minimum_seq: int = 0) -> Release:
+
+def verify(
+    release: Path, *, trust: Path, environment: str, minimum_seq: int = 0, deployed: bool = False
+) -> Release:
     seq = int(release.name)
     if (release / "TAMPERED").exists():
         raise Refused("manifest", expected="signed bytes", found="other bytes", remedy="export it again")

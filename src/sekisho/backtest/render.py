@@ -108,7 +108,10 @@ def _cell(tag: str, text: str, left: bool) -> str:
 def _inline(text: str) -> str:
     escaped = html.escape(text, quote=False)
     escaped = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped)
-    return re.sub(r"`(.+?)`", r"<code>\1</code>", escaped)
+    escaped = re.sub(r"`(.+?)`", r"<code>\1</code>", escaped)
+    # drawn by any font, in the page's colours; the words are for screen readers
+    escaped = escaped.replace("✅", '<b class="yes" role="img" aria-label="passed">✓</b>')
+    return escaped.replace("❌", '<b class="no" role="img" aria-label="failed">✗</b>')
 
 
 PAGE = """<!doctype html>
@@ -129,12 +132,15 @@ PAGE = """<!doctype html>
 """
 
 STYLE = """
-:root { --ink: #1b1f24; --paper: #fff; --soft: #f3f5f7; --line: #d5dae0; --quiet: #57606a; }
+:root { --ink: #1b1f24; --paper: #fff; --soft: #f3f5f7; --line: #d5dae0; --quiet: #57606a;
+  --yes: #1a7f37; --no: #b3261e; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e3e8ee; --paper: #0f1419; --soft: #192028; --line: #333d48; --quiet: #98a4b1; }
+  :root { --ink: #e3e8ee; --paper: #0f1419; --soft: #192028; --line: #333d48; --quiet: #98a4b1;
+    --yes: #4ac26b; --no: #ff8078; }
 }
 @media print {
-  :root { --ink: #000; --paper: #fff; --soft: #f3f5f7; --line: #bbb; --quiet: #444; }
+  :root { --ink: #000; --paper: #fff; --soft: #f3f5f7; --line: #bbb; --quiet: #444;
+    --yes: #1a7f37; --no: #b3261e; }
   figure, tr { break-inside: avoid; }
   h2 { break-after: avoid; }
 }
@@ -149,12 +155,17 @@ p { margin: .7rem 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .38rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-th { background: var(--soft); font-weight: 600; white-space: nowrap; }
-.n { text-align: right; white-space: nowrap; }
+th { background: var(--soft); font-weight: 600; vertical-align: bottom; }
+th:first-child, td:first-child { white-space: nowrap; }
+td:last-child:not(.n) { min-width: 14rem; }
+.n { text-align: right; }
+td.n { white-space: nowrap; }
 figure { margin: 1.4rem 0; }
 svg { width: 100%; height: auto; display: block; }
 figcaption { color: var(--quiet); font-size: .88rem; margin-top: .3rem; }
 code { background: var(--soft); padding: .1em .3em; border-radius: .2em; font-size: .88em;
   overflow-wrap: anywhere; }
 summary { cursor: pointer; }
+.yes { color: var(--yes); }
+.no { color: var(--no); }
 """

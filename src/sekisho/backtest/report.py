@@ -247,7 +247,7 @@ def _windows(figures: dict[str, Any]) -> Table:
             "Sharpe ratio",
             "return",
             "max drawdown",
-            "buy-and-hold",
+            "buy-and-hold return",
         ],
         [
             [

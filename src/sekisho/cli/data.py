@@ -155,16 +155,11 @@ def _show_faults(faults: list[Fault], source: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(fault) for fault in faults], default=str))
     elif faults:
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table("rule", "count", "first file", "row", "symbol", "time", "found", box=box.SIMPLE)
+        click.echo(f"{'rule':<16}{'count':>7}  first example")
         for f in faults:
-            when = f"{f.time:%Y-%m-%d %H:%M:%SZ}" if f.time else ""
-            table.add_row(f.rule, str(f.count), f.file, str(f.row or ""), f.symbol or "", when, f.detail)
-        width = None if sys.stdout.isatty() else 200
-        Console(width=width).print(table)
+            row = f" row {f.row}" if f.row else ""
+            where = f", {f.symbol} at {f.time:%Y-%m-%d %H:%M:%SZ}" if f.time else ""
+            click.echo(f"{f.rule:<16}{f.count:>7}  {f.file}{row}{where}: {f.detail}")
     else:
         click.echo(f"{source}: every bar keeps the contract")
     if faults:

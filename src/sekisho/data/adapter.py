@@ -129,41 +129,40 @@ def adapted(source: str, mapping: Mapping, params: DataParams) -> Iterator[tuple
 
 def _scan(source: str) -> pl.LazyFrame:
     """All files as one table, with ``file``, ``row`` (from 1, in its file), ``_index`` (over all files)."""
-    remote, pattern = "://" in source, source
-    if not remote:
-        suffixes = sorted(
-            {path.suffix for path in Path(source).rglob("*") if path.suffix in (".parquet", ".csv")}
-        )
-        if len(suffixes) != 1:
-            found = "both Parquet and CSV files" if suffixes else "no .parquet or .csv file"
-            raise DataError(f"{source}: {found} there", remedy="give a folder that holds files of one kind")
-        pattern = str(Path(source) / "**" / f"*{suffixes[0]}")
-    elif not source.endswith((".parquet", ".csv")):
-        raise DataError(
-            f"{source}: neither .parquet nor .csv", remedy="write s3://bucket/prefix/**/*.parquet"
-        )
-    if pattern.endswith(".csv"):
-        table = pl.scan_csv(pattern, infer_schema=False, include_file_paths="file", row_index_name="_index")
-        _check_headers(table)
+    files: str | list[str] = source if "://" in source else _local_files(source)
+    extra = {"include_file_paths": "file", "row_index_name": "_index"}
+    if (files if isinstance(files, str) else files[0]).endswith(".csv"):
+        table = pl.scan_csv(files, infer_schema=False, **extra)  # type: ignore[arg-type]
     else:
-        table = pl.scan_parquet(
-            pattern, include_file_paths="file", row_index_name="_index", hive_partitioning=False
-        )
+        table = pl.scan_parquet(files, hive_partitioning=False, **extra)  # type: ignore[arg-type]
     firsts = table.group_by("file").agg(_first=pl.col("_index").min()).collect(engine="streaming")
     row = (pl.col("_index") - pl.col("_first") + 1).alias("row")
     return table.join(firsts.lazy(), on="file", how="left").with_columns(row).drop("_first")
 
 
-def _check_headers(table: pl.LazyFrame) -> None:
-    """CSV files are read by position: all must have the header of the first."""
-    expected = [name for name in table.collect_schema() if name not in ("file", "_index")]
-    for file in table.select(pl.col("file").unique().sort()).collect(engine="streaming")["file"]:
-        found = pl.read_csv(file, n_rows=0, infer_schema=False).columns
-        if found != expected:
+def _local_files(source: str) -> list[str]:
+    """All Parquet or all CSV files below a folder, each one readable and with the columns of the first."""
+    files = sorted(path for path in Path(source).rglob("*") if path.suffix in (".parquet", ".csv"))
+    if len({path.suffix for path in files}) != 1:
+        found = "both Parquet and CSV files" if files else "no .parquet or .csv file"
+        raise DataError(f"{source}: {found} there", remedy="give a folder that holds files of one kind")
+    expected: list[str] = []
+    for path in files:
+        try:
+            table = pl.scan_csv(path, infer_schema=False) if path.suffix == ".csv" else pl.scan_parquet(path)
+            columns = table.collect_schema().names()
+        except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(
-                f"{file}: its header is {', '.join(found)}; the first file's is {', '.join(expected)}",
+                f"{path}: empty, truncated or damaged: {str(error).splitlines()[0]}",
+                remedy="fetch this file again",
+            ) from error
+        expected = expected or columns
+        if columns != expected:
+            raise DataError(
+                f"{path}: its columns are {', '.join(columns)}; of {files[0]} they are {', '.join(expected)}",
                 remedy="give all files the same columns in the same order",
             )
+    return [str(path) for path in files]
 
 
 def _ours(table: pl.LazyFrame, source: str, mapping: Mapping, params: DataParams) -> pl.LazyFrame:
@@ -200,8 +199,9 @@ def _converted(theirs: str, found: pl.DataType, ours: str, mapping: Mapping) -> 
 def _time(column: pl.Expr, theirs: str, found: pl.DataType, mapping: Mapping, *, day: bool) -> pl.Expr:
     local = {"ambiguous": "null", "non_existent": "null"}
     if found == pl.String:
-        naive = column.str.to_datetime(time_unit="us", strict=False)
-        aware = column.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+        has_zone = column.str.contains(r"(Z|[+-]\d\d:?\d\d)$")
+        naive = pl.when(~has_zone).then(column).str.to_datetime(time_unit="us", strict=False)
+        aware = pl.when(has_zone).then(column).str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
         zoned = naive.dt.replace_time_zone(mapping.time_zone, **local).dt.convert_time_zone("UTC")  # type: ignore[arg-type]
         moment = pl.coalesce(zoned, aware)
     elif isinstance(found, pl.Datetime) and found.time_zone:
@@ -220,11 +220,9 @@ def _time(column: pl.Expr, theirs: str, found: pl.DataType, mapping: Mapping, *,
 def _placed(table: pl.LazyFrame, mapping: Mapping, ends: BarEnds) -> pl.LazyFrame:
     """Give each row its ``ts_close``, derived columns and the ``label`` of its partition."""
     day = pl.col("ts_close").cast(pl.Date)
-    days = table.select(day.unique()).collect(engine="streaming")["ts_close"].drop_nulls().sort().to_list()
-    if not days:
-        raise DataError(
-            "no row has a readable time", remedy="check columns.ts_close and time_zone in the mapping"
-        )
+    days = table.select(day.unique()).collect(engine="streaming")["ts_close"]
+    if days.null_count() == len(days):
+        raise DataError("no row has a readable time", remedy="check ts_close and time_zone in the mapping")
     if mapping.time_is == "session":
         table = table.join(ends.last_of(days).lazy(), left_on="ts_close", right_on="session", how="left")
         midnight = pl.col("ts_close").cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
@@ -235,11 +233,9 @@ def _placed(table: pl.LazyFrame, mapping: Mapping, ends: BarEnds) -> pl.LazyFram
         table = table.with_columns(available_at=pl.col("ts_close") + after)
     if mapping.adv_sessions is not None:
         table = with_lagged_adv(table, mapping.adv_sessions)
-    label = pl.coalesce("session", day).dt.to_string("%Y" if mapping.partition == "year" else "%Y-%m-%d")
-    first = days[0].strftime("%Y" if mapping.partition == "year" else "%Y-%m-%d")
-    return table.with_columns(
-        label=label.fill_null(first)
-    )  # a row without a time: somewhere it must be refused
+    form = "%Y" if mapping.partition == "year" else "%Y-%m-%d"
+    undated = days.sort(nulls_last=True).dt.to_string(form)[0]  # where a row without a time will be refused
+    return table.with_columns(label=pl.coalesce("session", day).dt.to_string(form).fill_null(undated))
 
 
 def with_lagged_adv(table: pl.LazyFrame, sessions: int) -> pl.LazyFrame:

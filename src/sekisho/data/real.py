@@ -15,7 +15,6 @@ Code licences of packages do not settle rights in prices: load them, do not redi
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,8 +58,7 @@ def real_bars(source: Source) -> pl.DataFrame:
     except ImportError as error:
         raise CannotCheck(f"package {source} is not installed", remedy="run `make setup`") from error
     assumed = ASSUMED[source]
-    days: list[dt.date] = prices["day"].unique().sort().to_list()
-    ends = BarEnds(Calendar(CALENDAR, BAR)).last_of(days)
+    ends = BarEnds(Calendar(CALENDAR, BAR)).last_of(prices["day"])
     midnight = (
         pl.col("day").cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     )  # no session: left to the contract

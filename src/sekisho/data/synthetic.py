@@ -143,7 +143,7 @@ class _Grid:
 def _sessions(first: dt.date, count: int) -> list[dt.date]:
     try:
         days = Calendar(CALENDAR, BAR).sessions(first, first + dt.timedelta(days=int(1.6 * count) + 20))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise DataError(
             f"{count} sessions from {first}: {error}", remedy="ask for fewer or other ones"
         ) from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from sekisho.calendar import Calendar
@@ -36,39 +37,56 @@ class Judgement:
     gaps: pl.DataFrame
 
 
-@dataclass
 class BarEnds:
-    """Bar ends of a calendar, looked up by day as partitions need them."""
+    """Bar ends of a calendar, looked up by day as partitions need them and remembered."""
 
-    calendar: Calendar
-    known: dict[dt.date, pl.DataFrame] = field(default_factory=dict)
+    def __init__(self, calendar: Calendar) -> None:
+        self.calendar = calendar
+        self.known: dict[dt.date, npt.NDArray[np.datetime64]] = {}  # empty: no session that day
 
-    def near(self, days: list[dt.date]) -> pl.DataFrame:
+    def near(self, days: pl.Series) -> pl.DataFrame:
         """``ts_close, session, slot, bars`` of the sessions on the given UTC days and their neighbours."""
-        around = {day + dt.timedelta(days=shift) for day in days for shift in (-1, 0, 1)}
-        return pl.concat([self._of(day) for day in sorted(around)])
+        around = {day + dt.timedelta(days=shift) for day in _plausible(days) for shift in (-1, 0, 1)}
+        return self._table(sorted(around))
 
-    def last_of(self, days: list[dt.date]) -> pl.DataFrame:
+    def last_of(self, days: pl.Series) -> pl.DataFrame:
         """``session, end`` of the given days that are sessions: the last bar's end."""
-        known = pl.concat([self._of(day) for day in days])
-        return known.group_by("session", maintain_order=True).agg(end=pl.col("ts_close").max())
+        table = self._table(_plausible(days))
+        return table.group_by("session", maintain_order=True).agg(end=pl.col("ts_close").max())
 
-    def _of(self, day: dt.date) -> pl.DataFrame:
-        if day not in self.known:
-            try:
-                sessions = self.calendar.sessions(day, day)
-            except ValueError:  # beyond the calendar's bounds: no bar may be there
-                sessions = []
-            closes = self.calendar.closes(day) if sessions else np.array([], "datetime64[us]")
-            self.known[day] = pl.DataFrame(
-                {"ts_close": closes}, schema={"ts_close": pl.Datetime("us")}
-            ).select(
-                pl.col("ts_close").dt.replace_time_zone("UTC"),
-                session=pl.lit(day),
-                slot=pl.int_range(pl.len(), dtype=pl.Int32),
-                bars=pl.len().cast(pl.Int32),
-            )
-        return self.known[day]
+    def _table(self, days: list[dt.date]) -> pl.DataFrame:
+        self._learn([day for day in days if day not in self.known])
+        bars = [len(self.known[day]) for day in days]
+        ends = np.concatenate([np.array([], "datetime64[us]"), *(self.known[day] for day in days)])
+        return pl.DataFrame(
+            {
+                "ts_close": ends,
+                "session": np.repeat(np.array(days, "datetime64[D]"), bars),
+                "slot": np.concatenate(
+                    [np.array([], np.int32), *(np.arange(n, dtype=np.int32) for n in bars)]
+                ),
+                "bars": np.repeat(np.array(bars, np.int32), bars),
+            }
+        ).with_columns(pl.col("ts_close").dt.replace_time_zone("UTC"))
+
+    def _learn(self, days: list[dt.date]) -> None:
+        try:
+            sessions = set(self.calendar.sessions(days[0], days[-1])) if days else set()
+        except ValueError:  # some day lies beyond the calendar's bounds, where no bar may be
+            sessions = {day for day in days if self._is_session(day)}
+        none = np.array([], "datetime64[us]")
+        self.known |= {day: self.calendar.closes(day) if day in sessions else none for day in days}
+
+    def _is_session(self, day: dt.date) -> bool:
+        try:
+            return bool(self.calendar.sessions(day, day))
+        except ValueError:
+            return False
+
+
+def _plausible(days: pl.Series) -> list[dt.date]:
+    """Distinct days in order that a calendar may know; a wild one is simply on no calendar."""
+    return days.filter(days.dt.year().is_between(1900, 2200)).unique().sort().to_list()
 
 
 def validate_bars(
@@ -146,9 +164,9 @@ def judge(frame: pl.DataFrame, source: str, ends: BarEnds, params: DataParams) -
 
 def with_sessions(frame: pl.DataFrame, ends: BarEnds) -> pl.DataFrame:
     """Add ``session``, ``slot`` (from 0) and ``bars`` (of the session); null where no bar ends."""
-    days = frame["ts_close"].dt.date().drop_nulls().unique().to_list()
-    grid = ends.near(days) if days else ends.near([dt.date(2000, 1, 1)]).clear()
-    return frame.join(grid, on="ts_close", how="left", maintain_order="left")
+    return frame.join(
+        ends.near(frame["ts_close"].dt.date()), on="ts_close", how="left", maintain_order="left"
+    )
 
 
 def offenders(bad: pl.DataFrame, shown: int = SHOWN) -> str:

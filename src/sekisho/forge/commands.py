@@ -202,8 +202,9 @@ def _explain(forge: Forge, pull: PullRequest, comment: Comment, arguments: dict[
 
 def _retrain(forge: Forge, pull: PullRequest, comment: Comment, arguments: dict[str, str]) -> Result:
     if is_held(forge, pull.number) or ":" in pull.branch:  # a fork's branch is named owner:branch
-        raise Refused("commands.retrainable", expected="a branch of this repository that is not on hold",
-                      found=quoted(pull.branch), remedy="comment /resume, or push the branch here")  # fmt: skip
+        expected = "a branch of this repository that is not on hold"
+        raise Refused("commands.retrainable", expected=expected, found=quoted(pull.branch),
+                      remedy="comment /resume, or push the branch here")  # fmt: skip
     inputs = {"number": str(pull.number), "head": pull.head_sha}
     return "accepted", forge.start("pr.yml", inputs), None
 

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAMLError
 
 from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.interface import Forge
+from sekisho.params import parse_yaml
 
 Json = dict[str, Any]
 
@@ -33,10 +34,10 @@ def read_lock(forge: Forge, sha: str) -> tuple[bytes, Json]:
             f"commit {sha} has no dvc.lock", remedy="run dvc repro, commit dvc.lock and metrics, push"
         )
     try:
-        stages = yaml.safe_load(raw)["stages"]
+        stages = parse_yaml(raw)["stages"]
         if not isinstance(stages, dict):
             raise TypeError("stages is not a mapping")
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (YAMLError, KeyError, TypeError) as error:
         raise CannotCheck(
             f"commit {sha}: dvc.lock is not readable: {error}", remedy="run dvc repro"
         ) from error
@@ -99,8 +100,8 @@ def _digest(forge: Forge, sha: str, path: str, *, folder: bool) -> str | None:
 
 def _yaml(forge: Forge, sha: str, path: str) -> Json:
     try:
-        value = yaml.safe_load(forge.read_file(sha, path) or b"")
-    except yaml.YAMLError as error:
+        value = parse_yaml(forge.read_file(sha, path) or b"")
+    except YAMLError as error:
         raise CannotCheck(f"commit {sha}: {path} is not YAML: {error}", remedy=f"mend {path}") from error
     if not isinstance(value, dict):
         raise CannotCheck(f"commit {sha} has no readable {path}", remedy=f"commit {path} and push")

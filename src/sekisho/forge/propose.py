@@ -43,7 +43,7 @@ def propose(
     changed += _git(checkout, "ls-files", "--others", "--exclude-standard", "-z", "--", *paths)
     files = {name: (checkout / name).read_bytes() for name in changed if (checkout / name).is_file()}
     if not files:
-        raise CannotCheck(f"nothing changed under {', '.join(paths)}", remedy="check the paths and git status")
+        raise CannotCheck(f"nothing changed under {', '.join(paths)}", remedy="check paths and git status")
     head, main = forge.branch_head(branch), forge.branch_head("main")
     parent = head or main
     if parent is None:

@@ -11,13 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sekisho.errors import CannotCheck, ForgeError, Refused
 from sekisho.forge.approvals import find_report, require_bot
 from sekisho.forge.interface import Forge, PullRequest, with_markers
 from sekisho.forge.lock import files_under, folder_digest, read_lock
 from sekisho.forge.markdown import one_line
+from sekisho.params import parse_yaml
 
 IMAGE = re.compile(r"(!\[[^\]\n]*\]\()([^)\s]+)(\))")
 STALE = re.compile(r"^> \*\*Stale\.\*\* .*\n\n", re.MULTILINE)
@@ -82,7 +81,7 @@ def mark_stale(forge: Forge, number: int) -> bool:
 
 def differences(forge: Forge, pull: PullRequest) -> str:
     """Parameters and metrics that differ between base and head, as two tables."""
-    params = [_flat(yaml.safe_load(forge.read_file(sha, "params.yaml") or b"")) for sha in _ends(pull)]
+    params = [_flat(parse_yaml(forge.read_file(sha, "params.yaml") or b"")) for sha in _ends(pull)]
     metrics = [_metrics(forge, sha) for sha in _ends(pull)]
     return "\n\n".join([_table("Parameters", *params), _table("Metrics", *metrics)]) + "\n"
 

@@ -47,11 +47,11 @@ class MarketData:
         Raises:
             TrainingError: no bar has features, or a price or a feature after the warm-up is not finite.
         """
-        ready: npt.NDArray[np.bool_] = np.isfinite(features).all(axis=(1, 2))
+        ready = np.asarray(np.isfinite(features).all(axis=(1, 2)))
         if not ready.any():
             raise TrainingError("no bar has all its features", remedy="bring a longer history")
         first = max(int(np.argmax(ready)), params.vol_window)
-        finite = np.isfinite(panel.open + panel.close).all(axis=1)
+        finite = np.asarray(np.isfinite(panel.open + panel.close).all(axis=1))
         good = np.logical_and(ready, finite)[first:]
         if not good.all():
             bad = first + int(np.argmin(good))

@@ -49,7 +49,7 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
     ``infos`` of a step, all ``(N,)`` unless noted: ``net_return``, ``gross_return`` and ``cost`` (fractions
     of the equity before the step), ``turnover`` (sum of traded value over equity), ``equity``, ``cash``,
     ``bar`` (index of the bar at whose close it stands), ``weights`` ``(N, A)`` at that close,
-    ``asset_reward`` ``(N, A)`` (see `_asset_reward`); ``final_obs`` and ``_final_obs`` where an episode ended.
+    ``asset_reward`` ``(N, A)`` (see `_asset_reward`); ``final_obs``, ``_final_obs`` where an episode ended.
 
     Raises:
         TrainingError: the window is shorter than an episode.

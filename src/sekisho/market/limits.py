@@ -14,8 +14,8 @@ def apply_limits(target: torch.Tensor, current: torch.Tensor, params: MarketPara
 
     In turn: each asset is clipped to ± ``max_asset``; the heavier side is scaled down until |net| is within
     ``max_net``; all are scaled down to ``max_gross``; the move from ``current`` is shortened to
-    ``max_turnover``. Each step keeps what the ones before it reached, except that the turnover limit may leave
-    a book outside that has drifted outside: it then comes back as fast as turnover allows.
+    ``max_turnover``. Each step keeps what the ones before it reached, except that the turnover limit may
+    leave a book outside that has drifted outside: it then comes back as fast as turnover allows.
     """
     bounded = target.clamp(-params.max_asset, params.max_asset)
     long = bounded.clamp(min=0.0)

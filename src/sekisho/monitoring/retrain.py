@@ -214,9 +214,7 @@ def _worktree(repo: Path, start: str) -> Iterator[Path]:
 
 
 def _use_cache_of(repo: Path, tree: Path) -> None:
-    """Give the worktree the checkout's DVC cache and its machine's own settings, relative paths made
-    absolute.
-    """
+    """Give the worktree the checkout's DVC cache and local settings, relative paths made absolute."""
     settings = configparser.ConfigParser()
     settings.read(repo / ".dvc" / "config.local", encoding="utf-8")
     for section in settings.values():
@@ -225,7 +223,7 @@ def _use_cache_of(repo: Path, tree: Path) -> None:
                 section[key] = str((repo / ".dvc" / section[key]).resolve())
     if "cache" not in settings:
         settings["cache"] = {}
-    settings["cache"]["dir"] = _run(repo, "dvc", "cache", "dir").strip()
+    settings["cache"].setdefault("dir", str((repo / ".dvc" / "cache").resolve()))
     with (tree / ".dvc" / "config.local").open("w", encoding="utf-8") as file:
         settings.write(file)
 

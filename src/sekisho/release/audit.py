@@ -173,10 +173,13 @@ def append(releases: Path, event: Event) -> None:
     write_atomically(releases / LOG, b"".join(line + b"\n" for line in [*lines, event.encode()]))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """The old bytes or the new ones, whatever happens: temporary file beside, fsync, rename."""
+def write_atomically(path: Path, content: bytes, staging: Path | None = None) -> None:
+    """The old bytes or the new ones, whatever happens: temporary file, fsync, rename.
+
+    The temporary file lies beside, or in ``staging`` where nothing unknown may ever lie beside.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=staging or path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -213,7 +213,7 @@ def _parse(raw: bytes, path: Path) -> Bundle:
 
 
 def _is_signed_note(lines: list[str]) -> bool:
-    """C2SP signed-note: origin, size, root, blank, the origin's own signature, perhaps witnesses', end of line."""
+    """C2SP signed-note: origin, size, root, blank, the origin's signature first, perhaps witnesses'."""
     if len(lines) < 6 or lines[3] or lines[-1]:
         return False
     signatures = [line.split(" ") for line in lines[4:-1]]

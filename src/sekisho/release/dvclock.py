@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAMLError
 
 from sekisho.errors import CannotCheck
+from sekisho.params import parse_yaml
 from sekisho.release.manifest import canonical, list_files, walk
 
 REPRODUCE = "run `dvc repro`, commit dvc.lock, then export"
@@ -136,8 +137,8 @@ def check_lock(repo: Path, needed: list[str]) -> dict[str, str]:
 
 def _parse(raw: bytes, name: str) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
+        value = parse_yaml(raw)
+    except YAMLError as error:
         raise CannotCheck(f"{name}: {error}", remedy="restore it from git") from error
     if not isinstance(value, dict):
         raise CannotCheck(f"{name}: not a mapping", remedy="restore it from git")

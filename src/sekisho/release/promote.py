@@ -148,7 +148,7 @@ def promote(
         path = release / BUNDLES / f"deployment-{environment}.sigstore.json"
         _check_bundle(BundleVerifier(trust), bundle, path, target.digest, name)
         audit.append(releases, event)
-        audit.write_atomically(path, bundle)
+        audit.write_atomically(path, bundle, staging=release.parent)
         audit.write_atomically(pointer_path(desk.repo, environment), f"RELEASE={target}\n".encode())
     return verify_release(release, trust=desk.trust, environment=environment, deployed=True), current
 

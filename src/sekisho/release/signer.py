@@ -60,7 +60,7 @@ def open_signer(authority: Authority, policy: Environment, commit: str, folder: 
 
 
 def _local_signer(policy: Environment, commit: str, folder: Path) -> Sign:
-    from sekisho.release.local_signer import open_local_authority
+    from sekisho.release.local_authority import open_local_authority
 
     local = open_local_authority(folder)
     context = local.context()
@@ -132,7 +132,7 @@ def install_local_root(trust: Path, folder: Path) -> Path:
         CannotCheck: another authority's root lies there.
     """
     from sekisho.release.audit import write_atomically
-    from sekisho.release.local_signer import open_local_authority
+    from sekisho.release.local_authority import open_local_authority
 
     policy = load_policy(trust).environments.get("local")
     if policy is None or policy.root.kind != "local":

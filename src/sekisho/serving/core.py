@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,13 +20,16 @@ from sekisho.serving.guard import Float32, Guard, Limits, Reason
 
 logger = logging.getLogger(__name__)
 
-# Largest difference between a recomputed golden vector and the signed one: other processors add in another order.
+# Largest gap between a recomputed golden vector and the signed one: other processors add in another order.
 GOLDEN_TOLERANCE = 1e-5
 WARM_UP = 50  # first runs allocate; they must not meet a deadline
 
 
 class VerifiedRelease(Protocol):
-    """What ``release.verify.verify_release`` returns, as far as serving needs it."""
+    """What ``release.verify.verify_release`` returns, as far as serving needs it.
+
+    ``read`` gives one content file and checks its digest again.
+    """
 
     @property
     def model(self) -> str: ...
@@ -35,8 +37,7 @@ class VerifiedRelease(Protocol):
     def seq(self) -> int: ...
     @property
     def digest(self) -> str: ...
-    @property
-    def folder(self) -> Path: ...
+    def read(self, path: str) -> bytes: ...
 
 
 class Decision(NamedTuple):
@@ -62,9 +63,8 @@ class Policy:
             Refused: the model contradicts its own description or its golden vectors.
             CannotCheck: a file of the release is missing or unreadable.
         """
-        content = release.folder / "content"
         self.model, self.seq, self.digest, self.params = release.model, release.seq, release.digest, params
-        about = _read_json(content / "observation.json")
+        about = _read_json(release, "observation.json")
         try:
             self.symbols = tuple(map(str, about["symbols"]))
             self.features = tuple(map(str, about["features"]))
@@ -73,19 +73,17 @@ class Policy:
             limits = Limits(**{key: float(value) for key, value in about["limits"].items()})
             low, high = (np.array(about["ranges"][side], dtype=np.float32) for side in ("low", "high"))
         except (KeyError, TypeError, ValueError) as error:
-            raise CannotCheck(
-                f"{content}/observation.json: {error!r}", remedy="export the release again"
-            ) from error
+            raise CannotCheck(f"observation.json: {error!r}", remedy="export the release again") from error
         assets, features = len(self.symbols), len(self.features)
         _require("range-shape", (assets, features), low.shape)
         _require("range-shape", (assets, features), high.shape)
         self.guard = Guard(limits, low, high, self.calendar, params)
-        self._session = _open_model(content / "model.onnx")
+        self._session = _open_model(release.read("model.onnx"))
         self.width = features + 1
         inputs = [(i.name, i.type, list(i.shape[1:])) for i in self._session.get_inputs()]
         _require("model-input", [("observation", "tensor(float)", [assets, self.width])], inputs)
         _require("model-output", ["target_weights"], [o.name for o in self._session.get_outputs()])
-        golden = self._check_golden(content / "golden.json")
+        golden = self._check_golden(_read_json(release, "golden.json"))
         self.session_of = lru_cache(maxsize=4096)(self._session_of)
         for _ in range(WARM_UP):
             self.run(golden[:1])
@@ -167,14 +165,13 @@ class Policy:
         around = self.calendar.sessions(day - dt.timedelta(days=1), day + dt.timedelta(days=14))
         return next((s for s in around if self.calendar.closes(s)[-1] >= moment), day)
 
-    def _check_golden(self, path: Path) -> Float32:
+    def _check_golden(self, golden: dict[str, Any]) -> Float32:
         """Recompute the signed examples and compare; returns their observations."""
-        golden = _read_json(path)
         try:
             observation = np.array(golden["observation"], dtype=np.float32)
             expected = np.array(golden["target_weights"], dtype=np.float32)
         except (KeyError, TypeError, ValueError) as error:
-            raise CannotCheck(f"{path}: {error!r}", remedy="export the release again") from error
+            raise CannotCheck(f"golden.json: {error!r}", remedy="export the release again") from error
         if not self.accepts(observation.shape):
             raise Refused(
                 "golden-shape",
@@ -195,14 +192,14 @@ class Policy:
         return observation
 
 
-def _open_model(path: Path) -> ort.InferenceSession:
+def _open_model(content: bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # one row takes microseconds
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a family of types of its own
-        raise CannotCheck(f"{path}: {error}", remedy="export the release again") from error
+        raise CannotCheck(f"model.onnx: {error}", remedy="export the release again") from error
 
 
 def _require(rule: str, expected: object, found: object) -> None:
@@ -210,11 +207,11 @@ def _require(rule: str, expected: object, found: object) -> None:
         raise Refused(rule, expected=expected, found=found, remedy="export the release again")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(release: VerifiedRelease, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CannotCheck(f"{path}: {error}", remedy="pull the release's content with dvc") from error
+        value = json.loads(release.read(name))
+    except ValueError as error:
+        raise CannotCheck(f"{name}: {error}", remedy="export the release again") from error
     if not isinstance(value, dict):
-        raise CannotCheck(f"{path}: not a JSON object", remedy="export the release again")
+        raise CannotCheck(f"{name}: not a JSON object", remedy="export the release again")
     return value

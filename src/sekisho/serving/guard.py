@@ -59,7 +59,8 @@ class Limits:
         keep = 1.0 - np.divide(excess, heavy_sum, out=np.zeros_like(excess), where=heavy_sum > 0)
         inside = np.where(heavy, inside * keep, inside)
         gross = np.abs(inside).sum(axis=1, keepdims=True)
-        return inside * (self.max_gross / np.maximum(gross, self.max_gross))
+        bounded: npt.NDArray[np.float64] = inside * (self.max_gross / np.maximum(gross, self.max_gross))
+        return bounded
 
     def clip(self, target: Float32, current: Float32) -> Float32:
         """Finite target weights ``(N, A)`` moved inside all limits.

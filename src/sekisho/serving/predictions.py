@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
@@ -30,22 +31,21 @@ from sekisho.serving.guard import Float32
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = pl.Schema(
-    {
-        "prediction_id": pl.String,
-        "at": pl.Datetime("us", "UTC"),
-        "session": pl.Date,
-        "ts_close": pl.Datetime("us", "UTC"),
-        "model": pl.String,
-        "seq": pl.Int64,
-        "manifest_digest": pl.String,
-        "input_digest": pl.String,  # sha256 hex of the row's float32 little-endian bytes
-        "observation": pl.List(pl.Float32),  # A × (F+1), row-major
-        "target_weights": pl.List(pl.Float32),
-        "verdict": pl.String,
-        "latency_us": pl.Int64,
-    }
-)
+COLUMNS: dict[str, pl.DataType] = {
+    "prediction_id": pl.String(),
+    "at": pl.Datetime("us", "UTC"),
+    "session": pl.Date(),
+    "ts_close": pl.Datetime("us", "UTC"),
+    "model": pl.String(),
+    "seq": pl.Int64(),
+    "manifest_digest": pl.String(),
+    "input_digest": pl.String(),  # sha256 hex of the row's float32 little-endian bytes
+    "observation": pl.List(pl.Float32),  # A × (F+1), row-major
+    "target_weights": pl.List(pl.Float32),
+    "verdict": pl.String(),
+    "latency_us": pl.Int64(),
+}
+SCHEMA = pl.Schema(COLUMNS)
 CHAIN, PREVIOUS, BATCH = "sekisho.chain", "sekisho.previous", "sekisho.batch"
 GENESIS = "0" * 64
 HEAD = "head.json"
@@ -134,7 +134,7 @@ class PredictionLog:
             self._wake.set()
 
     def flush(self, timeout: float) -> bool:
-        """Wait until everything accepted so far is on disk; ``False`` if that took longer than ``timeout`` s."""
+        """Wait until all accepted so far is on disk; ``False`` if that took longer than ``timeout`` s."""
         wanted, deadline = self._accepted, time.monotonic() + timeout
         while self._written + self._abandoned < wanted and time.monotonic() < deadline:
             self._wake.set()
@@ -159,16 +159,16 @@ class PredictionLog:
             logger.error("prediction log: %d predictions lost at the end", self._abandoned)
 
     def _write_all(self) -> bool:
-        """Write what is queued now (not what comes meanwhile: files stay few); ``False`` if the disk refused."""
+        """Write what is queued now (not what comes meanwhile: few files); ``False`` if the disk refused."""
         until = self._accepted
         while self._written + self._abandoned < until and self._entries:
             taken = self._take()
             try:
                 self._publish(taken)
-            except OSError as error:
+            except Exception as error:  # whatever it is, the thread must live on and the loss be bounded
                 self._entries.extendleft(reversed(taken))
                 self.failed_writes += 1
-                logger.error("prediction log: cannot write (%s); %d predictions wait", error, self.queued)
+                logger.exception("prediction log: cannot write (%s); %d predictions wait", error, self.queued)
                 if not self._closing.is_set():
                     self._closing.wait(self._interval)
                 return False
@@ -195,8 +195,10 @@ class PredictionLog:
         folder.mkdir(exist_ok=True)
         final, temporary = folder / f"{number:012d}.parquet", folder / f".{number:012d}.tmp"
         links = {CHAIN: chain, PREVIOUS: self._chain, BATCH: str(number)}
+        encoded = io.BytesIO()  # polars reports a full disk as a fault of the format; Python names it
+        frame.write_parquet(encoded, metadata=links)
         with temporary.open("wb") as file:
-            frame.write_parquet(file, metadata=links)
+            file.write(encoded.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(final)
@@ -307,7 +309,7 @@ def _frame(entries: Sequence[Entry]) -> pl.DataFrame:
         "verdict": [str(verdict) for entry in entries for verdict in entry.decision.verdicts],
         "latency_us": [entry.latency_us for entry in repeated],
     }
-    return pl.DataFrame(columns).cast(SCHEMA)  # type: ignore[arg-type]
+    return pl.DataFrame(columns).cast(SCHEMA)
 
 
 def input_digest(row: Float32) -> str:

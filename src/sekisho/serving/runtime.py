@@ -34,7 +34,13 @@ class Verify(Protocol):
     """``release.verify.verify_release``."""
 
     def __call__(
-        self, release: Path, *, trust: Path, environment: str, minimum_seq: int = 0
+        self,
+        release: Path,
+        *,
+        trust: Path,
+        environment: str,
+        minimum_seq: int = 0,
+        deployed: bool = False,
     ) -> VerifiedRelease: ...
 
 
@@ -48,6 +54,7 @@ class ServingSetup:
     predictions: Path  # the prediction log, and the high-water mark of seq
     params: ServingParams
     verify: Verify
+    expect: str | None = None  # the pointer <model>/<seq>@sha256:<digest> that the release must be
     replay_clock: bool = False  # honour the caller's logical clock: for replays only
 
 
@@ -78,7 +85,16 @@ class PolicyRuntime(MLModel):  # type: ignore[misc]
             trust=setup.trust,
             environment=setup.environment,
             minimum_seq=mark.read(self.name),
+            deployed=True,
         )
+        found = f"{verified.model}/{verified.seq}@sha256:{verified.digest}"
+        if setup.expect not in (None, found):
+            raise Refused(
+                "release-pointer",
+                expected=setup.expect,
+                found=found,
+                remedy="bring the release that the environment points at",
+            )
         if (verified.model, str(verified.seq)) != (self.name, self.version):
             raise Refused(
                 "release-folder",
@@ -98,7 +114,7 @@ class PolicyRuntime(MLModel):  # type: ignore[misc]
         mark.raise_to(self.name, verified.seq)
         self._collector = metrics.LogCollector(self.log)
         metrics.RELEASE.labels(verified.model, str(verified.seq), verified.digest).set(1)
-        logger.info("serving %s/%d, sha256:%s", verified.model, verified.seq, verified.digest)
+        logger.info("serving %s", found)
         return True
 
     async def unload(self) -> bool:

@@ -49,7 +49,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 JSON: Headers = [(b"content-type", b"application/json")]
 KEEP_ALIVE = 75  # seconds that an idle connection stays open: longer than common clients and proxies keep it
 DRAIN = 10  # seconds for requests in flight after SIGTERM; Kubernetes' grace period must be longer
-# The writer thread may hold the interpreter this long (seconds) while an answer waits; Python's default is 5 ms.
+# Seconds that the writer thread may hold the interpreter while an answer waits; Python's default is 5 ms.
 SWITCH_INTERVAL = 0.0005
 
 
@@ -70,8 +70,6 @@ def serve(setup: ServingSetup, listen: Listen) -> None:
         Refused: the release may not be served; no port was opened.
         CannotCheck: a check could not be made, or a port is taken.
     """
-    for port in (listen.http_port, listen.grpc_port, listen.metrics_port):
-        _require_free(listen.host, port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(name)s] %(levelname)s - %(message)s")
     logging.getLogger("mlserver").propagate = False  # it has a handler of its own
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -120,6 +118,8 @@ class PolicyServer(MLServer):  # type: ignore[misc]
         )
         runtime = await self._model_registry.load(model)
         try:
+            for port in (self._settings.http_port, self._settings.grpc_port, self._settings.metrics_port):
+                _require_free(self._settings.host, port)
             if not self._draining:
                 self._started = True
                 await super().start()
@@ -181,7 +181,7 @@ class ClosedRepository(ModelRepositoryHandlers):  # type: ignore[misc]
 
 
 class QuietServer(uvicorn.Server):
-    """Leaves signals to ``MLServer.stop``: uvicorn's handlers would stop one of the servers and not the others."""
+    """Leaves signals to ``MLServer.stop``: uvicorn's handlers would stop one server and not the others."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,0 +1,277 @@
+"""The whole room on a world of noise with random agents: backtest, gate, report, and broken inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from click.testing import CliRunner
+
+from sekisho.backtest.files import read_json, write_json
+from sekisho.backtest.gate import judge, verdict
+from sekisho.backtest.report import write_report
+from sekisho.backtest.run import run_backtest
+from sekisho.backtest.words import summary_english, summary_japanese
+from sekisho.cli.backtest import gate as gate_command
+from sekisho.errors import BacktestError, Refused
+from sekisho.features import build_features
+from sekisho.market import Agent, export_onnx
+from sekisho.params import Params
+
+from .conftest import PARAMS, make_panel, write_bars
+
+ASSETS = 4
+
+
+def write_agents(params: Params, train: Path) -> None:
+    """Agents whose weights are random: they trade much and know nothing."""
+    for fold in range(params.split.folds):
+        for seed in params.train.seeds:
+            generator = torch.manual_seed(100 * fold + seed)
+            agent = Agent(features(params), ASSETS, 8, params.market)
+            with torch.no_grad():
+                agent.actor[-1].weight.normal_(0.0, 2.0, generator=generator)
+                agent.trade_unit.fill_(0.2)
+            sample = torch.randn(4, ASSETS, features(params) + 1, generator=generator)
+            folder = train / f"fold-{fold}/seed-{seed}"
+            export_onnx(agent, folder / "model.onnx", sample)
+            (folder / "curve.csv").write_text("samples,validation_sharpe\n1000,\n2000,0.1\n3000,-0.2\n")
+
+
+def features(params: Params) -> int:
+    from sekisho.features import feature_names
+
+    return len(feature_names(params.features))
+
+
+def backtest(params: Params, root: Path, **options: Any) -> dict[str, Any]:
+    return run_backtest(
+        params,
+        bars=root / "bars",
+        features=root / "features",
+        train=root / "train",
+        out=root / "backtest",
+        metrics_file=root / "metrics/backtest.json",
+        repository=root,
+        **options,
+    )
+
+
+def judge_and_report(params: Params, root: Path) -> str:
+    metrics = read_json(root / "metrics/backtest.json", "backtest")
+    write_json(verdict(judge(metrics, params.gate)), root / "metrics/gate.json")
+    write_json({"rows": 2160, "quarantined": {}}, root / "metrics/validate.json")
+    return write_report(
+        params,
+        backtest=root / "backtest",
+        train=root / "train",
+        metrics=root / "metrics",
+        out=root / "report",
+    )
+
+
+@pytest.fixture(scope="module")
+def noise(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A judged and reported world of noise, with spreads that no agent can earn."""
+    root = tmp_path_factory.mktemp("noise")
+    panel = make_panel(assets=ASSETS, seed=3)
+    write_bars(replace(panel, half_spread=panel.half_spread * 20.0), root / "bars")
+    build_features(root / "bars", root / "features", params.features)
+    write_agents(params, root / "train")
+    backtest(params, root)
+    judge_and_report(params, root)
+    return root
+
+
+@pytest.fixture
+def copy(noise: Path, tmp_path: Path) -> Path:
+    shutil.copytree(noise, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_the_gate_fails_a_random_agent_on_noise(noise: Path) -> None:
+    gate = json.loads((noise / "metrics/gate.json").read_text())
+    assert gate["passed"] is False
+    failed = {rule["rule"] for rule in gate["rules"] if not rule["passed"]}
+    assert {"net Sharpe ratio, lower bound", "deflated Sharpe ratio", "beats cash"} <= failed
+
+
+def test_the_metrics_hold_the_contract(noise: Path) -> None:
+    metrics = json.loads((noise / "metrics/backtest.json").read_text())
+    assert metrics["window"]["sessions"] == 40
+    assert set(metrics["baselines"]) == {"cash", "buy-and-hold", "momentum", "minimum-variance"}
+    assert set(metrics["agent"]["sharpe_by_cost"]) == {"0", "1", "2"}
+    assert set(metrics["agent"]["sharpe_by_seed"]) == {"1", "2"}
+    assert metrics["agent"]["sharpe_by_seed"]["1"] == metrics["agent"]["sharpe"]
+    assert metrics["agent"]["sharpe_by_seed"]["2"] != metrics["agent"]["sharpe"]
+    assert 0.0 <= metrics["agent"]["pbo"] <= 1.0
+    assert metrics["baselines"]["cash"]["sharpe"] == 0.0
+    assert [fold["sessions"] for fold in metrics["folds"]] == [20, 20]
+
+
+def test_the_opening_of_the_test_window_is_recorded(noise: Path) -> None:
+    opening = json.loads((noise / "metrics/backtest.json").read_text())["opening"]
+    files = [noise / f"train/fold-{fold}/seed-1/model.onnx" for fold in (0, 1)]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    assert opening["candidate"] == hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    assert opening["window"]["sessions"] == 40
+    assert (opening["trials"], opening["history"]) == (1, "none")
+
+
+def test_the_tables_hold_the_contract(noise: Path) -> None:
+    returns = pl.read_parquet(noise / "backtest/returns.parquet")
+    columns = "strategy cost_multiple session net_return gross_return cost turnover gross_exposure"
+    assert returns.columns == columns.split()
+    names = ["agent", "agent-seed-2", "cash", "buy-and-hold", "momentum", "minimum-variance"]
+    assert returns["strategy"].unique(maintain_order=True).to_list() == names
+    assert returns.group_by("strategy", "cost_multiple").len()["len"].unique().to_list() == [40]
+    weights = pl.read_parquet(noise / "backtest/weights.parquet")
+    assert weights.columns == ["strategy", "session", "symbol", "weight"]
+
+
+def test_a_champion_is_judged_on_the_same_sessions(params: Params, copy: Path) -> None:
+    metrics = backtest(params, copy, champion=copy / "train/fold-0/seed-2/model.onnx")
+    champion, agent = metrics["baselines"]["champion"], metrics["agent"]
+    rule = judge(metrics, params.gate)[-1]
+    assert rule.rule == "beats the champion"
+    assert rule.passed == (agent["sharpe"] > champion["sharpe"])
+
+
+def test_the_same_input_gives_the_same_bytes(params: Params, noise: Path, copy: Path) -> None:
+    for folder in ("backtest", "metrics", "report"):
+        shutil.rmtree(copy / folder)
+    backtest(params, copy)
+    judge_and_report(params, copy)
+    for folder in ("backtest", "metrics", "report"):
+        files = sorted(p.relative_to(noise) for p in (noise / folder).rglob("*") if p.is_file())
+        assert files == sorted(p.relative_to(copy) for p in (copy / folder).rglob("*") if p.is_file())
+        for file in files:
+            assert (noise / file).read_bytes() == (copy / file).read_bytes(), file
+
+
+def test_the_report_names_every_rule_and_each_failure(noise: Path) -> None:
+    text = (noise / "report/report.md").read_text()
+    for rule in json.loads((noise / "metrics/gate.json").read_text())["rules"]:
+        assert f"| {'✅' if rule['passed'] else '❌'} | {rule['rule']} |" in text
+    assert text.startswith("# Backtest report: ❌ not passed")
+    assert "**It does not pass the gate**" in text
+    assert "**ゲートは不合格**" in text
+
+
+def test_the_report_says_plainly_that_the_agent_does_not_earn_its_costs(noise: Path) -> None:
+    text = (noise / "report/report.md").read_text()
+    assert "The agent does not earn its costs" in text
+    assert "コストを賄えていません" in text
+
+
+def test_the_pictures_of_the_report_are_there(noise: Path) -> None:
+    named = re.findall(r"\]\((plots/[a-z-]+\.png)\)", (noise / "report/report.md").read_text())
+    assert len(named) == 8
+    assert {noise / "report" / name for name in named} == set((noise / "report/plots").iterdir())
+    for name in named:
+        assert (noise / "report" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_needs_nothing_from_elsewhere(noise: Path) -> None:
+    page = (noise / "report/report.html").read_text()
+    assert page.count("<svg ") == 8
+    assert not re.search(r"<script|<link|<iframe|@import|url\((?!#)", page)
+    assert all(found.startswith(("#", "data:")) for found in re.findall(r'(?:src|href)="([^"]*)"', page))
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    references = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', page)
+    assert {first or second for first, second in references} <= set(ids)
+
+
+def test_the_report_names_no_place_and_no_time_of_its_making(noise: Path) -> None:
+    for file in (noise / "report").rglob("*"):
+        if file.is_file():
+            assert str(noise).encode() not in file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"),
+    [
+        ("backtest/returns.parquet", "backtest"),
+        ("backtest/weights.parquet", "backtest"),
+        ("backtest/band.parquet", "backtest"),
+        ("metrics/backtest.json", "backtest"),
+        ("metrics/gate.json", "gate"),
+        ("metrics/validate.json", "validate"),
+    ],
+)
+@pytest.mark.parametrize("harm", ["missing", "truncated", "empty"])
+def test_a_broken_input_of_the_report_is_named(
+    params: Params, copy: Path, file: str, stage: str, harm: str
+) -> None:
+    path = copy / file
+    content = path.read_bytes()
+    path.unlink()
+    if harm != "missing":
+        path.write_bytes(content[: len(content) // 2] if harm == "truncated" else b"")
+    before = (copy / "report/report.md").read_bytes()
+    with pytest.raises(BacktestError, match=re.escape(file)) as caught:
+        write_report(
+            params,
+            backtest=copy / "backtest",
+            train=copy / "train",
+            metrics=copy / "metrics",
+            out=copy / "report",
+        )
+    assert f"dvc repro {stage}" in caught.value.remedy
+    assert (copy / "report/report.md").read_bytes() == before
+
+
+def test_a_missing_model_stops_the_backtest_and_leaves_the_last_result(params: Params, copy: Path) -> None:
+    before = (copy / "metrics/backtest.json").read_bytes()
+    (copy / "train/fold-1/seed-2/model.onnx").unlink()
+    with pytest.raises(BacktestError, match=r"fold-1/seed-2/model\.onnx"):
+        backtest(params, copy)
+    assert (copy / "metrics/backtest.json").read_bytes() == before
+
+
+def test_gate_writes_its_verdict_and_require_refuses(
+    noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PARAMS, tmp_path / "params.yaml")
+    options = ["--metrics", str(noise / "metrics/backtest.json"), "--out", "gate.json"]
+    plain = CliRunner().invoke(gate_command, options)
+    assert plain.exit_code == 0, plain.output
+    assert "FAIL  net Sharpe ratio, lower bound" in plain.output
+    assert json.loads((tmp_path / "gate.json").read_text())["passed"] is False
+    strict = CliRunner().invoke(gate_command, [*options, "--require"])
+    assert isinstance(strict.exception, Refused)
+    assert strict.exception.exit_code == 1
+    assert "deflated Sharpe ratio" in str(strict.exception)
+
+
+def test_the_summary_tells_profit_luck_and_idleness_apart(noise: Path) -> None:
+    metrics = json.loads((noise / "metrics/backtest.json").read_text()) | {"confidence": 0.95}
+    gate = {"passed": True, "rules": [{"rule": "beats cash", "passed": True}]}
+
+    def said(**figures: float) -> tuple[str, str]:
+        changed = metrics | {"agent": metrics["agent"] | figures}
+        return summary_english(changed, gate), summary_japanese(changed, gate)
+
+    good = said(total_return=0.2, annual_return_gross=0.5, sharpe_low=0.4)
+    assert "made 20.0% after all costs" in good[0]
+    assert "**It passes the gate**" in good[0]
+    assert "+20.0%" in good[1]
+    assert "**ゲートは合格**" in good[1]
+    lucky = said(total_return=0.2, annual_return_gross=0.5, sharpe_low=-0.1)
+    assert "cannot be told from luck" in lucky[0]
+    assert "偶然と区別できません" in lucky[1]
+    eaten = said(total_return=-0.2, annual_return_gross=0.1)
+    assert "what it gained, trading took away" in eaten[0]
+    idle = said(turnover=0.0)
+    assert "did not trade" in idle[0]
+    assert "一度も売買せず" in idle[1]

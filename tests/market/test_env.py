@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sekisho.errors import TrainingError
+from sekisho.market import MarketData, TradingMarket, apply_limits, derive_units
+from sekisho.params import MarketParams
+
+Maker = Callable[..., MarketData]
+
+
+def run_of(data: MarketData, params: MarketParams, count: int = 1, **options: object) -> TradingMarket:
+    window = (data.first_bar, len(data))
+    units = derive_units(data, *window, params)
+    return TradingMarket(data, params, units, count, window, **options)  # type: ignore[arg-type]
+
+
+class Ledger:
+    """The market again, for one account, with Python floats and loops: slow and plain."""
+
+    def __init__(self, data: MarketData, params: MarketParams, bar: int) -> None:
+        self.d, self.p, self.bar = data, params, bar
+        self.cash, self.units = params.capital, [0.0] * len(data.symbols)
+
+    def equity(self) -> float:
+        return self.cash + sum(u * float(c) for u, c in zip(self.units, self.d.close[self.bar], strict=True))
+
+    def weights(self) -> list[float]:
+        equity = self.equity()
+        return [u * float(c) / equity for u, c in zip(self.units, self.d.close[self.bar], strict=True)]
+
+    def limited(self, target: list[float]) -> list[float]:
+        p, current = self.p, self.weights()
+        w = [min(max(x, -p.max_asset), p.max_asset) for x in target]
+        longs, shorts = sum(x for x in w if x > 0), -sum(x for x in w if x < 0)
+        if longs - shorts > p.max_net:
+            w = [x * (shorts + p.max_net) / longs if x > 0 else x for x in w]
+        elif shorts - longs > p.max_net:
+            w = [x * (longs + p.max_net) / shorts if x < 0 else x for x in w]
+        gross = sum(abs(x) for x in w)
+        if gross > p.max_gross:
+            w = [x * p.max_gross / gross for x in w]
+        turnover = sum(abs(x - c) for x, c in zip(w, current, strict=True))
+        if turnover > p.max_turnover:
+            w = [c + (x - c) * p.max_turnover / turnover for x, c in zip(w, current, strict=True)]
+        return w
+
+    def step(self, target: list[float]) -> float:
+        """Net return of the bar."""
+        d, p, now, then = self.d, self.p, self.bar, self.bar + 1
+        before, current = self.equity(), self.weights()
+        for a, wanted in enumerate(self.limited(target)):
+            price = float(d.open[then, a])
+            if bool(d.tradable[then, a]):
+                order = (wanted - current[a]) * before / float(d.close[now, a])
+                value = abs(order * price)
+                part = value / float(d.adv[then, a])
+                rate = p.commission + p.spread_multiple * float(d.half_spread[then, a])
+                rate += p.impact_linear * part + p.impact_sqrt * float(d.volatility[now, a]) * math.sqrt(part)
+                self.cash -= order * price + value * rate
+                self.units[a] += order
+            position = self.units[a] * price
+            self.cash -= max(-position, 0.0) * float(d.borrow_rate[then, a])
+            self.cash -= position * float(d.funding_rate[then, a])
+        self.bar = then
+        return self.equity() / before - 1
+
+
+@given(seed=st.integers(0, 10_000), assets=st.integers(1, 6))
+@settings(max_examples=25, deadline=None)
+def test_the_fast_market_equals_the_slow_ledger(
+    seed: int, assets: int, make_data: Maker, params: MarketParams
+) -> None:
+    data = make_data(seed, assets=assets)
+    market = run_of(data, params, mode="weights", sequential=True)
+    observation, _ = market.reset()
+    ledger = Ledger(data, params, data.first_bar)
+    rng = np.random.default_rng(seed)
+    for _ in range(data.first_bar, len(data) - 1):
+        np.testing.assert_allclose(observation[0, :, -1], ledger.weights(), rtol=1e-5, atol=1e-7)
+        target = rng.normal(0, 0.4, assets)
+        expected = ledger.step(target.tolist())
+        observation, reward, _, _, infos = market.step(target[None])
+        np.testing.assert_allclose(infos["net_return"][0], expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(infos["equity"][0], ledger.equity(), rtol=1e-12)
+        scaled = expected / market.units.risk
+        np.testing.assert_allclose(
+            reward[0], scaled - params.risk_aversion / 2 * scaled**2, rtol=1e-5, atol=1e-6
+        )
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_cash_plus_positions_is_equity_and_returns_explain_it(
+    seed: int, make_data: Maker, params: MarketParams
+) -> None:
+    data = make_data(seed)
+    market = run_of(data, params, 16, mode="trade", sequential=True)
+    market.reset()
+    equity = torch.full((16,), params.capital, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(20):
+        _, _, _, _, infos = market.step(torch.randn(16, 3, generator=generator))
+        held = (market.positions * data.close[infos["bar"]]).sum(1)
+        torch.testing.assert_close(infos["cash"] + held, infos["equity"], rtol=1e-9, atol=0)
+        grown = equity * (1 + infos["gross_return"] - infos["cost"])
+        torch.testing.assert_close(infos["equity"], grown, rtol=1e-9, atol=0)
+        torch.testing.assert_close(infos["net_return"], infos["gross_return"] - infos["cost"])
+        equity = infos["equity"]
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_buying_and_selling_back_at_one_price_loses_exactly_the_costs(
+    seed: int, make_data: Maker, params: MarketParams
+) -> None:
+    data = make_data(seed, halted=0.0)
+    still = torch.full_like(data.close, 100.0)
+    data = replace(data, close=still, open=still, funding_rate=torch.zeros_like(still))
+    moving = make_data(seed)
+    units = derive_units(moving, 5, 60, params)
+    market = TradingMarket(data, params, units, 1, (5, 60), mode="weights", sequential=True)
+    market.reset()
+    target = torch.rand(1, 3, generator=torch.Generator().manual_seed(seed)).double() * 0.2
+    paid = 0.0
+    equity = params.capital
+    for wanted in (target, torch.zeros(1, 3)):
+        _, _, _, _, infos = market.step(wanted)
+        assert float(infos["cost"]) > 0
+        paid += float(infos["cost"]) * equity
+        equity = float(infos["equity"])
+    assert torch.allclose(market.positions, torch.zeros(1, 3, dtype=torch.float64), atol=1e-6)
+    assert params.capital - equity == pytest.approx(paid, rel=1e-9)
+
+
+def test_costs_are_never_negative_and_scale_with_their_multiple(
+    make_data: Maker, params: MarketParams
+) -> None:
+    data = make_data(3)
+    data = replace(data, funding_rate=torch.zeros_like(data.close))
+    multiples = torch.tensor([0.0, 1.0, 2.0])
+    market = run_of(data, params, 3, mode="weights", sequential=True, cost_multiple=multiples)
+    market.reset()
+    _, _, _, _, infos = market.step(torch.tensor([[0.3, -0.2, 0.1]] * 3))
+    cost = infos["cost"]
+    assert float(cost[0]) == 0.0
+    assert float(cost[1]) > 0.0
+    assert float(cost[2]) == pytest.approx(2 * float(cost[1]))
+
+
+def test_without_impact_capital_only_scales_the_profit(make_data: Maker, params: MarketParams) -> None:
+    free = params.model_copy(update={"impact_linear": 0.0, "impact_sqrt": 0.0})
+    returns = []
+    for capital in (1e3, 1e9):
+        market = run_of(make_data(4), free.model_copy(update={"capital": capital}), sequential=True)
+        market.reset()
+        steps = [market.step(torch.full((1, 3), 0.1 * (i % 3 - 1)))[4]["net_return"] for i in range(20)]
+        returns.append(torch.cat(steps))
+    torch.testing.assert_close(returns[0], returns[1], rtol=1e-9, atol=1e-15)
+
+
+def test_larger_capital_pays_more_impact(make_data: Maker, params: MarketParams) -> None:
+    costs = []
+    for capital in (1e5, 1e7):
+        market = run_of(make_data(4), params.model_copy(update={"capital": capital}), sequential=True)
+        market.reset()
+        costs.append(float(market.step(torch.full((1, 3), 0.5))[4]["cost"]))
+    assert costs[1] > costs[0] > 0
+
+
+def test_an_asset_that_is_not_tradable_keeps_its_units(make_data: Maker, params: MarketParams) -> None:
+    data = make_data(5, halted=0.0)
+    tradable = data.tradable.clone()
+    tradable[data.first_bar + 2, 1] = False
+    market = run_of(replace(data, tradable=tradable), params, mode="weights", sequential=True)
+    market.reset()
+    market.step(torch.tensor([[0.2, 0.2, 0.1]]))
+    before = market.positions.clone()
+    market.step(torch.tensor([[-0.2, -0.2, -0.1]]))
+    assert float(market.positions[0, 1]) == float(before[0, 1])
+    assert float(market.positions[0, 0]) < 0 < float(before[0, 0])
+
+
+@given(cut=st.integers(8, 40))
+@settings(max_examples=15, deadline=None)
+def test_the_future_changes_no_past_fill(cut: int, make_data: Maker, params: MarketParams) -> None:
+    """Bars after ``cut`` are replaced: everything up to the close of ``cut`` must stay, bit for bit."""
+    one, other = make_data(6), make_data(7)
+
+    def spliced(name: str) -> torch.Tensor:
+        return torch.cat([getattr(one, name)[: cut + 1], getattr(other, name)[cut + 1 :]])
+
+    names = (
+        "features",
+        "open",
+        "close",
+        "adv",
+        "half_spread",
+        "borrow_rate",
+        "funding_rate",
+        "tradable",
+        "volatility",
+    )
+    units = derive_units(one, 5, 60, params)
+    runs = []
+    for data in (one, replace(one, **{name: spliced(name) for name in names})):
+        market = TradingMarket(data, params, units, 1, (5, 60), mode="trade", sequential=True)
+        market.reset()
+        seen = []
+        for bar in range(5, cut):
+            observation, _, _, _, infos = market.step(torch.full((1, 3), math.sin(bar)))
+            seen += [observation, infos["equity"], infos["cost"], infos["weights"]]
+        runs.append(seen)
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_the_order_is_sized_before_the_open_is_known(make_data: Maker, params: MarketParams) -> None:
+    data = make_data(8, halted=0.0)
+    units = derive_units(data, 5, 60, params)
+    held = []
+    for factor in (1.0, 1.5):
+        moved = data.open.clone()
+        moved[6] *= factor
+        market = TradingMarket(
+            replace(data, open=moved), params, units, 1, (5, 60), mode="weights", sequential=True
+        )
+        market.reset()
+        market.step(torch.tensor([[0.2, -0.2, 0.1]]))
+        held.append(market.positions)
+    assert torch.equal(*held)
+
+
+def test_time_limits_truncate_and_hand_over_the_final_observation(
+    make_data: Maker, params: MarketParams
+) -> None:
+    market = run_of(make_data(9), params, 8)
+    assert market.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    market.reset(seed=1)
+    ended = torch.zeros(8)
+    for _ in range(2 * params.episode_bars):
+        age = market.age.clone()
+        observation, _, terminated, truncated, infos = market.step(torch.full((8, 3), 0.3))
+        assert not terminated.any()
+        torch.testing.assert_close(truncated, age + 1 >= params.episode_bars)
+        if truncated.any():
+            assert torch.equal(infos["_final_obs"], truncated)
+            assert (infos["final_obs"][truncated][..., -1].abs().sum(1) > 0).all()  # the old account's book
+            assert (observation[truncated][..., -1] == 0).all()  # a new account's
+            assert torch.equal(infos["final_obs"][~truncated], observation[~truncated])
+            assert (market.cash[truncated] == params.capital).all()
+        ended += truncated
+    assert (ended >= 2).all()
+
+
+def test_ruin_terminates(make_data: Maker, params: MarketParams) -> None:
+    data = make_data(10, halted=0.0)
+    close = data.close.clone()
+    close[8:] *= 20.0
+    loose = params.model_copy(update={"max_net": 1.0})
+    market = run_of(replace(data, close=close, open=close), loose, mode="weights", sequential=True)
+    market.reset()
+    done = [bool(market.step(torch.full((1, 3), -0.2))[2]) for _ in range(3)]
+    assert done[:2] == [False, False]
+    assert done[2]
+
+
+def test_same_seed_same_episodes_and_a_saved_state_goes_on(make_data: Maker, params: MarketParams) -> None:
+    one, two = run_of(make_data(11), params, 6), run_of(make_data(11), params, 6)
+    assert torch.equal(one.reset(seed=5)[0], two.reset(seed=5)[0])
+    assert not torch.equal(one.reset(seed=5)[0], two.reset(seed=6)[0])
+    action = torch.full((6, 3), 0.1)
+    one.step(action)
+    state = {name: value.clone() for name, value in one.state().items()}
+    later = [one.step(action)[0] for _ in range(30)]
+    two.load_state(state)
+    assert all(torch.equal(a, two.step(action)[0]) for a in later)
+
+
+def test_gymnasium_vector_contract(make_data: Maker, params: MarketParams) -> None:
+    market = run_of(make_data(12), params, 5)
+    observation, infos = market.reset(seed=3)
+    assert market.single_observation_space.shape == (3, 5)
+    assert market.observation_space.shape == (5, 3, 5)
+    assert market.action_space.shape == (5, 3)
+    assert market.observation_space.contains(observation.numpy())
+    assert isinstance(infos, dict)
+    actions = market.action_space.sample()  # numpy actions are taken too
+    observation, reward, terminated, truncated, infos = market.step(actions)
+    assert market.observation_space.contains(observation.numpy())
+    assert reward.shape == terminated.shape == truncated.shape == (5,)
+    assert reward.dtype == torch.float32
+    assert terminated.dtype == truncated.dtype == torch.bool
+    assert market.unwrapped is market
+    market.close()
+
+
+def test_difference_rewards_have_the_gradient_of_the_reward(make_data: Maker, params: MarketParams) -> None:
+    market = run_of(make_data(13), params, 4)
+    net = (torch.randn(4, 3, dtype=torch.float64) * 1e-3).requires_grad_()
+    own = market._asset_reward(net)
+    parts = torch.stack(
+        [torch.autograd.grad(own[:, a].sum(), net, retain_graph=True)[0][:, a] for a in range(3)], 1
+    )
+    scaled = net.sum(1) / market.units.risk
+    reward = scaled - 0.5 * params.risk_aversion * scaled.square()
+    torch.testing.assert_close(parts, torch.autograd.grad(reward.sum(), net)[0])
+
+
+def test_units_follow_the_market(make_data: Maker, params: MarketParams) -> None:
+    data = make_data(14)
+    units = derive_units(data, 5, 60, params)
+    assert float(units.trade.sum()) == pytest.approx(params.max_gross)
+    calm = replace(data, close=data.close[:1] * (data.close / data.close[:1]) ** 0.1)
+    smaller = derive_units(calm, 5, 60, params)
+    assert smaller.risk == pytest.approx(0.1 * units.risk, rel=0.05)
+    torch.testing.assert_close(smaller.trade, units.trade, rtol=0.05, atol=0)
+    with pytest.raises(TrainingError, match="do not move"):
+        derive_units(replace(data, close=torch.ones_like(data.close)), 5, 60, params)
+
+
+def test_bad_windows_actions_and_data_are_refused(make_data: Maker, params: MarketParams) -> None:
+    data = make_data(15)
+    units = derive_units(data, 5, 60, params)
+    with pytest.raises(TrainingError, match="an episode needs 13"):
+        TradingMarket(data, params, units, 2, (5, 17))
+    with pytest.raises(TrainingError, match="with features"):
+        TradingMarket(data, params, units, 2, (4, 60))
+    market = TradingMarket(data, params, units, 2, (5, 60))
+    market.reset()
+    with pytest.raises(TrainingError, match="action is not finite"):
+        market.step(np.array([[0.0, np.nan, 0.0]] * 2))
+    run = TradingMarket(data, params, units, 1, (57, 60), sequential=True)
+    run.reset()
+    run.step(torch.zeros(1, 3))
+    assert bool(run.step(torch.zeros(1, 3))[3])
+    with pytest.raises(TrainingError, match="the run is over"):
+        run.step(torch.zeros(1, 3))
+
+
+def test_the_agents_limits_are_the_markets(make_data: Maker, params: MarketParams) -> None:
+    """Target weights that have been through `apply_limits` are executed as they are."""
+    data = make_data(16, halted=0.0)
+    market = run_of(data, params, mode="weights", sequential=True)
+    observation, _ = market.reset()
+    wanted = apply_limits(torch.tensor([[0.9, -0.7, 0.4]]), observation[..., -1], params)
+    market.step(wanted)
+    executed = market.positions * data.close[data.first_bar] / params.capital
+    torch.testing.assert_close(executed.float(), wanted)

@@ -1,0 +1,101 @@
+"""The commands: exit codes, what they print, and a reference that is the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sekisho.cli import main
+from sekisho.data.panel import load_panel
+from sekisho.errors import CannotCheck, DataError
+from sekisho.monitoring.reference import load_reference, reference_of_last_fold
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def sekisho(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, [*map(str, words), "--params", str(REPO / "params.yaml")])
+
+
+def check(world, predictions: Path, out: Path, *more: str) -> Result:
+    return sekisho(
+        "drift", "check", "--predictions", predictions, "--release", world.release, "--out", out, *more
+    )
+
+
+def test_check_exits_0_and_writes_verdict_page_and_plot(world, predictions: Path, tmp_path: Path) -> None:
+    out = tmp_path / "verdicts" / "verdict.json"
+    done = check(world, predictions, out)
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("ok: 5 sessions, 2026-07-01 to 2026-07-07; drift level ")
+    assert json.loads(out.read_text())["state"] == "ok"
+    assert sorted(path.name for path in out.parent.iterdir()) == ["verdict.json", "verdict.md", "verdict.png"]
+
+
+def test_check_exits_2_and_says_why_it_cannot_judge(world, predictions: Path, tmp_path: Path) -> None:
+    next(predictions.glob("*/*.parquet")).write_bytes(b"PAR1")
+    done = check(world, predictions, tmp_path / "verdict.json", "--json")
+    assert done.exit_code == 2
+    verdict = json.loads(done.output)
+    assert (verdict["state"], verdict["levels"], verdict["alarms"]) == ("cannot-judge", {}, [])
+    assert "not a finding of no drift" in (tmp_path / "verdict.md").read_text()
+    retrain = sekisho("retrain", "--verdict", tmp_path / "verdict.json", "--bars", tmp_path)
+    assert retrain.exception is not None
+
+
+def test_check_exits_1_on_an_alarm(world, predictions: Path, tmp_path: Path) -> None:
+    text = (REPO / "params.yaml").read_text()
+    loud = tmp_path / "params.yaml"
+    loud.write_text(text.replace("alarm_level: 252.0", "alarm_level: 0.001"))
+    words = [
+        "--predictions",
+        predictions,
+        "--release",
+        world.release,
+        "--out",
+        tmp_path / "v.json",
+        "--params",
+        loud,
+    ]
+    done = CliRunner().invoke(main, ["drift", "check", *map(str, words)])
+    assert done.exit_code == 1, done.output
+    assert done.output.startswith("alarm: ")
+
+
+def test_reference_has_the_same_bytes_every_time_and_scales_as_stated(
+    world, training: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "build" / "reference.json"
+    folders = ("--features", training / "features", "--bars", training / "bars")
+    assert sekisho("drift", "reference", *folders, "--out", out).exit_code == 0
+    assert out.read_bytes() == (world.release / "content" / "reference.json").read_bytes()
+    assert out.read_bytes() == reference_of_last_fold(training / "features", training / "bars", world.params)
+    reference = load_reference(out, world.params.monitoring)
+    panel = load_panel(training / "bars", reference.first_session, reference.last_session)
+    assert reference.symbols == panel.symbols
+    assert reference.features[-2:] == ("session_start", "bar_return")
+    inside = abs(reference.scaler(world.calm.features[-66:][:, :, :1].repeat(12, axis=2))[..., 0])
+    assert 0.3 < (inside < 0.6745).mean() < 0.7  # half of all values lie within the quartiles
+    # clocks do not vary from session to session: nothing to watch
+    clock = reference.features.index("time_of_day")
+    assert not reference.baseline.watched[:, :, clock].any()
+    assert reference.baseline.watched[:, :, 0].all()
+
+
+def test_too_short_a_history_gives_no_reference(world, training: Path, tmp_path: Path) -> None:
+    many = world.params.monitoring.model_copy(update={"min_reference_sessions": 9999})
+    params = world.params.model_copy(update={"monitoring": many})
+    with pytest.raises(DataError, match="needs 9999"):
+        reference_of_last_fold(training / "features", training / "bars", params)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"{}", lambda b: b""])
+def test_a_damaged_reference_is_not_read(world, tmp_path: Path, damage) -> None:
+    path = Path(shutil.copy(world.release / "content" / "reference.json", tmp_path))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CannotCheck, match="not a reference"):
+        load_reference(path, world.params.monitoring)

@@ -1,0 +1,126 @@
+"""Figures of the loop from a history whose times are known."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sekisho.errors import CannotCheck, Refused
+from sekisho.monitoring.evidence import RUNBOOKS
+from sekisho.monitoring.kpi import measure
+from sekisho.monitoring.verdict import Alarm, Verdict
+from sekisho.release.audit import GENESIS, Event, line_hash
+from sekisho.release.manifest import canonical
+
+REPO = Path(__file__).resolve().parents[2]
+HOUR = 3600
+START = 1_780_000_000  # seconds since 1970
+
+
+def git(repo: Path, *words: str, at: int = START) -> str:
+    who = {f"GIT_{role}_{what}": "engineer" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    when = {"GIT_AUTHOR_DATE": f"{at} +0000", "GIT_COMMITTER_DATE": f"{at} +0000"}
+    environment = {"PATH": "/usr/bin:/bin:/usr/local/bin", "GIT_CONFIG_GLOBAL": "/dev/null", **who, **when}
+    done = subprocess.run(
+        ["git", *words], cwd=repo, env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def commit(repo: Path, message: str, hours: float) -> str:
+    git(repo, "commit", "--quiet", "--allow-empty", "-m", message, at=START + int(hours * HOUR))
+    return git(repo, "rev-parse", "HEAD")
+
+
+def merge(repo: Path, branch: str, hours: float) -> str:
+    git(repo, "switch", "--quiet", "main")
+    git(repo, "merge", "--quiet", "--no-ff", "-m", f"Merge {branch}", branch, at=START + int(hours * HOUR))
+    return git(repo, "rev-parse", "HEAD")
+
+
+def audit(repo: Path, *events: tuple[str, int, float]) -> None:
+    lines, previous = [], GENESIS
+    for number, (what, seq, hours) in enumerate(events, 1):
+        moment = dt.datetime.fromtimestamp(START + hours * HOUR, dt.UTC)
+        event = Event(
+            line=number,
+            previous=previous,
+            at=moment,
+            event=what,  # type: ignore[arg-type]
+            actor="bot",
+            model="policy",
+            seq=seq,
+            manifest_digest="a" * 64,
+            details={},
+        )
+        lines.append(event.encode())
+        previous = line_hash(lines[-1])
+    (repo / "releases").mkdir(exist_ok=True)
+    (repo / "releases" / "audit.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Path:
+    """Branch begun at hour 0, merged at 5, promoted at 6 and 30; alarm at 40, retrain at 42, merged at 50."""
+
+    git(tmp_path, "init", "--quiet", "--initial-branch=main")
+    commit(tmp_path, "Root", -100)
+    git(tmp_path, "switch", "--quiet", "-c", "change")
+    commit(tmp_path, "First", 0)
+    commit(tmp_path, "Second", 4)
+    merged = merge(tmp_path, "change", 5)
+    folder = tmp_path / "releases" / "policy" / "1"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_bytes(canonical({"created_from": {"commit": merged}}))
+    audit(tmp_path, ("export", 1, 5.5), ("promote", 1, 6), ("promote", 1, 30))
+    git(tmp_path, "switch", "--quiet", "-c", "retrain/policy")
+    commit(tmp_path, f"Retrain policy\n\nAlarm on policy/1, manifest sha256:{'a' * 64}", 42)
+    merge(tmp_path, "retrain/policy", 50)
+    alarm = Alarm("volatility", "return_1 of SYN1", 400.0, 252.0, "2026-07-01")
+    for hours in (40, 41):
+        at = dt.datetime.fromtimestamp(START + hours * HOUR, dt.UTC).isoformat()
+        verdict = Verdict("policy", 1, "a" * 64, "b" * 64, "alarm", alarms=[alarm], checked_at=at)
+        verdict.write(tmp_path / "verdicts" / str(hours) / "verdict.json")
+    (tmp_path / "verdicts" / "other.json").write_text(json.dumps([1]))
+    return tmp_path
+
+
+def test_the_figures_are_those_of_the_history(history: Path) -> None:
+    found = measure(history, history / "verdicts").as_dict()
+    assert found["lead_time_seconds"] == {"policy/1": 6 * HOUR}
+    assert (found["releases"], found["promotions"], found["promotions_span_seconds"]) == (1, 2, 24 * HOUR)
+    (response,) = found["alarms"]
+    assert (response["to_branch"], response["to_merge"]) == (2 * HOUR, 10 * HOUR)
+    assert dict(measure(history, history / "verdicts").rows())["releases"] == "1"
+
+
+def test_what_is_not_recorded_is_not_known(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet", "--initial-branch=main")
+    commit(tmp_path, "Root", 0)
+    audit(tmp_path, ("promote", 7, 1))
+    found = measure(tmp_path, tmp_path / "none")
+    assert found.lead_times == {}
+    assert ("lead time, first commit to promotion (median)", "not known") in found.rows()
+
+
+def test_outside_git_nothing_can_be_measured(tmp_path: Path) -> None:
+    with pytest.raises(CannotCheck):
+        measure(tmp_path, tmp_path)
+
+
+def test_a_broken_audit_log_is_refused(history: Path) -> None:
+    log = history / "releases" / "audit.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"seq":1', b'"seq":2'))
+    with pytest.raises(Refused, match="audit-chain"):
+        measure(history, history / "verdicts")
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_every_alarm_has_a_runbook(language: str) -> None:
+    for name in {*RUNBOOKS.values(), "cannot-judge"}:
+        text = (REPO / "docs" / language / "runbooks" / f"{name}.md").read_text(encoding="utf-8")
+        assert text.startswith("# ")

@@ -1,0 +1,198 @@
+"""From an alarm to its pull request, on a real git origin, a local forge and real DVC remotes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from sekisho.data.contract import COLUMNS
+from sekisho.data.store import write_partition
+from sekisho.data.synthetic import synthetic_bars
+from sekisho.errors import CannotCheck, DataError, Refused
+from sekisho.forge.local import LocalForge, create_local_forge
+from sekisho.monitoring.retrain import Retrain, open_retrain
+from sekisho.monitoring.verdict import Alarm, Verdict
+from sekisho.params import Params
+
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Place:
+    """A clone with two sessions of data, its forge, and four more sessions of live bars."""
+
+    repo: Path
+    forge: LocalForge
+    bars: Path
+    days: list[dt.date]
+    params: Params
+    plot: Path
+
+    def run(self, *words: str, cwd: Path | None = None) -> str:
+        done = subprocess.run(words, cwd=cwd or self.repo, capture_output=True, text=True, check=False)
+        assert not done.returncode, done.stderr
+        return done.stdout.strip()
+
+    def retrain(self, verdict: Verdict, bars: Path | None = None) -> Retrain:
+        made = (verdict, self.plot, bars or self.bars, self.repo, self.forge, self.params, "storage")
+        return open_retrain(*made)
+
+    def alarm(self, model: str, day: int, family: str = "volatility", level: float = 400.0) -> Verdict:
+        last = str(self.days[day])
+        return Verdict(
+            model=model,
+            seq=1,
+            manifest_digest="a" * 64,
+            reference_digest="b" * 64,
+            state="alarm",
+            alarms=[Alarm(family, "return_1 of SYN1", level, 252.0, str(self.days[2]))],
+            first_session=str(self.days[2]),
+            last_session=last,
+            sessions=day - 1,
+            threshold=252.0,
+            levels={last: level},
+            top=[{"family": family, "symbol": "SYN1", "feature": "return_1", "evidence": 9e3}],
+            answers={"ok": 1.0},
+            rows=66,
+        )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Place:
+    folder = tmp_path_factory.mktemp("retrain")
+    for name, value in {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "DVC_NO_ANALYTICS": "1",
+        **{
+            f"GIT_{role}_{what}": "engineer" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+        },
+    }.items():
+        os.environ[name] = value
+    create_local_forge(folder / "forge", {"engineer": "write", "bot": "write"})
+    repo, bars = folder / "repo", folder / "bars"
+    forge = LocalForge(folder / "forge", params.forge, actor="bot")
+    days = sorted(set(write_bars(bars)))
+    place = Place(repo, forge, bars, days, params, folder / "drift.png")
+    place.plot.write_bytes(b"picture")
+    place.run("git", "clone", "--quiet", str(folder / "forge" / "origin.git"), str(repo), cwd=folder)
+    place.run("git", "switch", "--quiet", "-c", "main")
+    place.run("dvc", "init", "--quiet")
+    place.run("dvc", "remote", "add", "--quiet", "--default", "sample", "../samples")
+    place.run("dvc", "remote", "add", "--quiet", "storage", "s3://nowhere")
+    place.run("dvc", "remote", "modify", "--quiet", "--local", "storage", "url", str(folder / "storage"))
+    (repo / "data" / "bars").mkdir(parents=True)
+    for day in days[:2]:
+        shutil.copy(bars / f"{day}.parquet", repo / "data" / "bars")
+    place.run("dvc", "add", "--quiet", "data")
+    place.run("dvc", "push", "--quiet", "--remote", "storage", "data.dvc")
+    place.run("git", "add", ".")
+    place.run("git", "commit", "--quiet", "-m", "Data")
+    place.run("git", "push", "--quiet", "origin", "main")
+    return place
+
+
+def write_bars(folder: Path) -> list[dt.date]:
+    folder.mkdir()
+    frame = synthetic_bars(dt.date(2026, 7, 1), 6, 1)
+    parts = frame.partition_by("session", as_dict=True)
+    for (day,), part in parts.items():
+        write_partition(part.select(list(COLUMNS)), folder / f"{day}.parquet")
+    return [day for (day,) in parts]
+
+
+@pytest.mark.slow
+def test_one_cause_from_the_first_alarm_to_its_cooldown(place: Place, tmp_path: Path) -> None:
+    before = place.run("git", "status", "--porcelain=v2", "--branch")
+
+    # three alarms of one cause: one pull request, updated
+    made = [place.retrain(place.alarm("policy", day)) for day in (3, 4, 4)]
+    assert len({each.number for each in made}) == 1
+    assert [(each.reason, each.added) for each in made] == [("opened", 2), ("updated", 1), ("updated", 0)]
+    (pull,) = place.forge.list_pull_requests("all")
+    assert (pull.author, pull.key) == ("bot", f"retrain:policy:{'b' * 16}:volatility")
+    assert pull.body.count("- seen up to") == 2  # the third told nothing new
+    for needed in ("400", "252", "return_1", "a" * 64, "b" * 64, "To decide", "drift.png", "rollback to"):
+        assert needed in pull.body
+    assert place.run("git", "status", "--porcelain=v2", "--branch") == before
+    assert len(place.run("git", "worktree", "list").splitlines()) == 1
+
+    # the branch's data are where others can pull them, up to the verdict's last session
+    clone = tmp_path / "clone"
+    origin, storage = str(place.forge.origin), str(place.repo.parent / "storage")
+    place.run("git", "clone", "--quiet", "--branch", pull.branch, origin, str(clone), cwd=tmp_path)
+    place.run("dvc", "remote", "modify", "--local", "storage", "url", storage, cwd=clone)
+    place.run("dvc", "pull", "--quiet", "--remote", "storage", "data.dvc", cwd=clone)
+    found = sorted(path.stem for path in (clone / "data" / "bars").glob("*.parquet"))
+    assert found == [str(day) for day in place.days[:5]]
+    assert f"sha256:{'a' * 64}" in place.run("git", "log", "-1", "--format=%B", cwd=clone)
+
+    # once decided, the cause cools down; another cause does not
+    place.forge.merge(pull.number, pull.head_sha, "Merge")
+    again = place.retrain(place.alarm("policy", 5))
+    assert again.number is None
+    assert f"cooling down: pull request {pull.number}" in again.reason
+    other = place.retrain(place.alarm("policy", 5, family="mean"))
+    assert other.number not in (None, pull.number)
+
+
+@pytest.mark.slow
+def test_a_hold_on_main_is_respected_until_its_day(place: Place) -> None:
+    hold = place.repo / "monitoring" / "hold.yaml"
+    hold.parent.mkdir()
+    place.run("git", "pull", "--quiet", "origin", "main")
+    hold.write_text(yaml.safe_dump({"until": place.days[1], "reason": "exchange moves its close"}))
+    place.run("git", "add", "monitoring")
+    place.run("git", "commit", "--quiet", "-m", "Hold")
+    place.run("git", "push", "--quiet", "origin", "main")
+    held = place.retrain(place.alarm("held", 1))
+    assert held.number is None
+    assert "exchange moves its close" in held.reason
+    with pytest.raises(DataError, match="no Parquet file"):  # past its day it goes on to the live bars
+        place.retrain(place.alarm("held", 2), place.bars / "none")
+    hold.write_text("until: soon\n")
+    place.run("git", "commit", "--quiet", "-am", "Hold badly")
+    place.run("git", "push", "--quiet", "origin", "main")
+    try:
+        with pytest.raises(CannotCheck, match=r"hold\.yaml"):
+            place.retrain(place.alarm("held", 5))
+    finally:
+        place.run("git", "rm", "--quiet", "--force", "-r", "monitoring")
+        place.run("git", "commit", "--quiet", "-m", "Release the hold")
+        place.run("git", "push", "--quiet", "origin", "main")
+
+
+def test_what_cannot_be_judged_opens_nothing(place: Place) -> None:
+    verdict = replace(place.alarm("blind", 3), state="cannot-judge", alarms=[], problems=["broken"])
+    with pytest.raises(CannotCheck, match="broken"):
+        place.retrain(verdict)
+
+
+def test_ok_opens_nothing(place: Place) -> None:
+    assert place.retrain(replace(place.alarm("fine", 3), state="ok", alarms=[])).number is None
+
+
+def test_a_fault_of_serving_is_not_mended_by_retraining(place: Place) -> None:
+    with pytest.raises(Refused, match="parity"):
+        place.retrain(place.alarm("served", 3, family="parity"))
+
+
+@pytest.mark.slow
+def test_live_bars_that_break_the_contract_open_nothing(place: Place, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    source = place.bars / f"{place.days[2]}.parquet"
+    bad = pl.read_parquet(source).with_columns(close=-pl.col("close"))
+    write_partition(bad, broken / source.name)
+    with pytest.raises(DataError, match="break the contract"):
+        place.retrain(place.alarm("broken", 3), broken)
+    assert "retrain/broken" not in place.run("git", "ls-remote", "origin")

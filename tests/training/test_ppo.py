@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from sekisho.errors import TrainingError
+from sekisho.params import PpoParams
+
+ROOT = Path(__file__).parents[2]
+TRAINER = ROOT / "training/ppo.py"
+World = Any
+Run = Callable[..., Path]
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def command(world: World, out: Path) -> list[str]:
+    return [
+        sys.executable, str(TRAINER), "--fold", "0", "--seed", "1", "--out", str(out),
+        "--bars", str(world.bars), "--features", str(world.features), "--params", str(world.params_file),
+        "--checkpoints", str(world.folder / "checkpoints"),
+    ]  # fmt: skip
+
+
+def test_it_learns_a_planted_signal_net_of_costs(world: World, run_ppo: Run) -> None:
+    world.with_params(ppo={"samples": 40_000, "environments": 64, "steps": 16})
+    run = json.loads((run_ppo(world, "run") / "run.json").read_text())
+    assert run["validation_sharpe"] > 5
+    assert run["windows"]["train"] == ["2025-01-06", "2025-01-26"]
+
+
+def test_a_run_publishes_model_curve_and_windows(world: World, run_ppo: Run) -> None:
+    out = run_ppo(world, "run", fold=1)
+    assert set(bytes_of(out)) == {"model.onnx", "curve.csv", "run.json"}
+    rows = list(csv.DictReader((out / "curve.csv").open()))
+    assert [int(row["update"]) for row in rows] == list(range(1, 17))
+    assert [bool(row["validation_sharpe"]) for row in rows] == [i % 4 == 0 for i in range(1, 17)]
+    run = json.loads((out / "run.json").read_text())
+    assert (run["samples"], run["updates"], run["fold"], run["seed"]) == (4096, 16, 1, 1)
+    assert run["windows"]["test"][1] == "2025-02-14"
+    assert str(world.folder) not in (out / "run.json").read_text()
+    assert not (world.folder / "checkpoints/run").exists()
+
+
+def test_same_seed_same_bytes_other_seed_another_model(world: World, run_ppo: Run) -> None:
+    one, two, other = run_ppo(world, "a"), run_ppo(world, "b"), run_ppo(world, "c", seed=2)
+    assert bytes_of(one) == bytes_of(two)
+    assert (one / "model.onnx").read_bytes() != (other / "model.onnx").read_bytes()
+
+
+def test_the_test_window_changes_nothing(make_world: Callable[..., World], run_ppo: Run) -> None:
+    world = make_world()
+    before = run_ppo(world, "before")
+    for path in sorted(world.bars.glob("*.parquet"))[-11:]:  # both test windows but for the first session
+        table = pl.read_parquet(path)
+        table.with_columns(open=table["open"] * 2, close=table["close"] * 2).write_parquet(path)
+    after = run_ppo(world, "after")
+    assert (before / "model.onnx").read_bytes() == (after / "model.onnx").read_bytes()
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(ppo: ModuleType, monkeypatch: pytest.MonkeyPatch, update: int) -> None:
+    """Stop the run right after the checkpoint of ``update`` was written."""
+    write = ppo.save_checkpoint
+
+    def save(folder: Path, number: int, state: dict[str, Any]) -> None:
+        write(folder, number, state)
+        if number == update:
+            raise Interrupted
+
+    monkeypatch.setattr(ppo, "save_checkpoint", save)
+
+
+@pytest.mark.parametrize("update", [1, 5, 15])
+def test_interrupted_and_resumed_gives_the_same_bytes(
+    update: int, world: World, run_ppo: Run, ppo: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_ppo(world, "whole")
+    with monkeypatch.context() as patch:
+        interrupt_at(ppo, patch, update)
+        with pytest.raises(Interrupted):
+            run_ppo(world, "broken")
+    assert not (world.folder / "broken").exists()
+    assert bytes_of(run_ppo(world, "broken")) == bytes_of(whole)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 not a checkpoint"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    damage: bytes,
+    world: World,
+    run_ppo: Run,
+    ppo: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = run_ppo(world, "whole")
+    with monkeypatch.context() as patch:
+        interrupt_at(ppo, patch, 6)
+        with pytest.raises(Interrupted):
+            run_ppo(world, "broken")
+    folder = world.folder / "checkpoints/broken"
+    before, newest = sorted(folder.glob("*.pt"))
+    newest.write_bytes(damage)
+    state = ppo.load_checkpoint(folder)
+    assert newest.name in capsys.readouterr().err
+    assert state["update"] == 5 == int(before.name.split("-")[0])
+    assert bytes_of(run_ppo(world, "broken")) == bytes_of(whole)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(world: World, tmp_path: Path) -> None:
+    world.with_params(ppo={"samples": 16_384})
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command(world, tmp_path / "whole"), env=environment, check=True, capture_output=True)
+    killed = 0
+    for delay in (0.05, 0.4):
+        child = subprocess.Popen(
+            command(world, tmp_path / "broken"), env=environment, stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        child.stdout.readline()  # the first update of this attempt is done
+        time.sleep(delay)
+        child.send_signal(signal.SIGKILL)
+        killed += child.wait() == -signal.SIGKILL
+    assert killed == 2
+    assert not (tmp_path / "broken").exists()
+    subprocess.run(command(world, tmp_path / "broken"), env=environment, check=True, capture_output=True)
+    assert bytes_of(tmp_path / "broken") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_help_shows_every_parameter_with_its_value() -> None:
+    shown = subprocess.run(
+        [sys.executable, str(TRAINER), "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    for name in PpoParams.model_fields:
+        assert f"--{name.replace('_', '-')}" in shown
+
+
+def test_rewards_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint(
+    world: World, run_ppo: Run, ppo: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(ppo.TradingMarket):  # type: ignore[misc, name-defined]
+        def step(self, actions: Any) -> Any:
+            observation, reward, *rest = super().step(actions)
+            self.calls = getattr(self, "calls", 0) + 1
+            return observation, reward * (float("nan") if self.calls > 20 else 1.0), *rest
+
+    monkeypatch.setattr(ppo, "TradingMarket", Broken)
+    with pytest.raises(TrainingError, match="update 3: the reward is not finite"):
+        run_ppo(world, "run")
+    assert ppo.load_checkpoint(world.folder / "checkpoints/run")["update"] == 2
+    assert not (world.folder / "run").exists()
+
+
+def test_an_exploding_loss_stops_the_run(world: World, run_ppo: Run) -> None:
+    with pytest.raises(TrainingError, match=r"loss is|not finite"):
+        run_ppo(world, "run", learning_rate=1e9, max_gradient_norm=1e12)
+    assert not (world.folder / "run").exists()
+
+
+def test_a_fold_that_is_not_there_is_refused(world: World, run_ppo: Run) -> None:
+    with pytest.raises(TrainingError, match="choose one of 0 to 1"):
+        run_ppo(world, "run", fold=2)
+
+
+def test_gae_by_its_definition(ppo: ModuleType) -> None:
+    """Sum of discounted TD errors up to the episode's end; a truncated step keeps its bootstrap."""
+    torch.manual_seed(1)
+    steps, discount, lam = 9, 0.9, 0.8
+    rewards, values, next_values = (torch.randn(steps, 4, 2, dtype=torch.float64) for _ in range(3))
+    ends = (torch.rand(steps, 4, 1) < 0.3).double()
+    found = ppo.gae(rewards, values, next_values, ends, discount, lam)
+    for env in range(4):
+        for start in range(steps):
+            expected, weight = torch.zeros(2, dtype=torch.float64), 1.0
+            for step in range(start, steps):
+                delta = rewards[step, env] + discount * next_values[step, env] - values[step, env]
+                expected = expected + weight * delta
+                weight *= discount * lam
+                if ends[step, env] > 0:
+                    break
+            torch.testing.assert_close(found[start, env], expected)
+
+
+def test_log_probability_is_the_normal_density(ppo: ModuleType) -> None:
+    action, mean, log_std = torch.randn(5, 3), torch.randn(5, 3), torch.tensor([-0.4])
+    expected = torch.distributions.Normal(mean, log_std.exp()).log_prob(action)
+    torch.testing.assert_close(ppo.log_probability(action, mean, log_std), expected)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sekisho.errors import BacktestError, TrainingError
+from sekisho.train import run_key, sessions_of, train
+
+ROOT = Path(__file__).parents[2]
+World = Any
+
+# A trainer of a few lines: what is tested here is the orchestration, not the learning
+STUB = """
+import argparse, json, pathlib
+parser = argparse.ArgumentParser()
+for name in ("fold", "seed", "out", "bars", "features", "params"):
+    parser.add_argument(f"--{name}")
+args = parser.parse_args()
+out = pathlib.Path(args.out)
+calls = pathlib.Path("calls.txt")
+with calls.open("a") as file:
+    file.write(f"{args.fold}/{args.seed} ")
+print("update 1/2", flush=True)
+if pathlib.Path("fail").exists() and args.fold == "1":
+    print("the market is closed")
+    raise SystemExit(2)
+out.mkdir(parents=True)
+(out / "model.onnx").write_text(args.seed)
+(out / "run.json").write_text(json.dumps(dict(
+    validation_sharpe=1.0, best_update=1, updates=2, samples=8, onnx_sha256=args.fold + args.seed)))
+"""
+
+
+@pytest.fixture
+def call(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training/ppo.py").write_text(STUB)
+    monkeypatch.chdir(tmp_path)
+    world.with_params(train={"seeds": [1, 2], "processes": 2})
+    return lambda: train(
+        world.params, bars=world.bars, features=world.features, out=Path("build/train"),
+        metrics=Path("metrics/train.json"), source=world.params_file,
+    )  # fmt: skip
+
+
+def test_every_fold_and_seed_is_run_and_published_with_metrics(call: Callable[[], dict[str, Any]]) -> None:
+    Path("build/train/old").mkdir(parents=True)
+    result = call()
+    names = ["fold-0/seed-1", "fold-0/seed-2", "fold-1/seed-1", "fold-1/seed-2"]
+    assert list(result["runs"]) == names
+    assert json.loads(Path("metrics/train.json").read_text()) == result
+    assert (
+        sorted(str(p.parent.relative_to("build/train")) for p in Path("build/train").rglob("run.json"))
+        == names
+    )
+    assert not Path("build/train/old").exists()
+    assert not list(Path(".sekisho/runs").iterdir())
+
+
+def test_a_failed_trainer_is_shown_with_its_last_lines_and_finished_runs_are_kept(
+    call: Callable[[], dict[str, Any]],
+) -> None:
+    Path("fail").touch()
+    with pytest.raises(TrainingError, match="the market is closed"):
+        call()
+    assert not Path("build/train").exists()
+    assert not Path("metrics/train.json").exists()
+    Path("fail").unlink()
+    finished = {f"{p.parts[-3][5:]}/{p.parts[-2][5:]}" for p in Path(".sekisho/runs").rglob("run.json")}
+    Path("calls.txt").unlink()
+    call()
+    assert set(Path("calls.txt").read_text().split()) == {"0/1", "0/2", "1/1", "1/2"} - finished
+
+
+def test_too_short_a_history_is_refused_before_any_training(
+    call: Callable[[], dict[str, Any]], world: World
+) -> None:
+    for path in sorted(world.bars.glob("*.parquet"))[:-20]:
+        path.unlink()
+    with pytest.raises(BacktestError, match="needs 23 sessions, the bars hold 20"):
+        call()
+    assert not Path("calls.txt").exists()
+
+
+def test_the_key_changes_with_all_that_determines_the_result(world: World) -> None:
+    trainer = ROOT / "training/ppo.py"
+
+    def key(**options: Any) -> str:
+        return run_key(world.bars, world.features, world.params, trainer, options)
+
+    keys = [key(seed=1), key(seed=2)]
+    world.with_params(market={"commission": 0.5})
+    keys.append(key(seed=1))
+    world.with_params(features={"clip": 2.5})
+    keys.append(key(seed=1))
+    world.with_params(gate={"max_drawdown": 0.5})  # read by nothing here
+    world.with_params()
+    assert key(seed=1) == keys[0]
+    (world.bars / "2025-01-06.parquet").write_bytes(b"other")
+    keys.append(key(seed=1))
+    assert len(set(keys)) == len(keys)
+
+
+def test_sessions_ascend(world: World) -> None:
+    sessions = sessions_of(world.bars)
+    assert len(sessions) == 40
+    assert sessions == sorted(sessions)

@@ -1,0 +1,157 @@
+"""The workflows: pinned, thin, without rights they do not need, and calling only commands that exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from sekisho.cli import main
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / ".github/workflows").glob("*.yml"))
+ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
+NAMES = [path.name for path in FILES]
+PINNED = re.compile(r"^\s*(?:- )?uses: [\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)*$")
+
+
+def load(name: str) -> dict[str, Any]:
+    return yaml.load((ROOT / ".github/workflows" / name).read_text(), Loader=yaml.BaseLoader)
+
+
+def steps(name: str) -> list[tuple[str, dict[str, Any]]]:
+    jobs = load(name)["jobs"].items()
+    return [(job, step) for job, body in jobs for step in body.get("steps", [])]
+
+
+def runs(name: str) -> list[str]:
+    return [step["run"] for _, step in steps(name) if "run" in step]
+
+
+def test_the_workflows_of_the_loop_are_there():
+    assert {"pr.yml", "commands.yml", "release.yml", "promote.yml", "drift.yml", "nightly.yml"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rights_are_granted_per_job_only_and_no_trigger_is_privileged(name):
+    workflow = load(name)
+    assert workflow["permissions"] == {}
+    assert "pull_request_target" not in workflow["on"]
+    assert "workflow_run" not in workflow["on"]
+    for job in workflow["jobs"].values():
+        assert isinstance(job["permissions"], dict)
+        assert set(job["permissions"].items()) <= {("contents", "read"), ("id-token", "write")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_action_is_pinned_by_its_full_sha_with_the_version_beside_it(name):
+    lines = (ROOT / ".github/workflows" / name).read_text().splitlines()
+    used = [line for line in lines if re.match(r"\s*(- )?uses:", line)]
+    assert used
+    assert not [line for line in used if not PINNED.match(line)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_run_is_one_line_without_expressions(name):
+    for line in runs(name):
+        assert "\n" not in line.strip()
+        assert "${{" not in line
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_job_ends_in_time_and_runs_of_one_kind_do_not_race(name):
+    workflow = load(name)
+    assert workflow["concurrency"]["group"]
+    for job in workflow["jobs"].values():
+        assert 0 < int(job["timeout-minutes"]) <= 720
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_checkout_keeps_the_token(name):
+    for _, step in steps(name):
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] == "false"
+
+
+def test_jobs_that_run_the_pull_requests_code_hold_no_secret():
+    text = yaml.safe_dump({job: load("pr.yml")["jobs"][job] for job in ("check", "pipeline")})
+    assert "secrets." not in text
+    assert "environment:" not in text
+    for job in ("report",):
+        checkout = next(s for j, s in steps("pr.yml") if j == job and "checkout" in s.get("uses", ""))
+        assert checkout["with"]["ref"] == "main"
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "pr.yml"])
+def test_workflows_that_hold_a_secret_check_out_nothing_but_the_default_branch(name):
+    for _, step in steps(name):
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"].get("ref", "main") == "main"
+            assert "repository" not in step["with"]
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "pr.yml"])
+def test_a_failure_tells_someone(name):
+    for job in load(name)["jobs"]:
+        last = [step for owner, step in steps(name) if owner == job][-1]
+        assert last["if"] == "failure()"
+        assert re.search(r"pr comment|sns publish", last["run"])
+
+
+def words_of(line: str) -> list[list[str]]:
+    """The ``sekisho`` calls in a line, with their words; substitutions become one word each."""
+    line = re.sub(r"\$\([^()]*(\([^()]*\)[^()]*)*\)", "X", line).partition(" > ")[0]
+    words = shlex.split(line)
+    return [words[1:]] if words and words[0].endswith("bin/sekisho") else []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_and_option_that_a_workflow_uses_exists(name):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for line in runs(name):
+        if line.startswith("make "):
+            assert line.split()[1] in targets
+        for words in words_of(line):
+            command: click.Command = main
+            context = click.Context(main)
+            while isinstance(command, click.Group):
+                found = command.get_command(context, words.pop(0))
+                assert found is not None, line
+                command = found
+            options = {o: p for p in command.params if isinstance(p, click.Option) for o in p.opts}
+            given = [word for word in words if word.startswith("--")]
+            assert set(given) <= set(options), line
+            required = {p.opts[-1] for p in command.params if isinstance(p, click.Option) and p.required}
+            assert required <= set(given), line
+
+
+def run_words(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_zizmor_finds_nothing():
+    done = run_words("zizmor", "--offline", "--quiet", "--persona=auditor", ".github")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("go") is None, reason="actionlint is built with go, which is not installed")
+def test_actionlint_finds_nothing():
+    done = run_words("go", "run", ACTIONLINT)
+    if "dial tcp" in done.stderr or "no such host" in done.stderr:
+        pytest.skip("actionlint is not in go's cache and the module proxy cannot be reached")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_ignored_finding_says_why():
+    for path in FILES:
+        for line in path.read_text().splitlines():
+            if "zizmor: ignore" in line:
+                assert re.search(r"zizmor: ignore\[[a-z-]+\] \w+", line), line

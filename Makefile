@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS := 1
 export DVC_NO_ANALYTICS := 1
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 
@@ -39,7 +40,7 @@ check: $(READY) ## format, lint, types, workflows, stale generated files
 	ruff format --check .
 	ruff check .
 	mypy
-	zizmor --offline --quiet --persona=auditor .github/workflows
+	zizmor --offline --quiet --persona=auditor .github
 
 repro: $(READY) ## reproduce the pipeline in this checkout
 	dvc pull && dvc repro

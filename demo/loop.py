@@ -19,6 +19,7 @@ from pathlib import Path
 
 import httpx
 import yaml
+
 from sekisho.calendar import Calendar
 from sekisho.data.synthetic import BAR, CALENDAR, SAMPLE_SEED, sample_sessions
 from steps import REPO, Scratch, StepFailed, console, end, merge_params
@@ -61,7 +62,9 @@ class Demo:
                 merge_params(self.ci / "params.yaml", REPO / "demo" / "fast.yaml")
             self._fill_in_repository_ids(self.ci / "trust" / "policy.yaml")
             self.git("add", "trust", "releases", "params.yaml", cwd=self.ci)
-            self.git("commit", "--quiet", "-m", "Demo: trust this laptop's own signing authority", cwd=self.ci)
+            self.git(
+                "commit", "--quiet", "-m", "Demo: trust this laptop's own signing authority", cwd=self.ci
+            )
             self.git("push", "--quiet", "origin", "HEAD:main", cwd=self.ci)
             notes.append(f"commit {head[:12]} in {self.s.shown(self.s.folder)}")
 
@@ -69,7 +72,9 @@ class Demo:
     def _fill_in_repository_ids(policy: Path) -> None:
         """What a firm does once for its own repository; without it staging and production verify nothing."""
         text = policy.read_text()
-        policy.write_text(text.replace("repository_id: 0", "repository_id: 1").replace("owner_id: 0", "owner_id: 1"))
+        for name in ("repository_id", "owner_id"):
+            text = text.replace(f"{name}: 0", f"{name}: 1")
+        policy.write_text(text)
 
     # 2
     def open_pull_request(self) -> None:
@@ -80,11 +85,13 @@ class Demo:
             overlay = self.s.folder / "change.yaml"
             overlay.write_text("market:\n  risk_aversion: 0.06\n")
             merge_params(here / "params.yaml", overlay)
-            self.git("commit", "--quiet", "-am", "Raise the risk aversion a little", cwd=here, actor="engineer")
+            self.git(
+                "commit", "--quiet", "-am", "Raise the risk aversion a little", cwd=here, actor="engineer"
+            )
             self.git("push", "--quiet", "origin", "gentler-risk", cwd=here)
             made = self.sekisho(
-                "pr", "open", "--branch", "gentler-risk", "--title", "Raise the risk aversion a little", "--json",
-                cwd=here, actor="engineer",
+                "pr", "open", "--branch", "gentler-risk", "--title", "Raise the risk aversion a little",
+                "--json", cwd=here, actor="engineer",
             )  # fmt: skip
             self.pr = str(json.loads(made)["number"])
             notes.append(f"PR {self.pr}: market.risk_aversion changes")
@@ -114,13 +121,16 @@ class Demo:
             verdict = "[green]passed[/green]" if gate["passed"] else f"[red]failed[/red]: {', '.join(failed)}"
             notes.append(
                 f"gate {verdict}; net Sharpe {agent['sharpe']:.2f} "
-                f"[{agent['sharpe_low']:.2f}, {agent['sharpe_high']:.2f}], max drawdown {agent['max_drawdown']:.1%}"
+                f"[{agent['sharpe_low']:.2f}, {agent['sharpe_high']:.2f}], "
+                f"max drawdown {agent['max_drawdown']:.1%}"
             )
             notes.append(f"report: {self.s.shown(self.ci / 'build' / 'report' / 'report.html')}")
 
     # 5
     def approve(self) -> None:
-        with self.s.step("Approval by comment: a wrong SHA and the author's own approval are refused") as notes:
+        with self.s.step(
+            "Approval by comment: a wrong SHA and the author's own approval are refused"
+        ) as notes:
             head = json.loads(self.sekisho("pr", "show", self.pr, "--json", cwd=self.ci))["head_sha"]
             attempts = [
                 ("reviewer", f"/approve {head[:-1]}{'0' if head[-1] != '0' else '1'}", 1),
@@ -129,8 +139,12 @@ class Demo:
                 ("reviewer", f"/approve {head}", 0),
             ]
             for actor, text, code in attempts:
-                made = self.sekisho("pr", "comment", self.pr, "--body", text, "--json", cwd=self.ci, actor=actor)
-                answer = self.sekisho("pr", "command", self.pr, str(json.loads(made)["comment"]), cwd=self.ci, expect=(code,))
+                made = self.sekisho(
+                    "pr", "comment", self.pr, "--body", text, "--json", cwd=self.ci, actor=actor
+                )
+                answer = self.sekisho(
+                    "pr", "command", self.pr, str(json.loads(made)["comment"]), cwd=self.ci, expect=(code,)
+                )
                 line = answer.strip().splitlines()[0]
                 notes.append(f"{actor:>9}: {text[:17]}…  → {line[:110]}")
 
@@ -148,7 +162,9 @@ class Demo:
             self.sekisho("sign", self.release, "--approval", approval, "--authority", "local", cwd=self.ci)
             verified = self.sekisho("verify", self.release, "--environment", "local", cwd=self.ci)
             notes.append(verified.strip().splitlines()[-1])
-            refusal = self.sekisho("verify", self.release, "--environment", "production", cwd=self.ci, expect=(1,))
+            refusal = self.sekisho(
+                "verify", self.release, "--environment", "production", cwd=self.ci, expect=(1,)
+            )
             notes.append(f"for production {refusal.strip().splitlines()[0].removeprefix('sekisho: ')}")
             self.s.run("dvc", "push", "--quiet", "--remote", "storage", cwd=self.ci)
             self.git("add", "releases", cwd=self.ci)
@@ -165,7 +181,13 @@ class Demo:
         with self.s.step("The server's side fetches the release; a tampered copy is refused") as notes:
             self.server_side = self.s.clone("server")
             self.s.run(
-                "dvc", "pull", "--quiet", "--remote", "storage", f"{self.release}/content.dvc", cwd=self.server_side
+                "dvc",
+                "pull",
+                "--quiet",
+                "--remote",
+                "storage",
+                f"{self.release}/content.dvc",
+                cwd=self.server_side,
             )
             tampered = self.s.folder / "tampered" / "releases" / self.release_name
             shutil.copytree(self.server_side / self.release, tampered)
@@ -205,9 +227,14 @@ class Demo:
 
     # 8
     def serve_and_replay(self) -> None:
-        with self.s.step("A live market is made: calm sessions, then volatility and correlations change") as notes:
+        with self.s.step(
+            "A live market is made: calm sessions, then volatility and correlations change"
+        ) as notes:
             past = sample_sessions()
-            days = [str(day) for day in Calendar(CALENDAR, BAR).next_sessions(past[-1], CALM_SESSIONS + CHANGED_SESSIONS)]
+            days = [
+                str(day)
+                for day in Calendar(CALENDAR, BAR).next_sessions(past[-1], CALM_SESSIONS + CHANGED_SESSIONS)
+            ]
             self.calm_last, self.change_at, self.last = days[CALM_SESSIONS - 1], days[CALM_SESSIONS], days[-1]
             self.sekisho(
                 "data", "synthetic", "--out", self.market, "--first", str(past[0]), "--keep-from", days[0],
@@ -215,7 +242,9 @@ class Demo:
                 "--change-at", self.change_at, *CHANGE, cwd=self.server_side,
             )  # fmt: skip
             notes.append(f"{days[0]} to {self.last}; changed from {self.change_at}")
-        with self.s.step("MLServer serves the release; the calm sessions are replayed; the scheduled check") as notes:
+        with self.s.step(
+            "MLServer serves the release; the calm sessions are replayed; the scheduled check"
+        ) as notes:
             with self.serving() as url:
                 notes.extend(self._replay(url, days[0], self.calm_last))
             notes.append("check: " + self._check("calm", expect=0))
@@ -226,34 +255,47 @@ class Demo:
 
     def _replay(self, url: str, first: str, last: str) -> list[str]:
         out = self.sekisho(
-            "replay", "--bars", self.market, "--release", self.release, "--url", url, "--first", first, "--last", last,
-            cwd=self.server_side,
+            "replay", "--bars", self.market, "--release", self.release, "--url", url,
+            "--first", first, "--last", last, cwd=self.server_side,
         )  # fmt: skip
         return out.strip().splitlines()[-1:]
 
     def _check(self, name: str, expect: int) -> str:
         self.verdict = self.s.folder / "verdicts" / name / "verdict.json"
         out = self.sekisho(
-            "drift", "check", "--predictions", self.predictions, "--release", self.release, "--out", self.verdict,
-            cwd=self.server_side, expect=(expect,),
+            "drift", "check", "--predictions", self.predictions, "--release", self.release,
+            "--bars", self.market, "--out", self.verdict, cwd=self.server_side, expect=(expect,),
         )  # fmt: skip
         return out.strip().splitlines()[0]
 
     # 9
     def retrain(self) -> None:
         with self.s.step("The alarm opens the retrain pull request with its evidence") as notes:
-            made = self.sekisho("retrain", "--verdict", self.verdict, "--bars", self.market, "--json", cwd=self.ci)
+            made = self.sekisho(
+                "retrain", "--verdict", self.verdict, "--bars", self.market, "--json", cwd=self.ci
+            )
             self.retrain_pr = json.loads(made)
-            again = self.sekisho("retrain", "--verdict", self.verdict, "--bars", self.market, "--json", cwd=self.ci)
-            assert json.loads(again)["number"] == self.retrain_pr["number"], "a second alarm opened a second PR"
-            notes.append(f"PR {self.retrain_pr['number']} on {self.retrain_pr['branch']}; the same alarm again updates it")
+            again = self.sekisho(
+                "retrain", "--verdict", self.verdict, "--bars", self.market, "--json", cwd=self.ci
+            )
+            assert json.loads(again)["number"] == self.retrain_pr["number"], (
+                "a second alarm opened a second PR"
+            )
+            notes.append(
+                f"PR {self.retrain_pr['number']} on {self.retrain_pr['branch']}; "
+                "the same alarm again updates it"
+            )
         self.reproduce(self.retrain_pr["branch"], str(self.retrain_pr["number"]))
 
     # 10
     def trace(self) -> None:
-        with self.s.step("One served prediction, traced back to commit, data, parameters and people") as notes:
+        with self.s.step(
+            "One served prediction, traced back to commit, data, parameters and people"
+        ) as notes:
             prediction = f"{self.last}-40"
-            out = self.sekisho("audit", "trace", prediction, "--predictions", self.predictions, cwd=self.server_side)
+            out = self.sekisho(
+                "audit", "trace", prediction, "--predictions", self.predictions, cwd=self.server_side
+            )
             notes.extend(out.strip().splitlines())
             self.sekisho("audit", "check", cwd=self.server_side)
             self.page = self.s.folder / "audit.html"
@@ -270,7 +312,9 @@ class Demo:
             ("logs of every step", self.s.folder / "logs"),
         ):
             console.print(f"  {what:<19} {shown(path)}")
-        console.print("Try next: run `make demo` again (everything unchanged comes from DVC's cache), `make demo-real`,")
+        console.print(
+            "Try next: run `make demo` again (everything unchanged comes from DVC's cache), `make demo-real`,"
+        )
         console.print("or change params.yaml and run `make repro`.")
 
 
@@ -282,7 +326,9 @@ def _ready(url: str) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--fast", action="store_true", help="less training, for CI")
     fast = parser.parse_args().fast
     scratch = Scratch(REPO / "build" / "demo")

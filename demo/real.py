@@ -14,9 +14,13 @@ from steps import REPO, Scratch, StepFailed, console, end, merge_params
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--fast", action="store_true", help="less training, for CI")
-    parser.add_argument("--source", choices=["skfolio", "arch"], default="skfolio", help="which package's prices")
+    parser.add_argument(
+        "--source", choices=["skfolio", "arch"], default="skfolio", help="which package's prices"
+    )
     options = parser.parse_args()
     s = Scratch(REPO / "build" / "demo-real")
     try:
@@ -29,7 +33,9 @@ def main() -> int:
                 merge_params(work / "params.yaml", REPO / "demo" / "fast.yaml")
         with s.step(f"Real daily prices from the installed package {options.source}") as notes:
             s.run("dvc", "remove", "data.dvc", cwd=work)
-            made = s.run("sekisho", "data", "real", "--source", options.source, "--out", "data/bars", cwd=work)
+            made = s.run(
+                "sekisho", "data", "real", "--source", options.source, "--out", "data/bars", cwd=work
+            )
             s.run("dvc", "add", "--quiet", "data", cwd=work)
             notes.append(made.strip().splitlines()[-1])
         with s.step("dvc repro: validate, features, train, backtest, gate, report"):
@@ -37,10 +43,14 @@ def main() -> int:
         gate = json.loads((work / "metrics" / "gate.json").read_text())
         metrics = json.loads((work / "metrics" / "backtest.json").read_text())
         window = metrics["window"]
-        console.print(f"\nNet of costs, {window['first']} to {window['last']} ({window['sessions']} sessions):")
+        console.print(
+            f"\nNet of costs, {window['first']} to {window['last']} ({window['sessions']} sessions):"
+        )
         rows = {"agent": metrics["agent"], **metrics["baselines"]}
         for name, row in sorted(rows.items(), key=lambda item: -item[1]["sharpe"]):
-            console.print(f"  {name:<18} Sharpe {row['sharpe']:6.2f}   max drawdown {row['max_drawdown']:6.1%}")
+            console.print(
+                f"  {name:<18} Sharpe {row['sharpe']:6.2f}   max drawdown {row['max_drawdown']:6.1%}"
+            )
         for rule in gate["rules"]:
             mark = "[green]pass[/green]" if rule["passed"] else "[red]FAIL[/red]"
             console.print(f"  {mark} {rule['rule']}: {rule['figure']} (limit {rule['limit']})")

@@ -39,31 +39,35 @@ class Calendar:
             ) from error
 
     def sessions(self, first: dt.date, last: dt.date) -> list[dt.date]:
-        """Trading days from ``first`` to ``last``, both included."""
-        return [stamp.date() for stamp in self._exchange.sessions_in_range(str(first), str(last))]
+        """Trading days from ``first`` to ``last``, both included, as far as the calendar knows them."""
+        exchange = self._exchange
+        start = max(pd.Timestamp(first), exchange.first_session)
+        end = min(pd.Timestamp(last), exchange.last_session)
+        return [stamp.date() for stamp in exchange.sessions_in_range(start, end)] if start <= end else []
 
     def next_sessions(self, after: dt.date, count: int) -> list[dt.date]:
-        """The ``count`` trading days that follow ``after``."""
+        """The ``count`` trading days that follow ``after``; fewer at its end, a year from now."""
         days = self.sessions(after + dt.timedelta(days=1), after + dt.timedelta(days=2 * count + 20))
         return days[:count]
 
+    @cached_property
+    def _hours(self) -> dict[dt.date, list[np.datetime64]]:
+        """Open, start and end of the lunch break (NaT where there is none), close of every session, UTC."""
+        columns = ["open", "break_start", "break_end", "close"]
+        table = (
+            self._exchange.schedule[columns].apply(lambda c: c.dt.tz_convert(None)).to_numpy("datetime64[us]")
+        )
+        return dict(zip([day.date() for day in self._exchange.schedule.index], table, strict=True))
+
     def closes(self, session: dt.date) -> npt.NDArray[np.datetime64]:
         """Bar ends of one session, ``(B,)`` UTC: every full bar before and after the lunch break."""
-        row = self._exchange.schedule.loc[str(session)]
+        opens, break_start, break_end, closes = self._hours[session]
         minutes = BAR_MINUTES[self.bar]
         if not minutes:
-            return np.array([row["close"].to_datetime64()], dtype="datetime64[us]")
-        morning_end = row["break_start"] if row["break_start"] == row["break_start"] else row["close"]
-        spans = [(row["open"], morning_end)]
-        if row["break_end"] == row["break_end"]:  # not NaT: the exchange has a lunch break
-            spans.append((row["break_end"], row["close"]))
-        step = np.timedelta64(minutes, "m")
-        return np.concatenate(
-            [
-                np.arange(a.to_datetime64() + step, b.to_datetime64() + np.timedelta64(1, "us"), step)
-                for a, b in spans
-            ]
-        ).astype("datetime64[us]")
+            return np.array([closes])
+        spans = [(opens, closes)] if np.isnat(break_start) else [(opens, break_start), (break_end, closes)]
+        step, after = np.timedelta64(minutes, "m"), np.timedelta64(1, "us")
+        return np.concatenate([np.arange(a + step, b + after, step) for a, b in spans])
 
     def is_open(self, moment: dt.datetime) -> bool:
         """Whether the exchange trades in the minute of ``moment`` (timezone-aware)."""

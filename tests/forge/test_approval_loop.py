@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import sys
 
 import pytest
 
-from sekisho.errors import CannotCheck, Refused
+from sekisho.errors import CannotCheck, ForgeError, Refused
 from sekisho.forge.approvals import approval_record, blockers, current_approval, is_held, merge
 from sekisho.forge.commands import handle
 from sekisho.forge.interface import Comment
@@ -362,6 +363,7 @@ def test_the_approval_record_is_plain_json(world, say, pull):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_dvc_itself_agrees_with_the_folder_digest(world, tmp_path):
     from sekisho.forge.lock import files_under, folder_digest
 
@@ -373,3 +375,33 @@ def test_dvc_itself_agrees_with_the_folder_digest(world, tmp_path):
     subprocess.run(["dvc", "init", "--no-scm", "--quiet"], cwd=repo, check=True)
     subprocess.run(["dvc", "add", "--quiet", "data"], cwd=repo, check=True)
     assert folder_digest(files_under(repo / "data")) in (repo / "data.dvc").read_text()
+
+
+CML = """#!{python}
+import sys
+from pathlib import Path
+from sekisho.forge.local import LocalForge
+from sekisho.params import ForgeParams
+assert sys.argv[1:5] == ["comment", "update", "--target=pr/1", "--watermark-title=sekisho-report"], sys.argv
+params = ForgeParams(bot="b", report_limit=65000, timeout=1, retries=0, backoff=0, longest_wait=1)
+forge = LocalForge(Path({folder!r}), params, {actor!r})
+forge.add_comment(1, Path(sys.argv[-1]).read_text() + "\\n![](watermark)")
+"""
+
+
+@pytest.mark.parametrize("actor", [BOT, "reader"])
+def test_cml_may_post_the_report_but_only_as_the_bot(world, monkeypatch, actor):
+    world.push("tuned")
+    number = world.act("engineer").open_pull_request("tune", "Tune", "")
+    program = world.folder.parent / "bin/cml"
+    program.parent.mkdir()
+    program.write_text(CML.format(python=sys.executable, folder=str(world.folder), actor=actor))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("SEKISHO_PUBLISHER", "cml")
+    if actor == BOT:
+        assert publish_report(world.act(BOT), number, world.report)[1] == [1]
+        assert "watermark" in world.act(BOT).comments(number)[0].body
+    else:
+        with pytest.raises(ForgeError, match="not the bot's"):
+            publish_report(world.act(BOT), number, world.report)

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -17,11 +18,11 @@ from sekisho.monitoring.reference import load_reference, reference_of_last_fold
 REPO = Path(__file__).resolve().parents[2]
 
 
-def sekisho(*words: str | Path) -> Result:
-    return CliRunner().invoke(main, [*map(str, words), "--params", str(REPO / "params.yaml")])
+def sekisho(*words: str | Path, params: Path = REPO / "params.yaml") -> Result:
+    return CliRunner().invoke(main, [*map(str, words), "--params", str(params)])
 
 
-def check(world, predictions: Path, out: Path, *more: str) -> Result:
+def check(world, predictions: Path, out: Path, *more: str, params: Path = REPO / "params.yaml") -> Result:
     return sekisho(
         "drift", "check", "--predictions", predictions, "--release", world.release, "--out", out, *more
     )
@@ -78,8 +79,11 @@ def test_reference_has_the_same_bytes_every_time_and_scales_as_stated(
     panel = load_panel(training / "bars", reference.first_session, reference.last_session)
     assert reference.symbols == panel.symbols
     assert reference.features[-2:] == ("session_start", "bar_return")
-    inside = abs(reference.scaler(world.calm.features[-66:][:, :, :1].repeat(12, axis=2))[..., 0])
-    assert 0.3 < (inside < 0.6745).mean() < 0.7  # half of all values lie within the quartiles
+    used = world.calm.panel.session <= np.datetime64(reference.last_session)
+    values = world.calm.features[used]
+    z = (values - reference.scaler.median[:, :-1]) / reference.scaler.scale[:, :-1]
+    assert np.nanmedian(z[..., 0]) == pytest.approx(0.0, abs=0.01)
+    assert np.nanpercentile(z[..., 0], 75) - np.nanpercentile(z[..., 0], 25) == pytest.approx(1.349, abs=0.05)
     # clocks do not vary from session to session: nothing to watch
     clock = reference.features.index("time_of_day")
     assert not reference.baseline.watched[:, :, clock].any()

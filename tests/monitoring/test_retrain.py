@@ -86,10 +86,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Place:
     place.plot.write_bytes(b"picture")
     place.run("git", "clone", "--quiet", str(folder / "forge" / "origin.git"), str(repo), cwd=folder)
     place.run("git", "switch", "--quiet", "-c", "main")
-    place.run("dvc", "init", "--quiet")
-    place.run("dvc", "remote", "add", "--quiet", "--default", "sample", "../samples")
-    place.run("dvc", "remote", "add", "--quiet", "storage", "s3://nowhere")
-    place.run("dvc", "remote", "modify", "--quiet", "--local", "storage", "url", str(folder / "storage"))
+    (repo / ".dvc").mkdir()  # written by hand: each DVC command takes seconds
+    remotes = "['remote \"sample\"']\n    url = ../samples\n['remote \"storage\"']\n    url = s3://nowhere\n"
+    (repo / ".dvc" / "config").write_text(f"[core]\n    remote = sample\n    analytics = false\n{remotes}")
+    (repo / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
+    use_storage(repo, folder / "storage")
     (repo / "data" / "bars").mkdir(parents=True)
     for day in days[:2]:
         shutil.copy(bars / f"{day}.parquet", repo / "data" / "bars")
@@ -99,6 +100,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Place:
     place.run("git", "commit", "--quiet", "-m", "Data")
     place.run("git", "push", "--quiet", "origin", "main")
     return place
+
+
+def use_storage(repo: Path, storage: Path) -> None:
+    (repo / ".dvc" / "config.local").write_text(f"['remote \"storage\"']\n    url = {storage}\n")
 
 
 def write_bars(folder: Path) -> list[dt.date]:
@@ -128,9 +133,9 @@ def test_one_cause_from_the_first_alarm_to_its_cooldown(place: Place, tmp_path: 
 
     # the branch's data are where others can pull them, up to the verdict's last session
     clone = tmp_path / "clone"
-    origin, storage = str(place.forge.origin), str(place.repo.parent / "storage")
-    place.run("git", "clone", "--quiet", "--branch", pull.branch, origin, str(clone), cwd=tmp_path)
-    place.run("dvc", "remote", "modify", "--local", "storage", "url", storage, cwd=clone)
+    branch = ("--branch", pull.branch)
+    place.run("git", "clone", "--quiet", *branch, str(place.forge.origin), str(clone), cwd=tmp_path)
+    use_storage(clone, place.repo.parent / "storage")
     place.run("dvc", "pull", "--quiet", "--remote", "storage", "data.dvc", cwd=clone)
     found = sorted(path.stem for path in (clone / "data" / "bars").glob("*.parquet"))
     assert found == [str(day) for day in place.days[:5]]

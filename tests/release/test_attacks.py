@@ -506,3 +506,21 @@ def test_a_false_deployment_is_refused(
     shop.forge("deployment-local", change, **extensions)
     with refused(rule):
         shop.verify(deployed=True)
+
+
+@pytest.mark.parametrize(
+    ("origin", "signer", "signature", "good"),
+    [
+        ("log2025-1.rekor.sigstore.dev", "log2025-1.rekor.sigstore.dev", "QUJDRA==", True),  # Rekor v2
+        ("rekor.sigstore.dev - 2605736670972794746", "rekor.sigstore.dev", "QUJDRA==", True),  # Rekor v1
+        ("rekor.sigstore.dev - 2605736670972794746", "rekor.sigstore.dex", "QUJDRA==", False),
+        ("log2025-1.rekor.sigstore.dev", "log2025-1.rekor.sigstore.dev", "QUJDRB==", False),  # loose base64
+    ],
+)
+def test_public_checkpoints_are_taken_in_their_one_spelling(
+    origin: str, signer: str, signature: str, good: bool
+) -> None:
+    from sekisho.release.bundle import _is_signed_note
+
+    note = f"{origin}\n12\nAAAA\n\n— {signer} {signature}\n"
+    assert _is_signed_note(note.split("\n")) is good

@@ -344,7 +344,9 @@ def test_a_prediction_traces_back_to_commit_data_and_approver(shop: Any, tmp_pat
         "deployment",
     }
     assert [item["path"] for item in trace["data"]["sets"]] == ["data/bars", "build/bars", "build/features"]
-    assert dict(table(trace))["gate"] == "passed; 4 trials"
+    shown = dict(table(trace))
+    assert shown["gate"] == "passed; 4 trials"
+    assert " by promote.yml, " in shown["signed deployment"]
 
 
 def test_a_trace_needs_no_content_but_every_signature(shop: Any) -> None:

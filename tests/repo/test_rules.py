@@ -229,3 +229,8 @@ def test_help_imports_nothing_heavy():
     words = [sys.executable, "-c", program]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_dvc_does_not_hash_what_python_leaves_beside_the_code():
+    """Else the digest of ``src/sekisho/<room>`` changes with the interpreter and never matches git."""
+    assert "__pycache__" in (ROOT / ".dvcignore").read_text()

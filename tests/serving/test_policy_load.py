@@ -65,7 +65,15 @@ def test_a_damaged_file_cannot_be_checked(
         Policy(release, params)
 
 
-@pytest.mark.parametrize("limits", [{"max_gross": 1.0}, {"max_gross": "much"}, 3])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_gross": 1.0},
+        {"max_gross": "much"},
+        3,
+        {"max_gross": 1, "max_net": 1, "max_asset": 0, "max_turnover": 1},
+    ],
+)
 def test_limits_that_cannot_be_read_stop_the_load(
     lab: ModuleType, tmp_path: Path, params: ServingParams, limits: object
 ) -> None:

@@ -1,4 +1,4 @@
-"""The ``sekisho`` command: one module per room, loaded only when its verb is used, so that ``--help`` is quick.
+"""The ``sekisho`` command: one module per room, loaded when its verb is used, so that ``--help`` is quick.
 
 Each verb is one call of one function; what a program reads comes with ``--json``.
 """

@@ -49,14 +49,18 @@ def _python() -> Finding:
     version = platform.python_version()
     if (3, 11) <= sys.version_info[:2] < (3, 13):
         return Finding("python", "ok", version)
-    return Finding("python", "missing", version, "install Python 3.11 or 3.12 and run `make setup PYTHON=python3.11`")
+    return Finding(
+        "python", "missing", version, "install Python 3.11 or 3.12 and run `make setup PYTHON=python3.11`"
+    )
 
 
 def _disk(root: Path) -> Finding:
     free = shutil.disk_usage(root).free / 1e9
     if free >= DISK_GB:
         return Finding("disk", "ok", f"{free:.0f} GB free")
-    return Finding("disk", "missing", f"{free:.1f} GB free", f"free at least {DISK_GB} GB; `dvc gc --workspace` helps")
+    return Finding(
+        "disk", "missing", f"{free:.1f} GB free", f"free at least {DISK_GB} GB; `dvc gc --workspace` helps"
+    )
 
 
 def _tool(name: str) -> Finding:

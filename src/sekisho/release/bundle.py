@@ -213,7 +213,7 @@ def _parse(raw: bytes, path: Path) -> Bundle:
 
 
 def _is_signed_note(lines: list[str]) -> bool:
-    """C2SP signed-note: origin, size, root, blank, the origin's signature first, perhaps witnesses'."""
+    """C2SP signed-note: origin, size, root, blank, the log's signature first, perhaps witnesses'."""
     if len(lines) < 6 or lines[3] or lines[-1]:
         return False
     signatures = [line.split(" ") for line in lines[4:-1]]
@@ -223,7 +223,8 @@ def _is_signed_note(lines: list[str]) -> bool:
         spelled = [base64.b64encode(base64.b64decode(parts[2])).decode() == parts[2] for parts in signatures]
     except ValueError:
         return False
-    return all(spelled) and signatures[0][1] == lines[0]
+    # Rekor v1 has "host - tree id" for its origin and signs as "host"; Rekor v2 signs as its origin
+    return all(spelled) and signatures[0][1] == lines[0].partition(" - ")[0]
 
 
 def _bad_format(path: Path, found: object) -> Refused:

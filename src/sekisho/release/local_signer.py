@@ -3,7 +3,7 @@
 Its bundles are real: the unmodified sigstore-python verifies them, against this authority's own trusted root
 and no other. With bundle.py the only module that touches sigstore's internals; hence the exact pin in
 pyproject.toml. Formats: Fulcio's OID table (sigstore/fulcio docs/oid-info.md), RFC 6962 (SCT, Merkle tree),
-rekor-tiles (hashedrekord 0.0.2), C2SP signed-note and tlog-checkpoint, RFC 3161 and RFC 5816 (timestamp token).
+rekor-tiles (hashedrekord 0.0.2), C2SP signed-note and tlog-checkpoint, RFC 3161 and RFC 5816 (timestamps).
 """
 
 from __future__ import annotations

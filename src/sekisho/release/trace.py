@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sekisho.errors import CannotCheck, Refused, SekishoError
+from sekisho.params import parse_yaml
 from sekisho.release import audit
 from sekisho.release.manifest import CONTENT, check_files, read_manifest
 from sekisho.release.policy import load_trust
@@ -144,10 +145,8 @@ def _revoked(verifier: BundleVerifier, digests: list[str]) -> str:
 
 
 def _parameters(content: Path) -> dict[str, Any] | None:
-    import yaml
-
     path = content / "params.yaml"
-    return cast(dict[str, Any], yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else None
+    return cast(dict[str, Any], parse_yaml(path.read_bytes())) if path.exists() else None
 
 
 def table(trace: dict[str, Any]) -> list[tuple[str, str]]:
@@ -187,7 +186,7 @@ def table(trace: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("figures", ", ".join(figures)))
     rows.append(("gate", f"{'passed' if metrics['gate_passed'] else 'failed'}; {metrics['trials']} trials"))
     for item in trace["signatures"]:
-        workflow = item["workflow"].rpartition("/")[2]
+        workflow = item["workflow"].partition("@")[0].rpartition("/")[2]
         rows.append(
             (f"signed {item['fact']}", f"{item['signed_at']} by {workflow}, log index {item['log_index']}")
         )

@@ -72,7 +72,9 @@ class Policy:
             self.calendar = Calendar(about["calendar"], about["bar"])
             limits = Limits(**{key: float(value) for key, value in about["limits"].items()})
             low, high = (np.array(about["ranges"][side], dtype=np.float32) for side in ("low", "high"))
-        except (KeyError, TypeError, ValueError) as error:
+            if not (np.isfinite(low).all() and np.isfinite(high).all()):
+                raise ValueError("ranges must be finite")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CannotCheck(f"observation.json: {error!r}", remedy="export the release again") from error
         assets, features = len(self.symbols), len(self.features)
         _require("range-shape", (assets, features), low.shape)

@@ -6,7 +6,8 @@ Nothing here raises: a row that may not be decided gets a safe action and the re
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+import math
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 from functools import lru_cache
 
@@ -48,6 +49,10 @@ class Limits:
     max_net: float  # |sum of weights|
     max_asset: float  # |weight| of one asset
     max_turnover: float  # sum of |weight changes| in one decision
+
+    def __post_init__(self) -> None:
+        if not all(0 < limit < math.inf for limit in astuple(self)):
+            raise ValueError(f"limits must be positive and finite: {self}")
 
     def project(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Finite ``(N, A)`` weights moved inside the position limits; every step only shrinks positions."""

@@ -188,7 +188,10 @@ REQUEST = st.fixed_dictionaries(
 
 
 @settings(max_examples=400, deadline=None)
-@given(request=REQUEST | JSON, length=st.none() | st.integers(-5, 400) | st.text("0123456789x-", min_size=1, max_size=4))
+@given(
+    request=REQUEST | JSON,
+    length=st.none() | st.integers(-5, 400) | st.text("0123456789x-", min_size=1, max_size=4),
+)
 def test_no_malformed_request_gets_a_5xx_or_hangs(http: httpx.Client, request: Any, length: Any) -> None:
     headers = {} if length is None else {"Inference-Header-Content-Length": str(length)}
     response = http.post(INFER, content=json.dumps(request).encode(), headers=headers)

@@ -28,6 +28,7 @@ from sekisho.release.statements import (
 )
 from sekisho.release.verify import REVOCATIONS, VerifiedRelease, check_facts, read_revocations, verify_release
 
+NO_RELEASE = "RELEASE=none\n"  # what an environment points at before its first promotion
 POINTER = re.compile(r"RELEASE=([a-z][a-z0-9-]{0,62})/([1-9][0-9]{0,8})@sha256:([0-9a-f]{64})\n")
 
 
@@ -54,9 +55,10 @@ def read_pointer(repo: Path, environment: str) -> Pointer | None:
         CannotCheck: the file is not the one line it must be.
     """
     path = pointer_path(repo, environment)
-    if not path.exists():
+    line = path.read_text(encoding="utf-8") if path.exists() else NO_RELEASE
+    if line == NO_RELEASE:
         return None
-    match = POINTER.fullmatch(path.read_text(encoding="utf-8"))
+    match = POINTER.fullmatch(line)
     if not match:
         raise CannotCheck(
             f"{path}: not one line RELEASE=<model>/<seq>@sha256:<digest>", remedy="restore it from git"

@@ -210,7 +210,7 @@ class DirectRESTServer(RESTServer):  # type: ignore[misc]
         config.app = DirectPath(self._app, self._data_plane, self._max_bytes)
         config.timeout_keep_alive = KEEP_ALIVE
         config.timeout_graceful_shutdown = DRAIN
-        config.server_header = config.date_header = False
+        config.server_header = config.date_header = config.proxy_headers = False
         self._server = QuietServer(config)
         await self._server.serve()
 

@@ -93,7 +93,7 @@ class Scratch:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         assert process.stdout is not None
-        lines = []
+        lines, start = [], time.monotonic()
         with log.open("a", encoding="utf-8") as kept:
             kept.write(f"$ {shlex.join(words)}\n")
             for line in process.stdout:
@@ -101,7 +101,8 @@ class Scratch:
                 lines.append(line)
                 if line.strip() and hasattr(self, "_status"):
                     self._status.update(f"{self._label} [dim]{line.strip()[:90]}[/dim]")
-        if process.wait() not in expect:
+            kept.write(f"# {time.monotonic() - start:.1f} s, exit code {process.wait()}\n")
+        if process.returncode not in expect:
             tail = "".join(lines[-25:])
             raise StepFailed(
                 f"`{shlex.join(words)}` ended with exit code {process.returncode}:\n{tail}\n"
@@ -118,8 +119,9 @@ class Scratch:
 
     def local_dvc(self, clone: Path) -> None:
         """Point DVC's cache and the production remote at folders of this machine, for this clone only."""
-        self.run("dvc", "cache", "dir", "--local", self.kept / "cache", cwd=clone)
-        self.run("dvc", "remote", "modify", "--local", "storage", "url", self.folder / "storage", cwd=clone)
+        cache, storage = self.kept / "cache", self.folder / "storage"
+        text = f"[cache]\n    dir = {cache}\n['remote \"storage\"']\n    url = {storage}\n"
+        (clone / ".dvc" / "config.local").write_text(text)
 
 
 def merge_params(path: Path, overlay: Path) -> None:

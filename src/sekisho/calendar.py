@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from functools import cached_property
+from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,19 +25,9 @@ class Calendar:
     def __init__(self, name: str, bar: str) -> None:
         self.name, self.bar = name, bar
 
-    @cached_property
-    def _exchange(self):  # type: ignore[no-untyped-def]
-        import exchange_calendars as xcals  # slow to import: only when a calendar is used
-
-        try:
-            earliest = xcals.get_calendar(self.name).bound_min()  # Tokyo's begins in 1997
-            start = max(filter(None, [earliest, FIRST_DAY]))
-            return xcals.get_calendar(self.name, start=start)
-        except xcals.errors.InvalidCalendarName as error:
-            raise ParamsError(
-                f"data.calendar: no exchange is called {self.name!r}",
-                remedy="use an ISO 10383 code such as XTKS (Tokyo) or XNYS (New York)",
-            ) from error
+    @property
+    def _exchange(self) -> Any:
+        return _load(self.name)
 
     def sessions(self, first: dt.date, last: dt.date) -> list[dt.date]:
         """Trading days from ``first`` to ``last``, both included, as far as the calendar knows them."""
@@ -50,18 +41,9 @@ class Calendar:
         days = self.sessions(after + dt.timedelta(days=1), after + dt.timedelta(days=2 * count + 20))
         return days[:count]
 
-    @cached_property
-    def _hours(self) -> dict[dt.date, list[np.datetime64]]:
-        """Open, start and end of the lunch break (NaT where there is none), close of every session, UTC."""
-        columns = ["open", "break_start", "break_end", "close"]
-        table = (
-            self._exchange.schedule[columns].apply(lambda c: c.dt.tz_convert(None)).to_numpy("datetime64[us]")
-        )
-        return dict(zip([day.date() for day in self._exchange.schedule.index], table, strict=True))
-
     def closes(self, session: dt.date) -> npt.NDArray[np.datetime64]:
         """Bar ends of one session, ``(B,)`` UTC: every full bar before and after the lunch break."""
-        opens, break_start, break_end, closes = self._hours[session]
+        opens, break_start, break_end, closes = _hours(self.name)[session]
         minutes = BAR_MINUTES[self.bar]
         if not minutes:
             return np.array([closes])
@@ -78,3 +60,27 @@ class Calendar:
         """Bars in an average year of the calendar: what annualises a per-bar figure."""
         year = self.sessions(dt.date(2025, 1, 1), dt.date(2025, 12, 31))
         return float(len(year) * len(self.closes(year[-10])))
+
+
+@cache
+def _load(name: str) -> Any:
+    """The exchange's calendar from its first possible day to a year from now; takes a quarter of a second."""
+    import exchange_calendars as xcals  # slow to import: only when a calendar is used
+
+    try:
+        recent = pd.Timestamp.now().normalize() - pd.Timedelta(days=30)
+        factory = type(xcals.get_calendar(name, start=recent))  # a short one tells its class
+    except xcals.errors.InvalidCalendarName as error:
+        raise ParamsError(
+            f"data.calendar: no exchange is called {name!r}",
+            remedy="use an ISO 10383 code such as XTKS (Tokyo) or XNYS (New York)",
+        ) from error
+    return factory(start=max(filter(None, [factory.bound_min(), FIRST_DAY])))  # Tokyo's begins in 1997
+
+
+@cache
+def _hours(name: str) -> dict[dt.date, list[np.datetime64]]:
+    """Open, start and end of the lunch break (NaT where there is none), close of every session, UTC."""
+    schedule = _load(name).schedule[["open", "break_start", "break_end", "close"]]
+    table = schedule.apply(lambda column: column.dt.tz_convert(None)).to_numpy("datetime64[us]")
+    return dict(zip([day.date() for day in schedule.index], table, strict=True))

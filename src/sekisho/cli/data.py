@@ -101,8 +101,8 @@ def sample(out: Path) -> None:
     from sekisho.data.synthetic import SAMPLE_SEED, sample_sessions, write_synthetic
 
     days = sample_sessions()
-    files = write_synthetic(out, days[0], len(days), SAMPLE_SEED)
-    click.echo(f"{out}: {files} sessions, {days[0]} to {days[-1]}")
+    files = write_synthetic(out, days[0], len(days), SAMPLE_SEED, months=True)
+    click.echo(f"{out}: {len(days)} sessions in {files} months, {days[0]} to {days[-1]}")
 
 
 @data.command()

@@ -338,8 +338,9 @@ def write_synthetic(
     *,
     change: Change | None = None,
     keep_from: dt.date | None = None,
+    months: bool = False,
 ) -> int:
-    """Write `synthetic_bars` to ``out``, one Parquet file a session; returns how many.
+    """Write `synthetic_bars` to ``out``, one Parquet file a session or a month; returns how many.
 
     With ``keep_from`` only the sessions from that day on are written, of the very same path.
 
@@ -352,7 +353,9 @@ def write_synthetic(
     if frame.is_empty():
         raise DataError(f"no session from {keep_from} on", remedy="raise the number of sessions")
     with replaced(out) as (folder,):
-        parts = frame.partition_by("session", as_dict=True, include_key=False, maintain_order=True)
-        for (session,), part in parts.items():
-            write_partition(part.select(list(COLUMNS)), folder / f"{session}.parquet")
+        label = pl.col("session").dt.strftime("%Y-%m" if months else "%Y-%m-%d").alias("label")
+        parts = frame.with_columns(label).partition_by("label", as_dict=True)
+        for (name,), part in parts.items():
+            table = part.select(list(COLUMNS)).sort("symbol", "ts_close")
+            write_partition(table, folder / f"{name}.parquet")
     return len(parts)

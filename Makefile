@@ -43,7 +43,7 @@ check: $(READY) ## format, lint, types, workflows, stale generated files
 	zizmor --offline --quiet --persona=auditor .github
 
 repro: $(READY) ## reproduce the pipeline in this checkout
-	dvc pull && dvc repro
+	dvc pull data.dvc && dvc repro
 
 lock: $(READY) ## recompile the hashed locks after a change of dependencies
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url requirements/bootstrap.in -o requirements/bootstrap.txt

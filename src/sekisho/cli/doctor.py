@@ -40,7 +40,7 @@ def examine(root: Path) -> list[Finding]:
     found.append(
         Finding("sample data", "ok", "data/bars")
         if (root / "data" / "bars").is_dir()
-        else Finding("sample data", "missing", "data/bars is not there", "dvc pull")
+        else Finding("sample data", "missing", "data/bars is not there", "dvc pull data.dvc")
     )
     return found
 

@@ -55,7 +55,9 @@ def partitions(folder: Path) -> list[Path]:
     """
     files = sorted(folder.glob("*.parquet"))
     if not files:
-        raise DataError(f"{folder}: no Parquet file there", remedy="run `dvc pull data.dvc`, then `dvc repro`")
+        raise DataError(
+            f"{folder}: no Parquet file there", remedy="run `dvc pull data.dvc`, then `dvc repro`"
+        )
     return files
 
 

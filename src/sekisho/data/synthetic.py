@@ -142,12 +142,15 @@ class _Grid:
 
 def _sessions(first: dt.date, count: int) -> list[dt.date]:
     try:
-        days = Calendar(CALENDAR, BAR).sessions(first, first + dt.timedelta(days=int(1.6 * count) + 20))
-    except (ValueError, OverflowError) as error:
+        days = Calendar(CALENDAR, BAR).next_sessions(first - dt.timedelta(days=1), count)
+    except OverflowError:
+        days = []
+    if len(days) < count:
         raise DataError(
-            f"{count} sessions from {first}: {error}", remedy="ask for fewer or other ones"
-        ) from error
-    return days[:count]
+            f"{count} sessions from {first}: the calendar knows {len(days)}",
+            remedy="ask for fewer or other ones",
+        )
+    return days
 
 
 def _check(days: list[dt.date], change: Change | None) -> None:

@@ -20,6 +20,7 @@ from sekisho.params import parse_yaml
 
 IMAGE = re.compile(r"(!\[[^\]\n]*\]\()([^)\s]+)(\))")
 STALE = re.compile(r"^> \*\*Stale\.\*\* .*\n\n", re.MULTILINE)
+HEADLINE = re.compile(r"backtest\.agent\.[a-z_]+")  # not the nested ones
 
 
 def publish_report(forge: Forge, number: int, report: Path) -> tuple[str, list[int]]:
@@ -80,10 +81,15 @@ def mark_stale(forge: Forge, number: int) -> bool:
 
 
 def differences(forge: Forge, pull: PullRequest) -> str:
-    """Parameters and metrics that differ between base and head, as two tables."""
+    """Parameters and metrics that differ between base and head; the agent's figures first, others folded."""
     params = [_flat(parse_yaml(forge.read_file(sha, "params.yaml") or b"")) for sha in _ends(pull)]
     metrics = [_metrics(forge, sha) for sha in _ends(pull)]
-    return "\n\n".join([_table("Parameters", *params), _table("Metrics", *metrics)]) + "\n"
+    figures = [{k: v for k, v in side.items() if HEADLINE.fullmatch(k)} for side in metrics]
+    others = [{k: v for k, v in side.items() if not HEADLINE.fullmatch(k)} for side in metrics]
+    folded = f"<details><summary>All other metrics</summary>\n\n{_table('Metrics', *others)}\n\n</details>"
+    return (
+        "\n\n".join([_table("Parameters", *params), _table("Figures of the agent", *figures), folded]) + "\n"
+    )
 
 
 def _ends(pull: PullRequest) -> tuple[str, str]:

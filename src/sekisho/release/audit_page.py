@@ -20,9 +20,9 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto
   background: light-dark(#fff, #14161b); color: light-dark(#1a1c20, #e6e8ec); }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid var(--line);
-  overflow-wrap: anywhere; }
+  white-space: nowrap; }
+td:last-child { white-space: normal; overflow-wrap: anywhere; }
 th { background: var(--soft); font-weight: 600; }
-td:first-child { white-space: nowrap; }
 details { border: 1px solid var(--line); border-radius: 6px; padding: .4rem .8rem; margin: .5rem 0; }
 summary { cursor: pointer; font-weight: 600; }
 .good { color: var(--good); } .bad { color: var(--bad); }
@@ -43,7 +43,7 @@ def write_page(repo: Path, trust: Path, environment: str | None, out: Path) -> P
         key=lambda folder: (folder.parent.name, -int(folder.name)),
     )
     pointers = [
-        (path.parent.name, str(read_pointer(repo, path.parent.name)))
+        (path.parent.name, str(read_pointer(repo, path.parent.name) or "none yet"))
         for path in sorted((repo / "deploy/policy").glob("*/release.env"))
     ]
     log = [

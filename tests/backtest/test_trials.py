@@ -31,11 +31,18 @@ def agent(train: Path, content: str) -> str:
     return folder_digest(train)
 
 
-def commit(repository: Path, digest: str, sharpe: float | None = None, message: str = "result") -> str:
-    lock = {
-        "schema": "2.0",
-        "stages": {"train": {"cmd": "x", "outs": [{"path": "build/train", "md5": digest}]}},
-    }
+def commit(
+    repository: Path,
+    digest: str,
+    sharpe: float | None = None,
+    message: str = "result",
+    market: tuple[str, str] | None = None,
+) -> str:
+    stages: dict[str, object] = {"train": {"cmd": "x", "outs": [{"path": "build/train", "md5": digest}]}}
+    if market:
+        data = {"calendar": market[0], "bar": market[1]}
+        stages["validate"] = {"cmd": "x", "params": {"params.yaml": {"data": data}}}
+    lock = {"schema": "2.0", "stages": stages}
     (repository / "dvc.lock").write_text(yaml.safe_dump(lock))
     if sharpe is not None:
         (repository / "metrics").mkdir(exist_ok=True)
@@ -96,6 +103,18 @@ def test_earlier_sharpe_ratios_come_from_the_same_commits(repository: Path) -> N
     commit(repository, agent(train, "a"), 3.0)
     trials = count_trials(train, repository)
     assert trials.sharpes == {"1" * 32 + ".dir": 0.7, "2" * 32 + ".dir": -0.2}
+
+
+def test_trials_on_another_market_do_not_count_for_this_one(repository: Path) -> None:
+    train, tokyo = repository / "build/train", ("XTKS", "5min")
+    commit(repository, "1" * 32 + ".dir", 7.0, market=("XNYS", "1d"))
+    commit(repository, "2" * 32 + ".dir", 0.5, market=tokyo)
+    commit(repository, "3" * 32 + ".dir", 0.6)  # a lock that does not say: counted, to be on the safe side
+    agent(train, "a")
+    trials = count_trials(train, repository, market=tokyo)
+    assert trials.count == 3
+    assert sorted(trials.sharpes.values()) == [0.5, 0.6]
+    assert count_trials(train, repository).count == 4
 
 
 def test_a_broken_lock_file_in_history_is_passed_over(repository: Path) -> None:

@@ -48,7 +48,7 @@ def run_backtest(
     panel = load_panel(bars)
     table = load_features(features, panel)
     folds = walk_forward([day.item() for day in np.unique(panel.session)], params.split)
-    trials = count_trials(train, repository)
+    trials = count_trials(train, repository, market=(params.data.calendar, params.data.bar))
     strategies = [_strategies(params, train, fold, champion) for fold in folds]
     simulation = simulate(
         panel, table, folds, strategies, params.backtest.cost_multiples, params.market, on_session

@@ -2,7 +2,8 @@
 
 A trial is one result of the ``train`` stage: the digest in ``dvc.lock`` of ``build/train``. Every commit that
 any ref reaches counts: branches, remote branches, tags and DVC's experiments (``refs/exps``); and so does the
-result that now lies in the working tree.
+result that now lies in the working tree. A commit whose bars were of another market (another calendar or bar
+length) says nothing about this one and does not count.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ class Trials:
         return len(self.digests)
 
 
-def count_trials(train: Path, repository: Path = Path()) -> Trials:
+def count_trials(train: Path, repository: Path = Path(), *, market: tuple[str, str] | None = None) -> Trials:
     """Distinct ``train`` results in the history of ``repository`` and the one in ``train``; at least 1.
 
+    ``market`` is (calendar, bar length) of the present bars; None counts the trials on every market.
     Without git the count is 1 and ``history`` is "none".
 
     Raises:
@@ -52,8 +54,8 @@ def count_trials(train: Path, repository: Path = Path()) -> Trials:
         return Trials(present, frozenset({present}), {}, "none")
     digests, sharpes = {present}, {}
     for lock, metrics in _versions(repository):
-        digest = _train_digest(lock)
-        if digest is None:
+        digest, traded = _read_lock(lock)
+        if digest is None or (market and traded and traded != market):
             continue
         digests.add(digest)
         ratio = _sharpe(metrics)
@@ -114,14 +116,19 @@ def _object(answer: bytes, offset: int) -> tuple[bytes, int]:
     return answer[end + 1 : end + 1 + size], end + 1 + size + 1
 
 
-def _train_digest(lock: bytes) -> str | None:
-    """The train stage's digest in one version of ``dvc.lock``; None where that version has no such stage."""
+def _read_lock(lock: bytes) -> tuple[str | None, tuple[str, str] | None]:
+    """The train stage's digest in one version of ``dvc.lock`` and its market; None what that version lacks."""
     try:
-        outs = yaml.load(lock, Loader=YamlLoader)["stages"]["train"]["outs"]  # noqa: S506 (a safe loader)
-        found = [str(out["md5"]) for out in outs if out["path"] == TRAIN_OUT]
+        stages = yaml.load(lock, Loader=YamlLoader)["stages"]  # noqa: S506 (a safe loader)
+        found = [str(out["md5"]) for out in stages["train"]["outs"] if out["path"] == TRAIN_OUT]
     except (yaml.YAMLError, KeyError, TypeError):
-        return None  # an unfinished merge or an older layout: no trial can be read from it
-    return found[0] if found else None
+        return None, None  # an unfinished merge or an older layout: no trial can be read from it
+    try:
+        data = stages["validate"]["params"]["params.yaml"]["data"]
+        market = (str(data["calendar"]), str(data["bar"]))
+    except (KeyError, TypeError):
+        market = None
+    return (found[0] if found else None), market
 
 
 def _sharpe(metrics: bytes) -> float | None:

@@ -70,18 +70,9 @@ class BarEnds:
         ).with_columns(pl.col("ts_close").dt.replace_time_zone("UTC"))
 
     def _learn(self, days: list[dt.date]) -> None:
-        try:
-            sessions = set(self.calendar.sessions(days[0], days[-1])) if days else set()
-        except ValueError:  # some day lies beyond the calendar's bounds, where no bar may be
-            sessions = {day for day in days if self._is_session(day)}
+        sessions = set(self.calendar.sessions(days[0], days[-1])) if days else set()
         none = np.array([], "datetime64[us]")
         self.known |= {day: self.calendar.closes(day) if day in sessions else none for day in days}
-
-    def _is_session(self, day: dt.date) -> bool:
-        try:
-            return bool(self.calendar.sessions(day, day))
-        except ValueError:
-            return False
 
 
 def _plausible(days: pl.Series) -> list[dt.date]:

@@ -2,6 +2,7 @@
 # from the hashed lock. Call depth: make -> sekisho -> function.
 
 PYTHON ?= python3
+REMOTE ?= sample
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -36,14 +37,14 @@ test: $(READY) ## all tests
 quick: $(READY) ## the tests that take seconds
 	pytest -n 2 -m "not slow"
 
-check: $(READY) ## format, lint, types, workflows, stale generated files
+check: $(READY) ## format, lint, types, workflows
 	ruff format --check .
 	ruff check .
 	mypy
 	zizmor --offline --quiet --persona=auditor .github
 
-repro: $(READY) ## reproduce the pipeline in this checkout
-	dvc pull data.dvc && dvc repro
+repro: $(READY) ## reproduce the pipeline in this checkout (REMOTE=storage: with production's data)
+	dvc pull --remote $(REMOTE) data.dvc && dvc repro
 
 lock: $(READY) ## recompile the hashed locks after a change of dependencies
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url requirements/bootstrap.in -o requirements/bootstrap.txt

@@ -24,7 +24,7 @@ class StepFailed(Exception):
 
 
 class Scratch:
-    """A folder that is made anew at each run; only DVC's cache and the checkpoints outlive it.
+    """A folder that is made anew at each run; only DVC's cache outlives it.
 
     So a second run takes everything unchanged from the cache, and a run that was interrupted leaves
     nothing that the next one could trip over.
@@ -43,7 +43,6 @@ class Scratch:
             **os.environ,
             "PATH": bin_folder + os.pathsep + os.environ["PATH"],
             "SEKISHO_FORGE": f"local:{folder / 'forge'}",
-            "SEKISHO_CHECKPOINTS": str(self.kept / "checkpoints"),
             "GIT_CONFIG_GLOBAL": os.devnull,  # the user's hooks, signing keys and templates stay out
             "GIT_CONFIG_SYSTEM": os.devnull,
             "DVC_NO_ANALYTICS": "1",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 
 import click
 
@@ -14,7 +15,7 @@ from sekisho.errors import SekishoError
 
 # verb -> (module under sekisho.cli, one line of help), in the order of the loop
 VERBS = {
-    "data": ("data", "Make, adapt, check and describe bars."),
+    "data": ("data", "Make, adapt, check and validate bars."),
     "features": ("features", "Compute the training table from validated bars."),
     "check-lookahead": ("features", "Prove that no feature looks into the future."),
     "train": ("train", "Train every walk-forward window and seed."),
@@ -67,9 +68,27 @@ def main() -> None:
 
 
 def run() -> None:
-    """Entry point: turns every SekishoError into its message, remedy and exit code."""
+    """Entry point: every error becomes its message, its remedy and its exit code.
+
+    A fault of our own shows its traceback and ends with 2, never with 1: a crash is not a verdict.
+    """
     try:
         main(standalone_mode=True)
     except SekishoError as error:
         click.secho(f"sekisho: {error}", fg="red", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.secho(f"sekisho: {where}{error.strerror or error}", fg="red", err=True)
+        click.secho(
+            "  remedy: check the path, its permissions and the free space (`sekisho doctor`)",
+            fg="red",
+            err=True,
+        )
+        sys.exit(2)
+    except Exception:  # noqa: BLE001 (the last resort: show it and do not let it pass for a verdict)
+        traceback.print_exc()
+        click.secho(
+            "sekisho: this is a fault of sekisho itself; please report the lines above", fg="red", err=True
+        )
+        sys.exit(2)

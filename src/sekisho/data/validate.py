@@ -16,6 +16,7 @@ from sekisho.calendar import Calendar
 from sekisho.data.contract import COLUMNS, RULES, check_structure, violations
 from sekisho.data.panel import partitions
 from sekisho.data.store import replaced, write_partition
+from sekisho.data.tracked import check_tracked
 from sekisho.errors import DataError
 from sekisho.params import DataParams
 
@@ -90,9 +91,10 @@ def validate_bars(
     the largest partition.
 
     Raises:
-        DataError: a broken structure, a gap over ``max_gap_bars``, partitions out of order, more bad rows
+        DataError: a file is not the one that DVC tracks, a broken structure, a gap over ``max_gap_bars``, partitions out of order, more bad rows
             than ``max_quarantine_share`` of a partition; names file, rule, row, symbol and time.
     """
+    check_tracked(raw)
     ends = BarEnds(Calendar(params.calendar, params.bar))
     tally, last_end = _Tally(), dict[str, tuple[dt.datetime, str]]()
     with replaced(out, quarantine) as (new_out, new_quarantine):
@@ -126,7 +128,7 @@ def read_partition(path: Path) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(
             f"{path}: not readable as Parquet, truncated or damaged: {str(error).splitlines()[0]}",
-            remedy="fetch or make this partition again (`dvc pull --force` for tracked data)",
+            remedy="fetch or make this partition again",
         ) from error
     check_structure(frame.schema, str(path))
     if frame.is_empty():

@@ -1,0 +1,65 @@
+"""A damaged object of DVC's cache, with real DVC."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sekisho.data.tracked import check_tracked
+from sekisho.errors import DataError
+
+
+def dvc(folder: Path, *words: str) -> None:
+    subprocess.run(["dvc", *words, "--quiet"], cwd=folder, check=True)
+
+
+@pytest.fixture
+def tracked(tmp_path: Path) -> Path:
+    dvc(tmp_path, "init", "--no-scm")
+    (tmp_path / "data/bars").mkdir(parents=True)
+    for name in ("a", "b"):
+        (tmp_path / f"data/bars/{name}.parquet").write_bytes(name.encode() * 1000)
+    dvc(tmp_path, "add", "data")
+    return tmp_path
+
+
+def test_untouched_and_untracked_folders_pass(tracked: Path, tmp_path: Path) -> None:
+    check_tracked(Path("data/bars"), tracked)
+    (tmp_path / "elsewhere").mkdir()
+    check_tracked(Path("elsewhere"), tmp_path)
+
+
+def test_a_damaged_cache_object_that_dvc_checks_out_is_named_and_the_remedy_works(tracked: Path) -> None:
+    shutil.copytree(tracked / ".dvc/cache", tracked / "remote")
+    dvc(tracked, "remote", "add", "--default", "r", str(tracked / "remote"))
+    whole = tracked / "data/bars/a.parquet"
+    damaged = next(
+        p for p in (tracked / ".dvc/cache").rglob("*") if p.is_file() and p.read_bytes()[:1] == b"a"
+    )
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
+    damaged.chmod(0o444)
+    shutil.rmtree(tracked / "data")
+    dvc(tracked, "checkout")
+    with pytest.raises(DataError, match=r"data/bars/a\.parquet") as caught:
+        check_tracked(Path("data/bars"), tracked)
+    assert str(damaged.relative_to(tracked)) in caught.value.remedy
+    damaged.unlink()
+    whole.unlink()
+    dvc(tracked, "pull")
+    check_tracked(Path("data/bars"), tracked)
+
+
+@pytest.mark.parametrize("change", ["extra", "missing", "edited"])
+def test_files_that_dvc_does_not_know_are_named_with_what_to_do(tracked: Path, change: str) -> None:
+    bars = tracked / "data/bars"
+    if change == "missing":
+        (bars / "a.parquet").unlink()
+    else:
+        (bars / ("c.parquet" if change == "extra" else "a.parquet")).write_bytes(b"other")
+    with pytest.raises(DataError, match=r"data/bars/[ac]\.parquet") as caught:
+        check_tracked(Path("data/bars"), tracked)
+    assert "dvc add data" in caught.value.remedy

@@ -250,23 +250,25 @@ class Demo:
                 notes.append(f"{days[0]} to {self.last}; changed from {change_at}; served at {url}")
             with self.s.step("The calm sessions are replayed through it; the scheduled check") as notes:
                 notes.extend(self._replay(url, days[0], calm_last))
-                notes.append("check: " + self._check("calm", expect=0))
+                notes.append("check: " + self._check("calm", calm_last, expect=0))
             with self.s.step("The market has changed: replayed; the scheduled check") as notes:
                 notes.extend(self._replay(url, change_at, self.last))
-                notes.append("check: " + self._check("changed", expect=1))
+                notes.append("check: " + self._check("changed", self.last, expect=1))
 
     def _replay(self, url: str, first: str, last: str) -> list[str]:
         out = self.sekisho(
             "replay", "--bars", self.market, "--release", self.release, "--url", url,
             "--first", first, "--last", last, cwd=self.server_side,
         )  # fmt: skip
+        time.sleep(1.5)  # serving.log_interval is a second: what was just answered is on disk then
         return out.strip().splitlines()[-1:]
 
-    def _check(self, name: str, expect: int) -> str:
+    def _check(self, name: str, day: str, expect: int) -> str:
         self.verdict = self.s.folder / "verdicts" / name / "verdict.json"
         out = self.sekisho(
             "drift", "check", "--predictions", self.predictions, "--release", self.release,
-            "--bars", self.market, "--out", self.verdict, cwd=self.server_side, expect=(expect,),
+            "--bars", self.market, "--as-of", day, "--out", self.verdict,
+            cwd=self.server_side, expect=(expect,),
         )  # fmt: skip
         return out.strip().splitlines()[0]
 

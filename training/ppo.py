@@ -39,14 +39,15 @@ from rich.progress import Progress
 
 from sekisho.backtest.splits import Fold, walk_forward
 from sekisho.data.panel import load_panel
+from sekisho.data.store import replaced
 from sekisho.errors import SekishoError, TrainingError
 from sekisho.features import load_features
 from sekisho.market import Agent, MarketData, TradingMarket, derive_units, export_onnx
 from sekisho.params import Params, PpoParams, load_params
-from sekisho.train import publish_folder, run_key, sessions_of
+from sekisho.train import run_key, sessions_of
 
 EXPLODED = 1e6  # a loss beyond this cannot come back: rewards are of order one
-EVALUATION_BARS = 132  # the validation window is cut into runs of so many bars, evaluated side by side
+EVALUATION_BARS = 132  # the validation window is cut into equal runs of at most so many bars, side by side
 KEPT = 2  # checkpoints: the newest, and the one before it should the newest be broken
 
 
@@ -238,7 +239,7 @@ def main(args: Args, params: Params) -> None:
             )
 
     agent.load_state_dict(best["agent"])
-    publish(args, fold, key, agent, data, train, best, curve)
+    publish(args, fold, agent, data, train, best, curve)
     shutil.rmtree(checkpoints, ignore_errors=True)  # the run is published; nothing to go back to
 
 
@@ -273,11 +274,13 @@ def gae(
 def evaluate(agent: Agent, data: MarketData, window: tuple[int, int], params: Params) -> float:
     """Annualised net Sharpe ratio of the deterministic agent on ``window``, all costs on.
 
-    The window is cut into runs side by side, each from an empty book: cheap, and a little too modest.
+    The window is cut into equal runs side by side, each from an empty book: cheap, and a little too modest.
+    What the division leaves, fewer bars than there are runs, is left out at the window's end.
     """
     start, stop = window
-    length = min(EVALUATION_BARS, stop - start - 1)
-    starts = torch.arange(start, stop - length, length)
+    runs = math.ceil((stop - start - 1) / EVALUATION_BARS)
+    length = (stop - start - 1) // runs
+    starts = start + length * torch.arange(runs)
     units = derive_units(
         data, start, stop, params.market
     )  # reward scale only; the agent has its own trade unit
@@ -326,7 +329,6 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 def publish(
     args: Args,
     fold: Fold,
-    key: str,
     agent: Agent,
     data: MarketData,
     train: tuple[int, int],
@@ -334,33 +336,30 @@ def publish(
     curve: list[dict[str, Any]],
 ) -> None:
     """Write model.onnx, curve.csv and run.json beside ``args.out`` and put the folder in its place."""
-    fresh = args.out.with_name(f".{args.out.name}.new")
-    fresh.mkdir(parents=True, exist_ok=True)
     features = data.features[train[0] : train[0] + 64]
     weights = torch.linspace(-1, 1, features.shape[0] * features.shape[1]).reshape(features.shape[:2])
     probe = torch.cat((features, weights[..., None] * agent.params.max_asset), dim=2)
-    digest = export_onnx(agent, fresh / "model.onnx", probe)
-    with (fresh / "curve.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(curve[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(curve)
-    run = {
-        "key": key,
-        "fold": args.fold,
-        "seed": args.seed,
-        "windows": {
-            name: [str(day) for day in getattr(fold, name)] for name in ("train", "validation", "test")
-        },
-        "samples": curve[-1]["samples"],
-        "updates": curve[-1]["update"],
-        "best_update": best["update"],
-        "validation_sharpe": best["sharpe"],
-        "onnx_sha256": digest,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-    }
-    (fresh / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-    publish_folder(fresh, args.out)
+    with replaced(args.out) as (fresh,):
+        digest = export_onnx(agent, fresh / "model.onnx", probe)
+        with (fresh / "curve.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(curve[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(curve)
+        run = {
+            "fold": args.fold,
+            "seed": args.seed,
+            "windows": {
+                name: [str(day) for day in getattr(fold, name)] for name in ("train", "validation", "test")
+            },
+            "samples": curve[-1]["samples"],
+            "updates": curve[-1]["update"],
+            "best_update": best["update"],
+            "validation_sharpe": best["sharpe"],
+            "onnx_sha256": digest,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        }
+        (fresh / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
 
 def _result_options(args: Args) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class DataParams(Section):
     bar: Literal["1min", "5min", "15min", "1d"]
     max_quarantine_share: Share
     max_gap_bars: NonNegativeInt
+    max_missing_sessions: NonNegativeInt
+    max_delay: NonNegative
 
 
 class FeatureParams(Section):
@@ -133,7 +135,7 @@ class MonitoringParams(Section):
     min_reference_sessions: Count
     min_rows: Count
     max_safe_share: Share
-    parity_tolerance: Positive
+    parity_tolerance: Annotated[float, Field(ge=1e-5)]  # what serving allows other processors
     cooldown_sessions: NonNegativeInt
 
 

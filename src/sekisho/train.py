@@ -22,15 +22,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sekisho.backtest.splits import walk_forward
 from sekisho.data.panel import partitions
+from sekisho.data.store import replaced
 from sekisho.errors import TrainingError
-from sekisho.features.table import publish_folder
 from sekisho.params import Params
 
 SCRATCH = Path(".sekisho")  # finished runs and checkpoints of an interrupted training wait here
 LAST_LINES = 15  # of a failed trainer's output that are shown
 PACKAGE = Path(__file__).parent
-
-__all__ = ["Run", "publish_folder", "run_key", "sessions_of", "train"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,8 @@ def run_key(bars: Path, features: Path, params: Params, trainer: Path, options: 
     for section in (params.features, params.market, params.split):
         digest.update(section.model_dump_json().encode())
     digest.update(json.dumps(options, sort_keys=True).encode())
-    code = [PACKAGE / "backtest/splits.py", *PACKAGE.glob("features/*.py"), *PACKAGE.glob("market/*.py")]
+    code = [PACKAGE / "backtest/splits.py", PACKAGE / "data/panel.py"]
+    code += [*PACKAGE.glob("features/*.py"), *PACKAGE.glob("market/*.py")]
     for path in (trainer, *sorted(code), *partitions(bars), *partitions(features)):
         digest.update(path.name.encode())
         with path.open("rb") as file:
@@ -90,6 +89,7 @@ def train(
     Raises:
         BacktestError: the history is too short for the folds.
         TrainingError: a trainer failed (its last lines are in the message), or there is no such trainer.
+        DataError: the disk is full; nothing was published.
     """
     trainer = trainers / f"{params.train.trainer}.py"
     if not trainer.is_file():
@@ -124,14 +124,13 @@ def train(
                 child.terminate()
             pool.shutdown(wait=True)
 
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(work, fresh, ignore=shutil.ignore_patterns(".*"))
     result = {"runs": {run.name: _summary(work / run.name) for run in runs}}
-    publish_folder(fresh, out)
-    metrics.parent.mkdir(parents=True, exist_ok=True)
-    temporary = metrics.with_name(f".{metrics.name}.new")
-    temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with replaced(out) as (fresh,):
+        for run in runs:  # an interrupted call with other seeds may have left more in `work`
+            shutil.copytree(work / run.name, fresh / run.name)
+        metrics.parent.mkdir(parents=True, exist_ok=True)
+        temporary = metrics.with_name(f".{metrics.name}.new")
+        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     temporary.replace(metrics)
     shutil.rmtree(work)
     return result

@@ -21,6 +21,7 @@ LIMITS = GateParams(
     min_sharpe_at_double_cost=0.2,
 )
 GOOD: dict[str, Any] = {
+    "opening": {"history": "full"},
     "agent": {
         "sharpe": 2.0,
         "sharpe_low": 0.5,
@@ -41,6 +42,7 @@ GOOD: dict[str, Any] = {
 FLIPS = [
     ("net Sharpe ratio, lower bound", ("agent", "sharpe_low"), 0.1),
     ("deflated Sharpe ratio", ("agent", "deflated_sharpe"), 0.89),
+    ("trials counted from full history", ("opening", "history"), "shallow"),
     ("beats cash", ("baselines", "cash", "sharpe"), 2.0),
     ("beats buy-and-hold", ("baselines", "buy-and-hold", "sharpe"), 2.1),
     ("beats momentum", ("baselines", "momentum", "sharpe"), 2.1),
@@ -53,7 +55,7 @@ FLIPS = [
 ]
 
 
-def changed(path: tuple[str, ...], value: float | None) -> dict[str, Any]:
+def changed(path: tuple[str, ...], value: float | str | None) -> dict[str, Any]:
     metrics = copy.deepcopy(GOOD)
     place = metrics
     for key in path[:-1]:
@@ -76,7 +78,9 @@ def test_the_flips_below_cover_every_rule() -> None:
 
 
 @pytest.mark.parametrize(("rule", "path", "value"), FLIPS)
-def test_each_rule_fails_on_its_own_figure_alone(rule: str, path: tuple[str, ...], value: float) -> None:
+def test_each_rule_fails_on_its_own_figure_alone(
+    rule: str, path: tuple[str, ...], value: float | str
+) -> None:
     metrics = changed(path, value)
     assert failing(metrics) == [rule]
     assert verdict(judge(metrics, LIMITS))["passed"] is False
@@ -85,12 +89,12 @@ def test_each_rule_fails_on_its_own_figure_alone(rule: str, path: tuple[str, ...
 @pytest.mark.parametrize(("rule", "path", "value"), FLIPS)
 @pytest.mark.parametrize("unknown", [None, math.nan])
 def test_an_unknown_figure_never_passes(
-    rule: str, path: tuple[str, ...], value: float, unknown: float | None
+    rule: str, path: tuple[str, ...], value: float | str, unknown: float | None
 ) -> None:
     assert failing(changed(path, unknown)) == [rule]
 
 
-@pytest.mark.parametrize(("rule", "path", "value"), FLIPS[:1] + FLIPS[6:10])
+@pytest.mark.parametrize(("rule", "path", "value"), FLIPS[:1] + FLIPS[2:3] + FLIPS[7:11])
 def test_a_missing_figure_is_named(rule: str, path: tuple[str, ...], value: float) -> None:
     metrics = copy.deepcopy(GOOD)
     place = metrics
@@ -102,6 +106,11 @@ def test_a_missing_figure_is_named(rule: str, path: tuple[str, ...], value: floa
         place.pop(path[-1])
     with pytest.raises(BacktestError, match=path[-2] if path[-2] == "sharpe_by_seed" else path[-1]):
         judge(metrics, LIMITS)
+
+
+@pytest.mark.parametrize("history", ["shallow", "none"])
+def test_a_count_that_may_lack_trials_does_not_pass(history: str) -> None:
+    assert failing(changed(("opening", "history"), history)) == ["trials counted from full history"]
 
 
 def test_without_a_champion_there_is_no_rule_about_it() -> None:

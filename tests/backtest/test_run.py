@@ -21,7 +21,7 @@ from sekisho.backtest.report import write_report
 from sekisho.backtest.run import run_backtest
 from sekisho.backtest.words import summary_english, summary_japanese
 from sekisho.cli.backtest import gate as gate_command
-from sekisho.errors import BacktestError, Refused
+from sekisho.errors import BacktestError, DataError, Refused
 from sekisho.features import build_features
 from sekisho.market import Agent, export_onnx
 from sekisho.params import Params
@@ -236,6 +236,19 @@ def test_a_missing_model_stops_the_backtest_and_leaves_the_last_result(params: P
     with pytest.raises(BacktestError, match=r"fold-1/seed-2/model\.onnx"):
         backtest(params, copy)
     assert (copy / "metrics/backtest.json").read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_at_the_last_write_leaves_the_last_result(params: Params, copy: Path) -> None:
+    def content() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+
+    before = content()
+    (copy / "metrics/.backtest.json.new").symlink_to("/dev/full")
+    with pytest.raises(DataError, match="no space left on the disk; nothing was written"):
+        backtest(params, copy)
+    assert content() == before
+    assert not (copy / ".backtest.new").exists()
 
 
 def test_gate_writes_its_verdict_and_require_refuses(

@@ -37,7 +37,9 @@ def commit(
     sharpe: float | None = None,
     message: str = "result",
     market: tuple[str, str] | None = None,
+    opened: str | None = None,
 ) -> str:
+    """Commit a lock file with this train digest; ``opened`` is the one its metrics speak of, if another."""
     stages: dict[str, object] = {"train": {"cmd": "x", "outs": [{"path": "build/train", "md5": digest}]}}
     if market:
         data = {"calendar": market[0], "bar": market[1]}
@@ -46,7 +48,8 @@ def commit(
     (repository / "dvc.lock").write_text(yaml.safe_dump(lock))
     if sharpe is not None:
         (repository / "metrics").mkdir(exist_ok=True)
-        (repository / "metrics/backtest.json").write_text(json.dumps({"agent": {"sharpe": sharpe}}))
+        content = {"agent": {"sharpe": sharpe}, "opening": {"train": opened or digest}}
+        (repository / "metrics/backtest.json").write_text(json.dumps(content))
     git(repository, "add", "-A", ":!build")
     git(repository, "commit", "-q", "--allow-empty", "-m", message)
     return git(repository, "rev-parse", "HEAD")
@@ -103,6 +106,18 @@ def test_earlier_sharpe_ratios_come_from_the_same_commits(repository: Path) -> N
     commit(repository, agent(train, "a"), 3.0)
     trials = count_trials(train, repository)
     assert trials.sharpes == {"1" * 32 + ".dir": 0.7, "2" * 32 + ".dir": -0.2}
+
+
+def test_stale_metrics_give_a_trial_no_sharpe_ratio(repository: Path) -> None:
+    train = repository / "build/train"
+    first, second = "1" * 32 + ".dir", "2" * 32 + ".dir"
+    commit(repository, first, 0.7)
+    commit(repository, second)  # trained anew, backtested later: the metrics are still the first trial's
+    commit(repository, "3" * 32 + ".dir", 9.0, opened=first)
+    agent(train, "a")
+    trials = count_trials(train, repository)
+    assert trials.count == 4
+    assert trials.sharpes == {first: 0.7}
 
 
 def test_trials_on_another_market_do_not_count_for_this_one(repository: Path) -> None:

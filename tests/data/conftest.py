@@ -19,7 +19,14 @@ Break = Callable[[pl.DataFrame], pl.DataFrame]
 
 @pytest.fixture(scope="session")
 def params() -> DataParams:
-    return DataParams(calendar="XTKS", bar="5min", max_quarantine_share=0.01, max_gap_bars=6)
+    return DataParams(
+        calendar="XTKS",
+        bar="5min",
+        max_quarantine_share=0.01,
+        max_gap_bars=6,
+        max_missing_sessions=0,
+        max_delay=0,
+    )
 
 
 @pytest.fixture(scope="session")

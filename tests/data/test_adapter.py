@@ -122,7 +122,14 @@ def test_history_is_never_rewritten(source: Path, tmp_path: Path, params: DataPa
 
 
 def test_daily_files_get_the_sessions_close_and_years(tmp_path: Path) -> None:
-    daily = DataParams(calendar="XNYS", bar="1d", max_quarantine_share=0.01, max_gap_bars=6)
+    daily = DataParams(
+        calendar="XNYS",
+        bar="1d",
+        max_quarantine_share=0.01,
+        max_gap_bars=6,
+        max_missing_sessions=200,
+        max_delay=0,
+    )
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/a.csv").write_text(
         "code,time,OPEN,HIGH,LOW,CLOSE,shares\n"
@@ -206,6 +213,28 @@ def test_the_dry_run_writes_nothing_and_exits_1_on_a_fault_and_0_on_none(
     assert "positive-price" in bad.output
     assert "SYN3.csv" in bad.output
     assert not (tmp_path / "bars").exists()
+
+
+def test_a_dry_run_that_finds_no_row_is_an_error_and_not_a_pass(
+    source: Path, tmp_path: Path, params: DataParams, three_sessions: pl.DataFrame
+) -> None:
+    first = theirs(three_sessions.filter(pl.col("session") == dt.date(2025, 1, 6)))
+    nothing(source)
+    constants = {k: v for k, v in MAPPING["constants"].items() if k != "adv"}  # type: ignore[attr-defined]
+    past = mapping(constants=constants, adv_sessions=20)
+    for rows, how, message in (
+        (first.clear(), mapping(), "the files have no rows"),
+        (first, past, "no row is left"),  # a first session has no past to average
+    ):
+        rows.write_parquet(source / "a.parquet")
+        with pytest.raises(DataError, match=message):
+            survey(adapted(str(source), how, params), params)
+        with pytest.raises(DataError, match=message):
+            ingest(str(source), how, tmp_path / "bars", params)
+    first.clear().write_parquet(source / "a.parquet")
+    result = run(source, tmp_path, "--dry-run")
+    assert isinstance(result.exception, DataError)
+    assert "every bar" not in result.output
 
 
 def test_ingest_from_the_command_line(source: Path, tmp_path: Path) -> None:

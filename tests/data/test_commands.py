@@ -55,6 +55,14 @@ def test_check_reports_partitions_that_overlap(raw: Path) -> None:
     assert "overlap" in result.output
 
 
+def test_check_reports_sessions_without_any_bar(raw: Path) -> None:
+    (raw / "2025-01-07.parquet").unlink()
+    result = run("check", "--raw", raw, *PARAMS, "--json")
+    assert result.exit_code == 1
+    assert [(f["rule"], f["count"]) for f in json.loads(result.output)] == [("missing-session", 1)]
+    assert "2025-01-07" in result.output
+
+
 def test_synthetic_writes_a_changed_market(tmp_path: Path) -> None:
     base = ["synthetic", "--first", "2025-01-06", "--sessions", 4, "--seed", 5]
     assert run(*base, "--out", tmp_path / "a").exit_code == 0

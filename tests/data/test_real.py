@@ -29,7 +29,14 @@ def test_real_prices_pass_the_contract_whole_and_without_network(
         raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", no_network)
-    daily = DataParams(calendar="XNYS", bar="1d", max_quarantine_share=0.0, max_gap_bars=0)
+    daily = DataParams(
+        calendar="XNYS",
+        bar="1d",
+        max_quarantine_share=0.0,
+        max_gap_bars=0,
+        max_missing_sessions=0,
+        max_delay=0,
+    )
     files, rows = write_real(tmp_path / "raw", source)
     counts = validate_bars(tmp_path / "raw", tmp_path / "bars", tmp_path / "q", daily, tmp_path / "m.json")
     symbols, expected_rows, first, last = EXPECTED[source]

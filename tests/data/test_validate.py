@@ -59,6 +59,7 @@ def test_good_bars_pass_unchanged_with_their_session(stage: Stage, three_session
         "last_session": "2025-01-08",
         "quarantined_rows": 0,
         "quarantined": {},
+        "missing_sessions": 0,
     }
     assert not list(stage.quarantine.iterdir())
 
@@ -137,6 +138,32 @@ def test_a_fault_that_quarantine_cannot_mend_stops_the_stage_and_names_the_file(
     assert str(path) in caught.value.message
     assert caught.value.remedy
     assert stage.left() == []
+
+
+def test_late_bars_are_set_apart_unless_the_delay_is_allowed(
+    stage: Stage, spoil: Callable, set_row: Callable
+) -> None:
+    # row 18 of 2025-01-07 ends at 01:30 UTC and is known five minutes later
+    path = spoil(set_row(18, available_at=dt.datetime(2025, 1, 7, 1, 35, tzinfo=dt.UTC)))
+    assert stage.run()["quarantined"] == {"late": 1}
+    assert pl.read_parquet(stage.quarantine / path.name).select("reason", "row").rows() == [("late", 18)]
+    assert stage.run(max_delay=300.0)["quarantined"] == {}
+
+
+def test_a_session_without_any_bar_stops_the_stage_unless_allowed(stage: Stage) -> None:
+    (stage.raw / "2025-01-07.parquet").unlink()
+    with pytest.raises(
+        DataError, match="no bar at all in 1 of the exchange's sessions: 2025-01-07"
+    ) as caught:
+        stage.run()
+    assert "data.max_missing_sessions" in caught.value.remedy
+    assert stage.left() == []
+    assert stage.run(max_missing_sessions=1)["missing_sessions"] == 1
+
+
+def test_a_history_that_only_begins_later_or_ends_sooner_misses_no_session(stage: Stage) -> None:
+    (stage.raw / "2025-01-06.parquet").unlink()
+    assert stage.run()["missing_sessions"] == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,6 +100,23 @@ def test_too_short_a_history_is_refused_and_leaves_the_old_table(
     with pytest.raises(DataError, match="8 bars, the features look back over 12"):
         build_features(tmp_path / "short", tmp_path / "features", params)
     assert {p.name: p.read_bytes() for p in (tmp_path / "features").iterdir()} == before
+
+
+def test_a_write_that_fails_leaves_the_old_table_and_says_so(
+    tmp_path: Path, random_panel: Maker, params: FeatureParams
+) -> None:
+    write_bars(random_panel(1), tmp_path / "bars")
+    build_features(tmp_path / "bars", tmp_path / "features", params)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "features").iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))  # bytes a file: the disk's refusal, for real
+    try:
+        with pytest.raises(DataError, match="features: File too large"):
+            build_features(tmp_path / "bars", tmp_path / "features", params)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {p.name: p.read_bytes() for p in (tmp_path / "features").iterdir()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bars", "features"]
 
 
 def test_check_lookahead_passes_ours_and_refuses_a_leak(

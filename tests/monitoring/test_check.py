@@ -212,7 +212,7 @@ def test_predictions_of_other_releases_only_cannot_be_judged(world, tmp_path: Pa
 
 
 def test_a_short_session_cannot_be_judged_unless_people_exclude_it(world, tmp_path: Path) -> None:
-    log = world.log(tmp_path / "log", world.calm, world.calm.sessions[:2])
+    log = world.log(tmp_path / "log", world.calm, world.calm.sessions[-3:-1])
     market = replace(world.calm, panel=world.calm.panel.rows(0, len(world.calm.panel) - 50))
     market = replace(market, features=world.calm.features[:-50])
     world.log(log, market, [world.calm.sessions[-1]])
@@ -280,3 +280,108 @@ def test_the_log_may_go_on_after_a_check(world, predictions: Path) -> None:
     assert after.sessions == 6
     assert list(after.levels.values())[:5] == list(before.levels.values())
     assert np.isfinite(list(after.levels.values())).all()
+
+
+def evening(day: dt.date) -> dt.datetime:
+    return dt.datetime.combine(day, dt.time(12), dt.UTC)
+
+
+def test_a_log_that_fell_silent_cannot_be_judged(world, predictions: Path) -> None:
+    days = world.calm.sessions
+    assert judge(world, predictions, as_of=evening(days[4])).state == "ok"
+    silent = judge(world, predictions, as_of=evening(days[6]))
+    assert silent.state == "cannot-judge"
+    assert f"silent since {days[4]}: no predictions of 2 sessions up to {days[6]}" in silent.problems[0]
+    away = {days[5]: "exchange down", days[6]: "exchange down"}
+    assert judge(world, predictions, as_of=evening(days[6]), excluded=away).state == "ok"
+
+
+def test_a_session_counts_from_its_close_and_not_before(world, predictions: Path) -> None:
+    days = world.calm.sessions
+    close = dt.datetime.combine(days[5], dt.time(6, 30), dt.UTC)  # 15:30 in Tokyo
+    assert judge(world, predictions, as_of=close).state == "ok"
+    assert judge(world, predictions, as_of=close + dt.timedelta(seconds=1)).state == "cannot-judge"
+    earlier = judge(world, predictions, as_of=evening(days[2]))  # later sessions are not known yet
+    assert (earlier.state, earlier.last_session) == ("ok", str(days[2]))
+
+
+def test_a_session_without_predictions_inside_the_log_cannot_be_judged(world, tmp_path: Path) -> None:
+    days = world.calm.sessions
+    log = world.log(tmp_path / "log", world.calm, [*days[:2], *days[3:5]])
+    assert judge(world, log).problems == [f"session {days[2]}: no predictions"]
+    assert judge(world, log, excluded={days[2]: "server moved"}).state == "ok"
+
+
+def a_refused_row(
+    frame: pl.DataFrame, verdict: str, ts_close: dt.datetime, number: float | None = None
+) -> pl.DataFrame:
+    """The last row asked again, as the guard answered it."""
+    row = frame.tail(1).with_columns(
+        verdict=pl.lit(verdict),
+        ts_close=pl.lit(ts_close).cast(frame["ts_close"].dtype),
+        target_weights=pl.col("target_weights").list.eval(pl.element() * 0),
+    )
+    if number is not None:
+        values = [number, *row["observation"][0].to_list()[1:]]
+        row = row.with_columns(observation=pl.Series([values], dtype=pl.List(pl.Float32)))
+    return pl.concat([frame, row])
+
+
+def test_one_bad_request_is_counted_and_does_not_mute_the_check(
+    world, predictions: Path, rewrite: Rewrite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = judge(world, predictions)
+    monkeypatch.setattr("sekisho.monitoring.check.verify_chain", lambda folder: None)
+    late, nan = batch(predictions, 1), batch(predictions, 3)
+    frame = pl.read_parquet(late)
+    rewrite(late, a_refused_row(frame, "stale", frame["ts_close"][0]))  # a retry, with the id of its first
+    frame = pl.read_parquet(nan)
+    rewrite(nan, a_refused_row(frame, "non-finite", frame["ts_close"][-1], float("nan")))
+    verdict = judge(world, predictions)
+    assert (verdict.state, verdict.problems, verdict.alarms) == ("ok", [], [])
+    assert verdict.answers["stale"] == verdict.answers["non-finite"] == pytest.approx(1 / verdict.rows)
+    assert verdict.levels == before.levels
+
+
+def test_a_request_that_names_a_far_session_is_no_session_of_service(
+    world, predictions: Path, rewrite: Rewrite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sekisho.monitoring.check.verify_chain", lambda folder: None)
+    frame = pl.read_parquet(batch(predictions))
+    far = dt.date(2020, 1, 6)
+    row = a_refused_row(frame, "stale", dt.datetime(2020, 1, 6, 1, tzinfo=dt.UTC)).tail(1)
+    (predictions / str(far)).mkdir()
+    row.with_columns(session=pl.lit(far)).write_parquet(predictions / str(far) / "000000000006.parquet")
+    verdict = judge(world, predictions)
+    assert (verdict.state, verdict.sessions, verdict.first_session) == ("ok", 5, str(world.calm.sessions[0]))
+    assert verdict.answers["stale"] == pytest.approx(1 / verdict.rows)
+
+
+def test_a_session_that_the_guard_refused_whole_is_an_alarm_though_drift_cannot_be_judged(
+    world, predictions: Path, rewrite: Rewrite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sekisho.monitoring.check.verify_chain", lambda folder: None)
+    frame = pl.read_parquet(batch(predictions))
+    values = [[float("nan")] * len(row) for row in frame["observation"].to_list()]
+    refused = frame.with_columns(
+        pl.Series("observation", values, dtype=pl.List(pl.Float32)), verdict=pl.lit("non-finite")
+    )
+    rewrite(batch(predictions), refused)
+    verdict = judge(world, predictions)
+    assert (verdict.state, verdict.exit_code) == ("cannot-judge", 2)
+    assert [(alarm.family, alarm.series) for alarm in verdict.alarms] == [("safe-answers", "non-finite")]
+    assert "but safe-answers alarm" in verdict.sentence()
+
+
+def test_live_bars_that_break_the_contract_are_not_low_volatility(
+    world, predictions: Path, tmp_path: Path
+) -> None:
+    bars = Path(shutil.copytree(world.bars["calm"], tmp_path / "bars"))
+    path = bars / f"{world.calm.sessions[3]}.parquet"
+    frame = pl.read_parquet(path)
+    broken = pl.when(pl.int_range(pl.len()) % 4 == 0).then(-pl.col("close")).otherwise("close")
+    frame.with_columns(close=broken).write_parquet(path)
+    verdict = judge(world, predictions, bars=bars, data=world.params.data)
+    assert verdict.state == "cannot-judge"
+    assert "break the contract" in verdict.problems[0]
+    assert path.name in verdict.problems[0]

@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
 from sekisho.cli import main
 from sekisho.data.panel import load_panel
-from sekisho.errors import CannotCheck, DataError
+from sekisho.errors import CannotCheck, DataError, Refused
 from sekisho.monitoring.reference import load_reference, reference_of_last_fold
 
 REPO = Path(__file__).resolve().parents[2]
@@ -24,7 +25,15 @@ def sekisho(*words: str | Path, params: Path = REPO / "params.yaml") -> Result:
 
 def check(world, predictions: Path, out: Path, *more: str, params: Path = REPO / "params.yaml") -> Result:
     return sekisho(
-        "drift", "check", "--predictions", predictions, "--release", world.release, "--out", out, *more
+        "drift",
+        "check",
+        "--predictions",
+        predictions,
+        "--release",
+        world.release,
+        "--out",
+        out,
+        *(more if "--as-of" in more else ("--as-of", "2026-07-07", *more)),
     )
 
 
@@ -61,6 +70,8 @@ def test_check_exits_1_on_an_alarm(world, predictions: Path, tmp_path: Path) -> 
         tmp_path / "v.json",
         "--params",
         loud,
+        "--as-of",
+        "2026-07-07",
     ]
     done = CliRunner().invoke(main, ["drift", "check", *map(str, words)])
     assert done.exit_code == 1, done.output
@@ -103,3 +114,23 @@ def test_a_damaged_reference_is_not_read(world, tmp_path: Path, damage) -> None:
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(CannotCheck, match="not a reference"):
         load_reference(path, world.params.monitoring)
+
+
+def test_check_is_made_as_on_the_evening_of_a_day(world, predictions: Path, tmp_path: Path) -> None:
+    done = check(world, predictions, tmp_path / "verdict.json", "--as-of", "2026-07-08")
+    assert done.exit_code == 2
+    assert "silent since 2026-07-07" in done.output
+
+
+def test_an_edited_log_is_not_traced(predictions: Path, rewrite) -> None:
+    path = sorted(predictions.glob("*/*.parquet"))[-1]
+    frame = pl.read_parquet(path)
+    words = ["audit", "trace", frame["prediction_id"][0], "--predictions", str(predictions)]
+    whole = CliRunner().invoke(main, words).exception
+    assert isinstance(whole, CannotCheck)  # past the log: there is no such release in this folder
+    assert "manifest.json" in str(whole)
+    rewrite(path, frame.with_columns(latency_us=pl.col("latency_us") + 1))
+    edited = CliRunner().invoke(main, words).exception
+    assert isinstance(edited, Refused)
+    assert edited.exit_code == 1
+    assert f"{path.parent.name}/{path.name}" in str(edited)

@@ -14,12 +14,15 @@ import polars as pl
 import pytest
 import yaml
 
+from sekisho.backtest.splits import walk_forward
+from sekisho.calendar import Calendar
 from sekisho.data.contract import COLUMNS
 from sekisho.data.store import write_partition
 from sekisho.data.synthetic import synthetic_bars
 from sekisho.errors import CannotCheck, DataError, Refused
+from sekisho.forge.commands import handle
 from sekisho.forge.local import LocalForge, create_local_forge
-from sekisho.monitoring.retrain import Retrain, open_retrain
+from sekisho.monitoring.retrain import Retrain, _use_of_sessions, open_retrain
 from sekisho.monitoring.verdict import Alarm, Verdict
 from sekisho.params import Params
 
@@ -80,7 +83,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Place:
         os.environ[name] = value
     create_local_forge(folder / "forge", {"engineer": "write", "bot": "write"})
     repo, bars = folder / "repo", folder / "bars"
-    forge = LocalForge(folder / "forge", params.forge, actor="bot")
+    forge = LocalForge(folder / "forge", params.forge.model_copy(update={"bot": "bot"}), actor="bot")
     days = sorted(set(write_bars(bars)))
     place = Place(repo, forge, bars, days, params, folder / "drift.png")
     place.plot.write_bytes(b"picture")
@@ -126,7 +129,17 @@ def test_one_cause_from_the_first_alarm_to_its_cooldown(place: Place, tmp_path: 
     (pull,) = place.forge.list_pull_requests("all")
     assert (pull.author, pull.key) == ("bot", f"retrain:policy:{'b' * 16}:volatility")
     assert pull.body.count("- seen up to") == 2  # the third told nothing new
-    for needed in ("400", "252", "return_1", "a" * 64, "b" * 64, "To decide", "drift.png", "rollback to"):
+    for needed in (
+        "400",
+        "252",
+        "return_1",
+        "a" * 64,
+        "b" * 64,
+        "To decide",
+        "drift.png",
+        "rollback to",
+        "no candidate can be trained yet",
+    ):
         assert needed in pull.body
     assert place.run("git", "status", "--porcelain=v2", "--branch") == before
     assert len(place.run("git", "worktree", "list").splitlines()) == 1
@@ -201,3 +214,33 @@ def test_live_bars_that_break_the_contract_open_nothing(place: Place, tmp_path: 
     with pytest.raises(DataError, match="break the contract"):
         place.retrain(place.alarm("broken", 3), broken)
     assert "retrain/broken" not in place.run("git", "ls-remote", "origin")
+
+
+def test_a_hold_on_the_open_request_keeps_the_bot_from_pushing(place: Place) -> None:
+    branch = "retrain/paused"
+    place.run("git", "push", "--quiet", "origin", f"origin/main:refs/heads/{branch}")
+    number = place.forge.open_pull_request(branch, "Retrain", "- seen up to 2026-07-03: x", "key")
+    head = place.run("git", "ls-remote", "origin", branch)
+    engineer = LocalForge(place.forge.origin.parent, place.forge.params, actor="engineer")
+    engineer.add_comment(number, "/hold")
+    handle(place.forge, number, place.forge.comments(number)[-1])
+    held = place.retrain(place.alarm("paused", 3))
+    assert held.number is None
+    assert f"pull request {number} is on hold" in held.reason
+    assert place.run("git", "ls-remote", "origin", branch) == head
+
+
+def test_the_body_says_which_new_sessions_the_candidate_trains_on(place: Place) -> None:
+    sessions = Calendar("XTKS", "5min").sessions(dt.date(2024, 1, 1), dt.date(2026, 7, 31))
+    split = place.params.split
+    fold = walk_forward(sessions, split)[-1]
+    told = f"trains up to **{fold.train[1]}**"
+    late = replace(place.alarm("policy", 3), first_session=str(sessions[-5]), last_session=str(sessions[-1]))
+    text = _use_of_sessions(late, sessions, split)
+    assert told in text
+    assert "Of the 5 sessions" in text
+    assert "it trains on 0; 0 choose its checkpoint, and 5 are what it is judged on" in text
+    trained = sessions.index(fold.train[1])
+    early = replace(late, first_session=str(sessions[trained - 2]))
+    counts = f"trains on 3; {split.validation_sessions} choose its checkpoint, and {split.test_sessions} are"
+    assert counts in _use_of_sessions(early, sessions, split)

@@ -169,3 +169,19 @@ def test_a_model_that_fails_or_is_late_is_answered_safely(
         assert any_model.decide(lab.observations(1), lab.TS_CLOSE, lab.NOW).verdict == Reason.DEADLINE
     finally:
         any_model.params = patient
+
+
+def test_weights_that_the_guard_moved_are_not_called_the_agents_own(policy: Policy, lab: ModuleType) -> None:
+    limits = policy.guard.limits
+    rows = lab.observations(1)
+    for beyond in (3e-5, 9e-6):
+        weights = np.array([[limits.max_asset + beyond, 0.0, 0.0]], dtype=np.float32)
+        decision = policy._mend(rows, np.array([True]), weights)
+        moved = float(np.abs(decision.target_weights - weights).max())
+        assert moved > 1e-6
+        assert decision.verdicts == (Reason.CLIPPED,)
+
+
+def test_a_clock_beyond_the_calendar_is_a_closed_market(policy: Policy) -> None:
+    moment = dt.datetime(2150, 1, 5, 1, tzinfo=dt.UTC)
+    assert policy.guard.check_time(moment, moment, True) is Reason.MARKET_CLOSED

@@ -309,3 +309,12 @@ def test_after_kill_9_the_log_holds_and_the_next_server_goes_on(
     httpx.post(again.url + INFER, json=lab.body(lab.observations(1), "second"))
     assert again.stop()[0] == 0
     assert verify_chain(again.predictions).predictions == before.predictions + 1
+
+
+@pytest.mark.parametrize("moment", ["9999-12-31T00:00:00+00:00", "0001-01-01T00:00:00+00:00"])
+def test_a_time_that_no_calendar_knows_is_a_bad_request(
+    http: httpx.Client, lab: ModuleType, moment: str
+) -> None:
+    response = http.post(INFER, json=lab.body(lab.observations(1), ts_close=moment))
+    assert response.status_code == 400
+    assert "ts_close: a time from 1970 to 2199 expected" in response.json()["error"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,10 @@ import polars as pl
 import pytest
 import torch
 
+from sekisho.data.panel import load_panel
 from sekisho.errors import TrainingError
+from sekisho.features import load_features
+from sekisho.market import MarketData, derive_units
 from sekisho.params import PpoParams
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +58,7 @@ def test_a_run_publishes_model_curve_and_windows(world: World, run_ppo: Run) -> 
     assert (run["samples"], run["updates"], run["fold"], run["seed"]) == (4096, 16, 1, 1)
     assert run["windows"]["test"][1] == "2025-02-14"
     assert str(world.folder) not in (out / "run.json").read_text()
+    assert "key" not in run  # it covers the trainer's text: a comment would look like another trial
     assert not (world.folder / "checkpoints/run").exists()
 
 
@@ -71,6 +76,28 @@ def test_the_test_window_changes_nothing(make_world: Callable[..., World], run_p
         table.with_columns(open=table["open"] * 2, close=table["close"] * 2).write_parquet(path)
     after = run_ppo(world, "after")
     assert (before / "model.onnx").read_bytes() == (after / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("longest", [132, 40])
+def test_the_evaluation_reaches_the_end_of_the_validation_window(
+    longest: int, world: World, ppo: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ppo, "EVALUATION_BARS", longest)  # 99 steps: one run, or three of 33
+    panel = load_panel(world.bars)
+    data = MarketData.from_panel(panel, load_features(world.features, panel), world.params.market)
+    torch.manual_seed(1)
+    agent = ppo.Agent(data.features.shape[2], len(data.symbols), 8, world.params.market)
+    start, stop = len(panel) - 100, len(panel)
+    agent.fit_scales(data, 100, start, derive_units(data, 100, start, world.params.market))
+    with torch.no_grad():
+        agent.trade_unit.fill_(0.2)
+        agent.actor[-1].weight.normal_(0.0, 2.0)
+    close = data.close.clone()
+    close[stop - 1] *= 1.05  # seen by the very last step alone
+    sharpes = [
+        ppo.evaluate(agent, d, (start, stop), world.params) for d in (data, replace(data, close=close))
+    ]
+    assert sharpes[0] != sharpes[1]
 
 
 class Interrupted(Exception):

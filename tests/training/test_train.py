@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sekisho.errors import BacktestError, TrainingError
+from sekisho.errors import BacktestError, DataError, TrainingError
 from sekisho.train import run_key, sessions_of, train
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,31 @@ def test_a_failed_trainer_is_shown_with_its_last_lines_and_finished_runs_are_kep
     assert set(Path("calls.txt").read_text().split()) == {"0/1", "0/2", "1/1", "1/2"} - finished
 
 
+def test_runs_of_an_interrupted_call_with_other_seeds_are_not_published(
+    call: Callable[[], dict[str, Any]], world: World
+) -> None:
+    Path("fail").touch()
+    with pytest.raises(TrainingError):
+        call()
+    Path("fail").unlink()
+    (work,) = Path(".sekisho/runs").iterdir()
+    shutil.copytree(work / "fold-0/seed-1", work / "fold-0/seed-7")
+    names = set(call()["runs"])
+    published = {str(p.parent.relative_to("build/train")) for p in Path("build/train").rglob("run.json")}
+    assert published == names
+    assert "fold-0/seed-7" not in names
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_at_the_last_write_publishes_nothing(call: Callable[[], dict[str, Any]]) -> None:
+    Path("metrics").mkdir()
+    Path("metrics/.train.json.new").symlink_to("/dev/full")
+    with pytest.raises(DataError, match="no space left on the disk; nothing was written"):
+        call()
+    assert not Path("metrics/train.json").exists()
+    assert not list(Path("build").iterdir())
+
+
 def test_too_short_a_history_is_refused_before_any_training(
     call: Callable[[], dict[str, Any]], world: World
 ) -> None:
@@ -103,6 +129,25 @@ def test_the_key_changes_with_all_that_determines_the_result(world: World) -> No
     (world.bars / "2025-01-06.parquet").write_bytes(b"other")
     keys.append(key(seed=1))
     assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    "module", ["data/panel.py", "backtest/splits.py", "features/compute.py", "market/env.py"]
+)
+def test_the_key_changes_with_the_code_that_determines_the_result(
+    module: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "sekisho"
+    shutil.copytree(ROOT / "src/sekisho", package)
+    monkeypatch.setattr("sekisho.train.PACKAGE", package)
+
+    def key() -> str:
+        return run_key(world.bars, world.features, world.params, ROOT / "training/ppo.py", {})
+
+    before = key()
+    with (package / module).open("a") as file:
+        file.write("changed = True\n")
+    assert key() != before
 
 
 def test_sessions_ascend(world: World) -> None:

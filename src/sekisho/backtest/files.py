@@ -13,8 +13,11 @@ def write_json(content: dict[str, Any], path: Path) -> None:
     """Write a metrics file in one rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    try:
+        fresh.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)  # left only where the disk is full
 
 
 def read_json(path: Path, stage: str) -> dict[str, Any]:

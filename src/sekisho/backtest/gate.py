@@ -43,7 +43,7 @@ def verdict(rules: list[Rule]) -> dict[str, Any]:
 
 
 def _rules(metrics: dict[str, Any], params: GateParams) -> Iterator[Rule]:
-    agent, baselines = metrics["agent"], metrics["baselines"]
+    agent, baselines, opening = metrics["agent"], metrics["baselines"], metrics["opening"]
     yield _above(
         "net Sharpe ratio, lower bound",
         agent["sharpe_low"],
@@ -55,6 +55,14 @@ def _rules(metrics: dict[str, Any], params: GateParams) -> Iterator[Rule]:
         agent["deflated_sharpe"],
         params.min_deflated_sharpe,
         "The best of many trials looks good by chance alone; this discounts for all trials made.",
+    )
+    full = opening["history"] == "full"
+    yield Rule(
+        "trials counted from full history",
+        float(full),
+        1.0,
+        full,
+        "A shallow clone or a folder without git hides earlier trials, and fewer trials flatter the agent.",
     )
     for name in baselines:
         if name != "champion":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from sekisho.backtest.files import read_json
 from sekisho.backtest.plots import Plot, Series, plots, png, svg
 from sekisho.backtest.render import Block, Heading, Picture, Table, Text, to_html, to_markdown
 from sekisho.backtest.words import number, percent, summary_english, summary_japanese
+from sekisho.data.store import replaced
 from sekisho.errors import BacktestError
-from sekisho.features.table import publish_folder
 from sekisho.params import Params
 
 SECTIONS = (
@@ -56,15 +55,13 @@ def write_report(params: Params, *, backtest: Path, train: Path, metrics: Path, 
 
 
 def _publish(out: Path, blocks: list[Block], drawn: list[Plot]) -> str:
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    (fresh / "plots").mkdir(parents=True)
-    for plot in drawn:
-        png(plot, fresh / "plots" / f"{plot.name}.png")
-    text = to_markdown(blocks).encode()
-    (fresh / "report.md").write_bytes(text)
-    (fresh / "report.html").write_text(to_html("Backtest report", blocks), encoding="utf-8")
-    publish_folder(fresh, out)
+    with replaced(out) as (fresh,):
+        (fresh / "plots").mkdir()
+        for plot in drawn:
+            png(plot, fresh / "plots" / f"{plot.name}.png")
+        text = to_markdown(blocks).encode()
+        (fresh / "report.md").write_bytes(text)
+        (fresh / "report.html").write_text(to_html("Backtest report", blocks), encoding="utf-8")
     return hashlib.sha256(text).hexdigest()
 
 

@@ -19,8 +19,8 @@ from sekisho.backtest.strategies import Agent, Strategy, baselines
 from sekisho.backtest.trials import count_trials
 from sekisho.calendar import Calendar
 from sekisho.data.panel import load_panel
+from sekisho.data.store import replaced, write_partition
 from sekisho.features import load_features
-from sekisho.features.table import publish_folder
 from sekisho.params import BacktestParams, Params
 
 
@@ -43,7 +43,7 @@ def run_backtest(
 
     Raises:
         BacktestError: a model is missing or broken, or the history is too short.
-        DataError: bars or features are missing or stale.
+        DataError: bars or features are missing or stale; the disk is full.
     """
     panel = load_panel(bars)
     table = load_features(features, panel)
@@ -63,8 +63,9 @@ def run_backtest(
         periods,
         params.backtest,
     )
-    _publish(simulation, params.backtest, out)
-    write_json(figures, metrics_file)
+    with replaced(out) as (fresh,):
+        _write_tables(simulation, params.backtest, fresh)
+        write_json(figures, metrics_file)
     return figures
 
 
@@ -86,11 +87,9 @@ def _candidate(train: Path, folds: list[Fold], seed: int) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _publish(simulation: Simulation, params: BacktestParams, out: Path) -> None:
-    fresh = out.with_name(f".{out.name}.new")
-    fresh.mkdir(parents=True, exist_ok=True)
-    simulation.returns.write_parquet(fresh / "returns.parquet")
-    simulation.weights.write_parquet(fresh / "weights.parquet")
+def _write_tables(simulation: Simulation, params: BacktestParams, folder: Path) -> None:
+    write_partition(simulation.returns, folder / "returns.parquet")
+    write_partition(simulation.weights, folder / "weights.parquet")
     agent = simulation.returns.filter(
         (pl.col("strategy") == "agent") & (pl.col("cost_multiple") == STRATEGY_COST)
     )
@@ -102,5 +101,4 @@ def _publish(simulation: Simulation, params: BacktestParams, out: Path) -> None:
         seed=params.seed,
     )
     band = pl.DataFrame({"session": agent["session"], "low": low, "high": high})
-    band.write_parquet(fresh / "band.parquet")  # agent's equity, start 1: resampled paths' interval
-    publish_folder(fresh, out)
+    write_partition(band, folder / "band.parquet")  # agent's equity, start 1: resampled paths' interval

@@ -58,7 +58,7 @@ def count_trials(train: Path, repository: Path = Path(), *, market: tuple[str, s
         if digest is None or (market and traded and traded != market):
             continue
         digests.add(digest)
-        ratio = _sharpe(metrics)
+        ratio = _sharpe(metrics, digest)
         if ratio is not None and digest != present:
             sharpes[digest] = ratio
     history: Literal["full", "shallow"] = "shallow" if inside.strip() == b"true" else "full"
@@ -117,7 +117,7 @@ def _object(answer: bytes, offset: int) -> tuple[bytes, int]:
 
 
 def _read_lock(lock: bytes) -> tuple[str | None, tuple[str, str] | None]:
-    """The train stage's digest in one version of ``dvc.lock`` and its market; None what that version lacks."""
+    """Train digest and market in one version of ``dvc.lock``; None for what that version lacks."""
     try:
         stages = yaml.load(lock, Loader=YamlLoader)["stages"]  # noqa: S506 (a safe loader)
         found = [str(out["md5"]) for out in stages["train"]["outs"] if out["path"] == TRAIN_OUT]
@@ -131,9 +131,11 @@ def _read_lock(lock: bytes) -> tuple[str | None, tuple[str, str] | None]:
     return (found[0] if found else None), market
 
 
-def _sharpe(metrics: bytes) -> float | None:
+def _sharpe(metrics: bytes, train: str) -> float | None:
+    """The agent's ratio, where these metrics are of that ``train`` result: a commit may hold stale ones."""
     try:
-        return float(json.loads(metrics)["agent"]["sharpe"])
+        content = json.loads(metrics)
+        return float(content["agent"]["sharpe"]) if content["opening"]["train"] == train else None
     except (ValueError, KeyError, TypeError):
         return None
 

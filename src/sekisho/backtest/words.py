@@ -15,6 +15,7 @@ STRATEGIES_JA = {
 RULES_JA = {
     "net Sharpe ratio, lower bound": "コスト控除後シャープレシオの下限",
     "deflated Sharpe ratio": "デフレーテッド・シャープレシオ",
+    "trials counted from full history": "全履歴からの試行回数の集計",
     "Sharpe ratio at double cost": "コスト 2 倍でのシャープレシオ",
     "maximum drawdown": "最大ドローダウン",
     "turnover a session": "1 営業日の売買回転率",

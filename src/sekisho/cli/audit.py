@@ -32,8 +32,10 @@ def trace(
 ) -> None:
     """Show everything that led to a served prediction or to a release, with every signature verified."""
     from sekisho.release.trace import table, trace_prediction, trace_release
+    from sekisho.serving.predictions import verify_chain
 
     if predictions:
+        verify_chain(predictions)  # an edited log proves nothing
         found = trace_prediction(ROOT, predictions, subject, trust=trust, environment=environment)
     elif "/" in subject:
         found = trace_release(ROOT, release_folder(subject), trust=trust, environment=environment)

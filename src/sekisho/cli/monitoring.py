@@ -48,6 +48,11 @@ def reference(features: Path, bars: Path, out: Path, params: Path) -> None:
 )
 @click.option("--bars", type=FOLDER, help="Live bars: the level of volatility is watched too.")
 @click.option("--excluded", type=FILE, default=Path("monitoring/excluded.yaml"), show_default=True)
+@click.option(
+    "--as-of",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="Judge as on the evening of that day (YYYY-MM-DD). [default: now]",
+)
 @PARAMS
 @JSON
 def check(
@@ -56,6 +61,7 @@ def check(
     out: Path,
     bars: Path | None,
     excluded: Path,
+    as_of: dt.datetime | None,
     params: Path,
     as_json: bool,
 ) -> None:
@@ -65,10 +71,17 @@ def check(
     from sekisho.params import load_params
 
     every = load_params(params)
+    now = dt.datetime.now(dt.UTC)
     verdict = check_predictions(
-        predictions, release, every.monitoring, bars=bars, data=every.data, excluded=load_excluded(excluded)
+        predictions,
+        release,
+        every.monitoring,
+        bars=bars,
+        data=every.data,
+        excluded=load_excluded(excluded),
+        as_of=dt.datetime.combine(as_of, dt.time.max, dt.UTC) if as_of else now,
     )
-    verdict = replace(verdict, checked_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
+    verdict = replace(verdict, checked_at=now.isoformat(timespec="seconds"))
     write_evidence(verdict, out)
     verdict.write(out)
     click.echo(verdict.to_json() if as_json else f"{verdict.sentence()}\nevidence: {out.with_suffix('.md')}")

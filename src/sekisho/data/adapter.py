@@ -115,6 +115,11 @@ def adapted(source: str, mapping: Mapping, params: DataParams) -> Iterator[tuple
     try:
         table = _placed(_ours(_scan(source), source, mapping, params), mapping, ends)
         sizes = table.group_by("label").len().sort("label").collect(engine="streaming")
+        if sizes.is_empty():
+            raise DataError(
+                f"{source}: no row is left to take",
+                remedy="check the path and the files; adv_sessions leaves out each symbol's first session",
+            )
         for labels in _batches(sizes):
             rows = table.filter(pl.col("label").is_in(labels)).sort("_index").collect(engine="streaming")
             groups = rows.sort("symbol", "_index").partition_by("label", as_dict=True, include_key=False)
@@ -221,6 +226,8 @@ def _placed(table: pl.LazyFrame, mapping: Mapping, ends: BarEnds) -> pl.LazyFram
     """Give each row its ``ts_close``, derived columns and the ``label`` of its partition."""
     day = pl.col("ts_close").cast(pl.Date)
     days = table.select(day.unique()).collect(engine="streaming")["ts_close"]
+    if days.is_empty():
+        raise DataError("the files have no rows", remedy="check the path and the files")
     if days.null_count() == len(days):
         raise DataError("no row has a readable time", remedy="check ts_close and time_zone in the mapping")
     if mapping.time_is == "session":

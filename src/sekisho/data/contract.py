@@ -44,7 +44,9 @@ class Rule:
     holds: pl.Expr
 
 
-def _rules() -> tuple[Rule, ...]:
+@cache
+def rules(max_delay: float) -> tuple[Rule, ...]:
+    """All rules; ``max_delay`` (seconds from ``ts_close`` to ``available_at``) is their only limit."""
     lowest, highest = pl.min_horizontal("open", "close"), pl.max_horizontal("open", "close")
     # a time off the calendar says nothing about the order of the others
     seen = pl.when(pl.col("session").is_not_null()).then(pl.col("ts_close"))
@@ -67,6 +69,11 @@ def _rules() -> tuple[Rule, ...]:
             & pl.col("half_spread").is_between(0, 1, closed="left"),
         ),
         Rule("available", "available_at >= ts_close", pl.col("available_at") >= pl.col("ts_close")),
+        Rule(
+            "late",
+            "available_at is within data.max_delay of ts_close",
+            (pl.col("available_at") - pl.col("ts_close")) <= pl.duration(microseconds=round(max_delay * 1e6)),
+        ),
         Rule("duplicate", "one row per symbol and ts_close", pl.struct("symbol", "ts_close").is_unique()),
         Rule(
             "increasing",
@@ -77,11 +84,11 @@ def _rules() -> tuple[Rule, ...]:
     )
 
 
-RULES = _rules()
+RULES = rules(0.0)  # for their names and words, which no limit changes
 
 
 @cache
-def bar_schema() -> Any:
+def bar_schema(max_delay: float) -> Any:
     """The pandera schema of bars that have their ``session`` (null: not a bar end of the calendar)."""
     import pandera.polars as pa  # slow to import
 
@@ -95,7 +102,7 @@ def bar_schema() -> Any:
 
     columns = {name: pa.Column(dtype, nullable=True) for name, dtype in COLUMNS.items()}
     columns["session"] = pa.Column(pl.Date, nullable=True)
-    return pa.DataFrameSchema(columns, checks=[check(rule) for rule in RULES], strict=True)
+    return pa.DataFrameSchema(columns, checks=[check(rule) for rule in rules(max_delay)], strict=True)
 
 
 def check_structure(schema: pl.Schema, source: str) -> None:
@@ -118,10 +125,11 @@ def check_structure(schema: pl.Schema, source: str) -> None:
         )
 
 
-def violations(frame: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
+def violations(frame: pl.DataFrame | pl.LazyFrame, max_delay: float) -> pl.DataFrame:
     """Every broken rule of every row: columns ``row`` (u32, from 0) and ``rule``, by row then rule.
 
-    ``frame`` has the contract's columns and ``session``. Structure and data are both checked, lazy or not.
+    ``frame`` has the contract's columns and ``session``; ``max_delay`` is in seconds. Structure and data are
+    both checked, lazy or not.
 
     Raises:
         DataError: the structure is broken.
@@ -132,21 +140,22 @@ def violations(frame: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
     table = frame.lazy()
     try:
         with config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA):
-            bar_schema().validate(table, lazy=True)
+            bar_schema(max_delay).validate(table, lazy=True)
         return pl.DataFrame(schema={"row": pl.UInt32, "rule": pl.String})
     except pandera.errors.SchemaErrors as error:
         check_structure(
             pl.Schema({k: v for k, v in table.collect_schema().items() if k != "session"}), "bars"
         )
-        found = _broken_rows(table)
+        found = _broken_rows(table, max_delay)
         if found.is_empty():  # pandera refuses what the rules let pass: never a pass
             raise DataError(f"bars break the contract: {error}", remedy="report this as a defect") from error
         return found
 
 
-def _broken_rows(table: pl.LazyFrame) -> pl.DataFrame:
+def _broken_rows(table: pl.LazyFrame, max_delay: float) -> pl.DataFrame:
     order = pl.Enum([rule.name for rule in RULES])
-    masks = table.select(rule.holds.fill_null(True).alias(rule.name) for rule in RULES).with_row_index("row")
+    holds = [rule.holds.fill_null(True).alias(rule.name) for rule in rules(max_delay)]
+    masks = table.select(holds).with_row_index("row")
     return (
         masks.unpivot(index="row", variable_name="rule", value_name="holds")
         .filter(~pl.col("holds"))

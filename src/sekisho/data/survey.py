@@ -12,7 +12,17 @@ import polars as pl
 from sekisho.calendar import Calendar
 from sekisho.data.contract import RULES
 from sekisho.data.panel import partitions
-from sekisho.data.validate import BarEnds, Judgement, check_order, gap_words, judge, offenders, read_partition
+from sekisho.data.validate import (
+    BarEnds,
+    Judgement,
+    check_order,
+    gap_words,
+    judge,
+    missing_sessions,
+    missing_words,
+    offenders,
+    read_partition,
+)
 from sekisho.errors import DataError
 from sekisho.params import DataParams
 
@@ -38,11 +48,17 @@ def survey(parts: Iterable[tuple[str, pl.DataFrame | DataError]], params: DataPa
     ends = BarEnds(Calendar(params.calendar, params.bar))
     found: dict[str, Fault] = {}
     last_end: dict[str, tuple[dt.datetime, str]] = {}
+    seen: set[dt.date] = set()
+    label = ""
     for label, part in parts:
-        for fault in _faults(label, part, ends, params, last_end):
+        for fault in _faults(label, part, ends, params, last_end, seen):
             known = found.get(fault.rule)
             found[fault.rule] = replace(known, count=known.count + fault.count) if known else fault
-    order = ["structure", *(rule.name for rule in RULES), "gap", "overlap"]
+    missing = missing_sessions(seen, ends.calendar)
+    if len(missing) > params.max_missing_sessions:
+        words = missing_words(missing)
+        found["missing-session"] = Fault("missing-session", len(missing), label, None, None, None, words)
+    order = ["structure", *(rule.name for rule in RULES), "gap", "overlap", "missing-session"]
     return sorted(found.values(), key=lambda fault: order.index(fault.rule))
 
 
@@ -63,11 +79,13 @@ def _faults(
     ends: BarEnds,
     params: DataParams,
     last_end: dict[str, tuple[dt.datetime, str]],
+    seen: set[dt.date],
 ) -> Iterator[Fault]:
     if isinstance(part, DataError):
         yield Fault("structure", 1, label, None, None, None, part.message)
         return
     judged = judge(part.drop("file", "row"), label, ends, params)
+    seen.update(judged.kept["session"].unique())
     yield from _broken_rules(judged, part)
     for gap in judged.gaps.iter_rows(named=True):
         origin = part.row(gap["row"] - 1, named=True)

@@ -91,8 +91,9 @@ def validate_bars(
     the largest partition.
 
     Raises:
-        DataError: a file is not the one that DVC tracks, a broken structure, a gap over ``max_gap_bars``, partitions out of order, more bad rows
-            than ``max_quarantine_share`` of a partition; names file, rule, row, symbol and time.
+        DataError: a file is not the one that DVC tracks, a broken structure, a gap over ``max_gap_bars``,
+            partitions out of order, more bad rows than ``max_quarantine_share`` of a partition (names file,
+            rule, row, symbol and time); more sessions without a bar than ``max_missing_sessions``.
     """
     check_tracked(raw)
     ends = BarEnds(Calendar(params.calendar, params.bar))
@@ -107,7 +108,14 @@ def validate_bars(
             if not judged.bad.is_empty():
                 write_partition(judged.bad, new_quarantine / path.name)
             tally.add(judged)
-        counts = tally.counts()
+        missing = missing_sessions(tally.sessions, ends.calendar)
+        if len(missing) > params.max_missing_sessions:
+            raise DataError(
+                f"{raw}: {missing_words(missing)}, allowed are {params.max_missing_sessions}",
+                remedy="supply the missing sessions, check data.calendar, "
+                "or, knowing why, raise data.max_missing_sessions in params.yaml",
+            )
+        counts = tally.counts() | {"missing_sessions": len(missing)}
         metrics.parent.mkdir(parents=True, exist_ok=True)
         beside = metrics.with_name(f".{metrics.name}.new")
         beside.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
@@ -140,7 +148,7 @@ def judge(frame: pl.DataFrame, source: str, ends: BarEnds, params: DataParams) -
     """Divide a partition's rows by the contract; gaps are looked for in what is kept."""
     placed = with_sessions(frame, ends).with_row_index("row", offset=1)
     contract = placed.select(*COLUMNS, "session")
-    broken = violations(contract)
+    broken = violations(contract, params.max_delay)
     if broken.is_empty():
         bad = placed.clear().with_columns(reason=pl.lit(None, pl.String), source=pl.lit(None, pl.String))
     else:
@@ -242,6 +250,17 @@ def check_order(kept: pl.DataFrame, source: str, last_end: dict[str, tuple[dt.da
         last_end[symbol] = (last, source)
 
 
+def missing_sessions(seen: set[dt.date], calendar: Calendar) -> list[dt.date]:
+    """Sessions of the exchange between the first and the last one seen that were not seen, in order."""
+    return [day for day in calendar.sessions(min(seen), max(seen)) if day not in seen] if seen else []
+
+
+def missing_words(missing: list[dt.date]) -> str:
+    """What `missing_sessions` found, in words."""
+    days = ", ".join(map(str, missing[:SHOWN])) + (" …" if len(missing) > SHOWN else "")
+    return f"no bar at all in {len(missing)} of the exchange's sessions: {days}"
+
+
 @dataclass
 class _Tally:
     partitions: int = 0
@@ -249,8 +268,7 @@ class _Tally:
     bad: int = 0
     rules: Counter[str] = field(default_factory=Counter)
     symbols: set[str] = field(default_factory=set)
-    first: dt.date | None = None
-    last: dt.date | None = None
+    sessions: set[dt.date] = field(default_factory=set)
 
     def add(self, judged: Judgement) -> None:
         self.partitions += 1
@@ -258,17 +276,15 @@ class _Tally:
         self.bad += len(judged.bad)
         self.rules.update(rule for reason in judged.bad["reason"] for rule in reason.split(","))
         self.symbols.update(judged.kept["symbol"].unique())
-        days: list[dt.date] = judged.kept["session"].unique().sort().to_list()
-        if days:  # partitions come in time order
-            self.first, self.last = self.first or days[0], days[-1]
+        self.sessions.update(judged.kept["session"].unique())
 
     def counts(self) -> dict[str, object]:
         return {
             "partitions": self.partitions,
             "rows": self.rows,
             "symbols": len(self.symbols),
-            "first_session": str(self.first),
-            "last_session": str(self.last),
+            "first_session": str(min(self.sessions, default=None)),
+            "last_session": str(max(self.sessions, default=None)),
             "quarantined_rows": self.bad,
             "quarantined": {rule.name: self.rules[rule.name] for rule in RULES if self.rules[rule.name]},
         }

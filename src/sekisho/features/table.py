@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from sekisho.data.panel import Panel, load_panel, partitions
+from sekisho.data.store import replaced, write_partition
 from sekisho.errors import DataError
 from sekisho.features.compute import compute_features, feature_names, lookback
 from sekisho.params import FeatureParams
@@ -36,7 +36,7 @@ def build_features(bars: Path, out: Path, params: FeatureParams) -> tuple[int, i
     same as over the whole history. Returns (files, rows) written.
 
     Raises:
-        DataError: no bars, or fewer than ``lookback`` of them.
+        DataError: no bars, or fewer than ``lookback`` of them; the disk is full.
     """
     parts, symbols = _survey(bars)
     total = sum(part.bars for part in parts)
@@ -45,19 +45,16 @@ def build_features(bars: Path, out: Path, params: FeatureParams) -> tuple[int, i
             f"{bars}: {total} bars, the features look back over {lookback(params)}",
             remedy="bring a longer history or shorten the windows under features in params.yaml",
         )
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
     rows = 0
-    for first, last in _blocks(parts):
-        start = _tail_start(parts, first, lookback(params))
-        panel = _with_symbols(load_panel(bars, parts[start].first, parts[last].last), symbols)
-        table = _table(panel, compute_features(panel, params), feature_names(params))
-        for part in parts[first : last + 1]:
-            cut = table.filter(pl.col("session").is_between(part.first, part.last))
-            cut.write_parquet(fresh / f"{part.label}.parquet", statistics=True)
-            rows += len(cut)
-    publish_folder(fresh, out)
+    with replaced(out) as (fresh,):
+        for first, last in _blocks(parts):
+            start = _tail_start(parts, first, lookback(params))
+            panel = _with_symbols(load_panel(bars, parts[start].first, parts[last].last), symbols)
+            table = _table(panel, compute_features(panel, params), feature_names(params))
+            for part in parts[first : last + 1]:
+                cut = table.filter(pl.col("session").is_between(part.first, part.last))
+                write_partition(cut, fresh / f"{part.label}.parquet")
+                rows += len(cut)
     return len(parts), rows
 
 
@@ -82,16 +79,6 @@ def load_features(folder: Path, panel: Panel) -> npt.NDArray[np.float32]:
     names = [name for name in table.columns if name not in ("symbol", "ts_close", "session")]
     values = table.select(pl.col(names).fill_null(float("nan"))).to_numpy()
     return values.astype(np.float32).reshape(*shape, len(names))
-
-
-def publish_folder(fresh: Path, out: Path) -> None:
-    """Put the finished folder ``fresh`` in ``out``'s place; at no moment is ``out`` half-written."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    fresh.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _survey(bars: Path) -> tuple[list[Partition], tuple[str, ...]]:

@@ -1,8 +1,9 @@
 """The scheduled check: can the log be believed, then drift, then whether the served model is the released
 one.
 
-Problems of the data come first and silence everything else: a log that cannot be believed shows neither drift
-nor its absence.
+Problems of the data come first: a log that cannot be believed shows neither drift nor its absence, and a
+silent one is a problem. What the guard's verdicts and the replay show of the serving side is said
+all the same.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import yaml
 
 from sekisho.calendar import Calendar
 from sekisho.errors import CannotCheck, Refused, SekishoError
 from sekisho.monitoring.detector import Detection, detect, prewhiten
 from sekisho.monitoring.live_bars import profile_bar_returns
-from sekisho.monitoring.predictions import SessionLog, read_session, session_folders
+from sekisho.monitoring.predictions import ANSWERED, MISTIMED, SessionLog, read_session, session_folders
 from sekisho.monitoring.profile import FAMILIES, Profile, Scaler, profile_session
 from sekisho.monitoring.records import SessionRecord, load_record, record_key, save_record
 from sekisho.monitoring.reference import BAR_RETURN, Reference, load_reference, session_gaps
@@ -32,7 +34,6 @@ from sekisho.params import DataParams, MonitoringParams
 from sekisho.release.manifest import check_files, read_manifest
 from sekisho.serving.predictions import verify_chain
 
-ANSWERED = ("ok", "clipped")  # guard verdicts under which the agent's own weights went out
 TOP = 10  # series named in the verdict
 
 
@@ -62,6 +63,7 @@ def check_predictions(
     bars: Path | None = None,
     data: DataParams | None = None,
     excluded: Mapping[dt.date, str] | None = None,
+    as_of: dt.datetime | None = None,
 ) -> Verdict:
     """Judge the predictions of ``release``; never raises for what is wrong with the log: that is a verdict.
 
@@ -74,6 +76,8 @@ def check_predictions(
         data: how ``bars`` are validated; needed with it.
         excluded: sessions that people took out of the judgement, with the reason
             (``monitoring/excluded.yaml``).
+        as_of: the moment (aware) to judge at: sessions that have not ended by then are left out, and the log
+            must reach the last one that has. None: the log is judged whole, its end is not checked.
 
     Raises:
         Refused, CannotCheck: the release itself is not whole, so that nothing can be said about its log.
@@ -84,19 +88,24 @@ def check_predictions(
         held = judged.reference.sessions
         few = f"the reference has {held} sessions, {params.min_reference_sessions} are needed"
         return replace(verdict, problems=[few])
+    calendar, out = Calendar(judged.calendar, judged.bar), excluded or {}
     try:
-        records, problems = read_records(predictions, judged, params, excluded or {})
+        until = last_ended(calendar, as_of) if as_of else None
+        every, problems = read_records(predictions, judged, params, out, until)
         verify_chain(predictions)
+        records = [record for record in every if not record.stray or record.rows >= params.min_rows]
+        problems += _silences(records, predictions, calendar, out, as_of)
     except SekishoError as error:
         return replace(verdict, problems=[error.message])
-    left_out = {str(day): reason for day, reason in (excluded or {}).items()}
-    verdict = replace(_summed(verdict, records), excluded=left_out)
+    left_out = {str(day): reason for day, reason in out.items()}
+    serving = _serving_alarms(records, params)
+    verdict = replace(_summed(verdict, records, every), excluded=left_out, alarms=serving)
     if problems:
         return replace(verdict, problems=problems)
     try:
         statistics = _statistics(records, judged, bars, data)
         sessions = [record.session for record in records]
-        gaps = session_gaps(sessions, Calendar(judged.calendar, judged.bar))
+        gaps = session_gaps(sessions, calendar)
     except SekishoError as error:
         return replace(verdict, problems=[error.message])
     baseline = judged.reference.baseline
@@ -109,7 +118,7 @@ def check_predictions(
         baseline = replace(baseline, watched=watched)
     bets = judged.reference.params
     detection = detect(prewhiten(statistics, gaps, baseline, bets), baseline, bets)
-    alarms = _drift_alarms(detection, sessions, judged.reference, params) + _serving_alarms(records, params)
+    alarms = _drift_alarms(detection, sessions, judged.reference, params) + serving
     return replace(
         verdict,
         state="alarm" if alarms else "ok",
@@ -151,9 +160,14 @@ def open_release(release: Path, params: MonitoringParams) -> JudgedRelease:
 
 
 def read_records(
-    predictions: Path, release: JudgedRelease, params: MonitoringParams, excluded: Mapping[dt.date, str]
+    predictions: Path,
+    release: JudgedRelease,
+    params: MonitoringParams,
+    excluded: Mapping[dt.date, str],
+    until: dt.date | None = None,
 ) -> tuple[list[SessionRecord], list[str]]:
-    """Records of the sessions in which the release predicted, and every problem found in them.
+    """Records of the sessions up to ``until`` that the log holds rows of the release for, and every problem
+    found in them.
 
     Raises:
         CannotCheck: a file that cannot be read at all; no prediction by this release.
@@ -161,7 +175,7 @@ def read_records(
     records, problems = [], []
     replayer: Replayer | None = None
     for session, files in session_folders(predictions):
-        if session in excluded:
+        if session in excluded or (until and session > until):
             continue
         path = files[0].parent / f".profile-{record_key(files, release.digest, release.reference.digest)}.npz"
         record = load_record(path)
@@ -173,15 +187,53 @@ def read_records(
         if not record.rows and not record.problems:
             continue  # only other releases predicted
         problems += [f"session {session}: {problem}" for problem in record.problems]
-        if not record.problems and record.bars < params.min_rows:
+        short = record.bars < params.min_rows and not (record.stray and record.rows < params.min_rows)
+        if short and not record.problems:
             problems.append(f"session {session}: {record.bars} predicted bars, {params.min_rows} are needed")
         records.append(record)
-    if not records:
+    if all(record.stray and record.rows < params.min_rows for record in records):
         raise CannotCheck(
-            f"{predictions}: no prediction by {release.model}/{release.seq}",
+            f"{predictions}: no prediction by {release.model}/{release.seq}"
+            + (f" up to {until}" if until else ""),
             remedy="name the release that serves",
         )
     return records, problems
+
+
+def last_ended(calendar: Calendar, as_of: dt.datetime) -> dt.date:
+    """The last session whose close lies before ``as_of`` (aware).
+
+    Raises:
+        CannotCheck: the calendar knows none near it.
+    """
+    moment = np.datetime64(as_of.astimezone(dt.UTC).replace(tzinfo=None), "us")
+    day = as_of.astimezone(dt.UTC).date()
+    near = calendar.sessions(day - dt.timedelta(days=30), day + dt.timedelta(days=1))
+    if ended := [session for session in near if calendar.closes(session)[-1] < moment]:
+        return ended[-1]
+    raise CannotCheck(f"{calendar.name} knows no session before {day}", remedy="name another day")
+
+
+def _silences(
+    records: Sequence[SessionRecord],
+    predictions: Path,
+    calendar: Calendar,
+    excluded: Mapping[dt.date, str],
+    as_of: dt.datetime | None,
+) -> list[str]:
+    """Sessions without predictions of any release between the records, or after the last up to ``as_of``."""
+    logged = {session for session, _ in session_folders(predictions)} | set(excluded)
+    first, last = records[0].session, records[-1].session
+    lacking = [day for day in calendar.sessions(first, last) if day not in logged]
+    found = [f"session {day}: no predictions" for day in lacking]
+    if as_of:
+        end = last_ended(calendar, as_of)
+        after = [d for d in calendar.sessions(last + dt.timedelta(days=1), end) if d not in excluded]
+        if after:
+            found.append(
+                f"the log is silent since {last}: no predictions of {len(after)} sessions up to {after[-1]}"
+            )
+    return found
 
 
 class Replayer:
@@ -209,17 +261,21 @@ def make_record(log: SessionLog, release: JudgedRelease, replayer: Replayer) -> 
         return SessionRecord(log.session, len(log.rows), 0, answers, 0.0, log.problems, None)
     observations = log.observations(release.shape)
     agreed = (log.rows["verdict"] == "ok").to_numpy()
-    once = log.rows["ts_close"].is_first_distinct().to_numpy()  # several portfolios may ask at one bar
+    seen = np.isfinite(observations).all(axis=(1, 2)) & ~log.rows["verdict"].is_in(MISTIMED).to_numpy()
+    times = log.rows["ts_close"].filter(pl.Series(seen))  # several portfolios may ask at one bar
+    once = np.flatnonzero(seen)[times.is_first_distinct().to_numpy()]
     return SessionRecord(
         session=log.session,
         rows=len(log.rows),
-        bars=int(once.sum()),
+        bars=len(once),
         answers=answers,
         parity=replayer.difference(observations[agreed], log.targets(release.shape)[agreed]),
         problems=(),
         profile=profile_session(
             log.session, observations[once, :, :-1], _features_only(release.reference.scaler)
-        ),
+        )
+        if len(once)
+        else None,
     )
 
 
@@ -243,9 +299,10 @@ def _statistics(
     return np.concatenate([features, returns], axis=3)
 
 
-def _summed(verdict: Verdict, records: Sequence[SessionRecord]) -> Verdict:
-    rows = sum(record.rows for record in records)
-    counts: Counter[str] = sum((Counter(record.answers) for record in records), Counter())
+def _summed(verdict: Verdict, records: Sequence[SessionRecord], every: Sequence[SessionRecord]) -> Verdict:
+    """Sessions of ``records``; rows and shares of ``every``, with those that stray requests named."""
+    rows = sum(record.rows for record in every)
+    counts: Counter[str] = sum((Counter(record.answers) for record in every), Counter())
     return replace(
         verdict,
         first_session=str(records[0].session),
@@ -312,7 +369,7 @@ def _serving_alarms(records: Sequence[SessionRecord], params: MonitoringParams) 
             found.append(Alarm(*figures, str(record.session)))
             break
     for record in records:
-        safe = 1 - sum(record.answers.get(name, 0) for name in ANSWERED) / record.rows
+        safe = record.safe_share
         if safe > params.max_safe_share:
             worst = max((n for n in record.answers if n not in ANSWERED), key=lambda n: record.answers[n])
             found.append(Alarm("safe-answers", worst, safe, params.max_safe_share, str(record.session)))

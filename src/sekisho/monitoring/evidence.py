@@ -46,8 +46,11 @@ def _lines(verdict: Verdict, plot: str | None) -> Iterator[str]:
     yield f"# {verdict.model}/{verdict.seq}: {verdict.state}"
     yield f"\n{verdict.sentence()}\n"
     if verdict.problems:
-        yield "Nothing was judged. This is not a finding of no drift.\n"
+        yield "Drift was not judged. This is not a finding of no drift.\n"
         yield from (f"- {problem}" for problem in verdict.problems)
+        if verdict.alarms:
+            yield "\nWhat the serving side shows all the same:\n"
+            yield from alarm_table(verdict)
         yield "\nRunbook: docs/en/runbooks/cannot-judge.md"
         return
     yield from alarm_table(verdict)

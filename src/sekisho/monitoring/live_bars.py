@@ -23,10 +23,10 @@ def profile_bar_returns(
     bars: Path, sessions: Sequence[dt.date], symbols: Sequence[str], scaler: Scaler, params: DataParams
 ) -> list[Profile]:
     """Profiles of log(close / open), ``A`` × 1 series, of the given sessions; bars that break the contract
-    are left out.
+    are left out, up to the share that the contract allows.
 
     Raises:
-        CannotCheck: a session or a symbol has no bars.
+        CannotCheck: a session or a symbol has no bars; too many rows of a partition break the contract.
         DataError: a partition that cannot be read or lacks a column.
     """
     ends = BarEnds(Calendar(params.calendar, params.bar))
@@ -34,8 +34,16 @@ def profile_bar_returns(
     tables = []
     for path in partitions(bars):
         if _day(path) in (None, *wanted):
-            kept = judge(read_partition(path), str(path), ends, params).kept
-            tables.append(kept.filter(pl.col("session").is_in(wanted) & pl.col("symbol").is_in(symbols)))
+            frame = read_partition(path)
+            judged = judge(frame, str(path), ends, params)
+            if len(judged.bad) > params.max_quarantine_share * len(frame):  # bars left out look like calm
+                raise CannotCheck(
+                    f"{path}: {len(judged.bad)} of {len(frame)} rows break the contract",
+                    remedy=f"see `sekisho data check {path.parent}`",
+                )
+            tables.append(
+                judged.kept.filter(pl.col("session").is_in(wanted) & pl.col("symbol").is_in(symbols))
+            )
     returns = (
         pl.concat(tables)
         .with_columns(value=(pl.col("close") / pl.col("open")).log())

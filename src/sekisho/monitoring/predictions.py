@@ -15,8 +15,11 @@ import numpy.typing as npt
 import polars as pl
 
 from sekisho.errors import CannotCheck
+from sekisho.serving.guard import Reason
 from sekisho.serving.predictions import SCHEMA
 
+ANSWERED = (Reason.OK, Reason.CLIPPED)  # guard verdicts under which the agent's own weights went out
+MISTIMED = (Reason.STALE, Reason.FROM_FUTURE)  # the row's session is what its caller said, not when it came
 UNWRITTEN = "name a folder of predictions that `sekisho serve --predictions` wrote"
 
 
@@ -110,11 +113,13 @@ def _problems(
     session: dt.date, everything: pl.DataFrame, rows: pl.DataFrame, digest: str, shape: tuple[int, int]
 ) -> Iterator[str]:
     assets, features = shape
+    # what the guard refused (a late retry, a NaN) is its verdict, counted as such, and no fault of the log
+    answered = everything.filter(pl.col("verdict").is_in(ANSWERED))
     if (everything["session"] != session).any():
         yield "rows of another session lie in its folder"
     if everything.null_count().sum_horizontal().item():
         yield "a value is missing (null)"
-    if twice := len(everything) - everything["prediction_id"].n_unique():
+    if twice := len(answered) - answered["prediction_id"].n_unique():
         yield f"{twice} prediction ids occur twice"
     if foreign := rows.filter(pl.col("manifest_digest") != digest)["manifest_digest"].unique().to_list():
         yield f"predictions by manifest {foreign[0][:12]}…, the release is {digest[:12]}…"
@@ -124,11 +129,11 @@ def _problems(
         yield f"observations of {found} numbers, the release takes {wanted}: a feature is missing or extra"
     elif (rows["target_weights"].list.len() != assets).any():
         yield "target weights that do not match the release's symbols"
-    elif not np.isfinite(_numbers(rows["observation"])).all():
+    elif not np.isfinite(_numbers(rows.filter(pl.col("verdict").is_in(ANSWERED))["observation"])).all():
         yield "an observation holds NaN or infinity"
     elif not np.isfinite(_numbers(rows["target_weights"])).all():
         yield "a target weight is NaN or infinite"
-    steps = everything["ts_close"].diff().drop_nulls()
+    steps = answered["ts_close"].diff().drop_nulls()
     if (steps < dt.timedelta()).any():
         yield "rows are out of order: ts_close goes back"
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sekisho.monitoring.predictions import ANSWERED, MISTIMED
 from sekisho.monitoring.profile import Profile
 
-VERSION = 1  # of the record's content: a new one makes every session be read again
+VERSION = 2  # of the record's content: a new one makes every session be read again
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,17 @@ class SessionRecord:
     parity: float
     problems: tuple[str, ...]
     profile: Profile | None
+
+    @property
+    def safe_share(self) -> float:
+        """Share of the rows that got the safe action; 0 where verdicts are missing."""
+        counted = sum(self.answers.values())
+        return 1 - sum(self.answers.get(name, 0) for name in ANSWERED) / counted if counted else 0.0
+
+    @property
+    def stray(self) -> bool:
+        """Nothing but requests that named this session at another time: no sign of service in it."""
+        return 0 < self.rows == sum(self.answers.get(name, 0) for name in MISTIMED)
 
 
 def record_key(files: Sequence[Path], manifest_digest: str, reference_digest: str) -> str:

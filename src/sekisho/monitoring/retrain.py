@@ -21,15 +21,17 @@ from pathlib import Path
 import polars as pl
 import yaml
 
+from sekisho.backtest.splits import walk_forward
 from sekisho.calendar import Calendar
 from sekisho.data.panel import partitions
 from sekisho.data.store import add_partitions
 from sekisho.data.validate import BarEnds, judge, read_partition
-from sekisho.errors import CannotCheck, DataError, ForgeError, Refused
+from sekisho.errors import BacktestError, CannotCheck, DataError, ForgeError, Refused
+from sekisho.forge.approvals import is_held
 from sekisho.forge.interface import Forge, PullRequest
 from sekisho.monitoring.evidence import alarm_table, series_table
 from sekisho.monitoring.verdict import DRIFT, Alarm, Verdict
-from sekisho.params import DataParams, Params
+from sekisho.params import DataParams, Params, SplitParams
 
 HOLD = "monitoring/hold.yaml"
 SEEN = re.compile(r"^- seen up to (\d{4}-\d{2}-\d{2}): .*$", re.MULTILINE)
@@ -83,24 +85,30 @@ def open_retrain(
     key = f"retrain:{verdict.model}:{verdict.reference_digest[:16]}:{alarm.family}"
     _git(repo, "fetch", "--quiet", "--prune", "origin")
     pulls = [pull for pull in forge.list_pull_requests("all") if pull.branch == branch]
-    if reason := _reason_not_to(verdict, key, pulls, repo, params):
-        return Retrain(None, branch, key, 0, reason)
     open_pull = next((pull for pull in pulls if pull.state == "open"), None)
-    added = _extend_branch(verdict, branch, open_pull, bars, repo, forge.current_actor(), params.data, remote)
+    if reason := _reason_not_to(verdict, key, pulls, repo, forge, params):
+        return Retrain(None, branch, key, 0, reason)
+    added, sessions = _extend_branch(
+        verdict, branch, open_pull, bars, repo, forge.current_actor(), params.data, remote
+    )
+    use = _use_of_sessions(verdict, sessions, params.split)
     seen = sorted({*_seen(open_pull), _seen_line(verdict, alarm)})
     title = f"Retrain {verdict.model}: {alarm.family} drift since {alarm.session}"
     rollback = _previous_release(verdict, repo)
-    number = forge.open_pull_request(branch, title, _body(verdict, seen, rollback, None), key)
+    number = forge.open_pull_request(branch, title, _body(verdict, seen, rollback, use, None), key)
     if plot and plot.is_file():
         link = forge.publish_images(number, {"drift": plot})["drift"]
-        forge.open_pull_request(branch, title, _body(verdict, seen, rollback, link), key)
+        forge.open_pull_request(branch, title, _body(verdict, seen, rollback, use, link), key)
     return Retrain(number, branch, key, added, "updated" if open_pull else "opened")
 
 
 def _reason_not_to(
-    verdict: Verdict, key: str, pulls: list[PullRequest], repo: Path, params: Params
+    verdict: Verdict, key: str, pulls: list[PullRequest], repo: Path, forge: Forge, params: Params
 ) -> str | None:
-    """A hold in force, or the same cause decided too recently."""
+    """A hold in force (on the open request, or for all), or the same cause decided too recently."""
+    held = next((pull.number for pull in pulls if pull.state == "open" and is_held(forge, pull.number)), None)
+    if held is not None:
+        return f"pull request {held} is on hold: it is updated again after /resume"
     last = dt.date.fromisoformat(verdict.last_session or "")
     hold = _read_hold(repo)
     if hold and last <= hold[0]:
@@ -149,8 +157,9 @@ def _extend_branch(
     actor: str,
     data: DataParams,
     remote: str,
-) -> int:
-    """Commit the new partitions to the branch and push it; returns how many were added.
+) -> tuple[int, list[dt.date]]:
+    """Commit the new partitions to the branch and push it; returns how many were added, and every session
+    that the branch's data then hold.
 
     An open request's branch is extended; else it begins at main anew.
     """
@@ -174,7 +183,33 @@ def _extend_branch(
         if not open_pull or added:  # a branch left over from a decided request is replaced
             force = [] if open_pull else ["--force"]
             _git(repo, "push", "--quiet", *force, "origin", f"{head}:refs/heads/{branch}")
-    return added
+        return added, _sessions_of(tree / "data" / "bars", data)
+
+
+def _sessions_of(bars: Path, params: DataParams) -> list[dt.date]:
+    """Sessions that validation will find in raw partitions, in time order."""
+    ends = BarEnds(Calendar(params.calendar, params.bar))
+    found: set[dt.date] = set()
+    for path in partitions(bars):
+        found.update(judge(read_partition(path), str(path), ends, params).kept["session"].unique())
+    return sorted(found)
+
+
+def _use_of_sessions(verdict: Verdict, sessions: list[dt.date], split: SplitParams) -> str:
+    """What the candidate (the agent of the last walk-forward window) does with the sessions judged here."""
+    try:
+        fold = walk_forward(sessions, split)[-1]
+    except BacktestError as error:
+        return f"With these data no candidate can be trained yet: {error.message}."
+    first, last = verdict.first_session or "", verdict.last_session or ""
+    new = [day for day in sessions if first <= str(day) <= last]
+    windows = (fold.train, fold.validation, fold.test)
+    trained, validated, tested = (sum(a <= day <= b for day in new) for a, b in windows)
+    return (
+        f"The candidate trains up to **{fold.train[1]}**. Of the {len(new)} sessions judged here that the "
+        f"data hold, it trains on {trained}; {validated} choose its checkpoint, and {tested} are what it is "
+        f"judged on (test window {fold.test[0]} to {fold.test[1]})."
+    )
 
 
 def _message(verdict: Verdict, added: int) -> str:
@@ -267,11 +302,13 @@ def _last_seen(pull: PullRequest) -> dt.date | None:
     return max(days, default=None)
 
 
-def _body(verdict: Verdict, seen: list[str], rollback: str | None, plot: str | None) -> str:
+def _body(verdict: Verdict, seen: list[str], rollback: str | None, use: str, plot: str | None) -> str:
     back = f"`sha256:{rollback}`" if rollback else "none: the first release; answer with the safe action"
     lines = [
         f"The scheduled check raised an alarm on **{verdict.model}/{verdict.seq}**. This branch adds the",
-        "live market's bars to the training data; the pipeline retrains and the gate judges as always.",
+        "live market's bars to the data; the pipeline retrains and the gate judges as always.",
+        "",
+        use,
         "",
         *alarm_table(verdict),
         "",

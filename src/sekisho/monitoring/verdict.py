@@ -31,7 +31,7 @@ class Verdict:
 
     ``levels``: the drift statistic after each judged session; ``top``: the series with the most evidence,
     strongest first; ``answers``: share of each guard verdict over all rows; ``problems``: why it cannot be
-    judged.
+    judged (drift, that is: ``alarms`` may then hold those of the serving side).
     """
 
     model: str
@@ -61,9 +61,9 @@ class Verdict:
     def sentence(self) -> str:
         """The verdict in one line."""
         if self.state == "cannot-judge":
-            return f"cannot judge: {self.problems[0]}" + (
-                f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
-            )
+            more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+            beside = "".join(f"; but {alarm.family} alarm on {alarm.session}" for alarm in self.alarms)
+            return f"cannot judge: {self.problems[0]}{more}{beside}"
         span = f"{self.sessions} sessions, {self.first_session} to {self.last_session}"
         if self.state == "ok":
             return (

@@ -105,7 +105,13 @@ class Guard:
         self._low = np.concatenate([low - margin, -edge], axis=1).astype(np.float32)
         self._high = np.concatenate([high + margin, edge], axis=1).astype(np.float32)
         # The calendar is slow to ask: once per minute is enough.
-        self._is_open = lru_cache(maxsize=1024)(calendar.is_open)
+        self._calendar, self._is_open = calendar, lru_cache(maxsize=1024)(self._open)
+
+    def _open(self, minute: dt.datetime) -> bool:
+        try:
+            return self._calendar.is_open(minute)
+        except ValueError:  # a replay's clock may show a year that the calendar does not know
+            return False
 
     def check_time(self, ts_close: dt.datetime, now: dt.datetime, require_open: bool) -> Reason:
         """Whether an observation of the bar ended at ``ts_close`` may be acted on at ``now`` (both aware)."""

@@ -16,6 +16,7 @@ import orjson
 from sekisho.serving.guard import Float32
 
 HEADER_LENGTH = b"inference-header-content-length"
+FIRST_YEAR, LAST_YEAR = 1970, 2199  # calendars and date arithmetic work well inside
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -155,6 +156,9 @@ def _parse(name: str, text: str) -> dt.datetime:
         moment = dt.datetime.fromisoformat(text)
         if moment.tzinfo is None:
             raise BadRequest(f"{name}: {text!r} has no UTC offset")
-        return moment.astimezone(dt.UTC)
+        moment = moment.astimezone(dt.UTC)
     except (ValueError, OverflowError) as error:
         raise BadRequest(f"{name}: an ISO 8601 time expected, {text!r} found") from error
+    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        raise BadRequest(f"{name}: a time from {FIRST_YEAR} to {LAST_YEAR} expected, {text!r} found")
+    return moment

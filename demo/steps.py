@@ -19,6 +19,9 @@ REPO = Path(__file__).resolve().parent.parent
 console = Console(highlight=False, soft_wrap=True)
 
 
+BOT = r"\[bot]"  # part of a name, not markup
+
+
 class StepFailed(Exception):
     """A command of the demo ended otherwise than the step says it must."""
 
@@ -67,7 +70,7 @@ class Scratch:
             yield notes
         console.print(f"{label} [dim]{time.monotonic() - start:.1f} s[/dim]")
         for note in notes:
-            console.print(f"      {note}")
+            console.print(f"      {note.replace('[bot]', BOT)}")
 
     def run(
         self,
@@ -93,7 +96,7 @@ class Scratch:
         )  # fmt: skip
         assert process.stdout is not None
         lines, start = [], time.monotonic()
-        with log.open("a", encoding="utf-8") as kept:
+        with log.open("a", buffering=1, encoding="utf-8") as kept:
             kept.write(f"$ {shlex.join(words)}\n")
             for line in process.stdout:
                 kept.write(line)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime as dt
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ from sekisho.errors import TrainingError
 from sekisho.params import Params
 
 SCRATCH = Path(".sekisho")  # finished runs and checkpoints of an interrupted training wait here
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LAST_LINES = 15  # of a failed trainer's output that are shown
 PACKAGE = Path(__file__).parent
 
@@ -100,19 +105,40 @@ def train(
     work = SCRATCH / "runs" / key
     runs = [Run(fold.index, seed) for fold in folds for seed in params.train.seeds]
 
+    inputs = ["--bars", str(bars), "--features", str(features), "--params", str(source)]
+    with _alone(key):
+        _run_all(runs, params.train.processes, work, [str(trainer), *inputs])
+        result = {"runs": {run.name: _summary(work / run.name) for run in runs}}
+        with replaced(out) as (fresh,):
+            for run in runs:  # an interrupted call with other seeds may have left more in `work`
+                shutil.copytree(work / run.name, fresh / run.name)
+            metrics.parent.mkdir(parents=True, exist_ok=True)
+            temporary = metrics.with_name(f".{metrics.name}.new")
+            temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(metrics)
+        shutil.rmtree(work)
+        return result
+
+
+def _run_all(runs: list[Run], processes: int, work: Path, trainer: list[str]) -> None:
+    """Run what is not finished yet, ``processes`` at once, with one progress bar each."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     console = Console(stderr=True)
-    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
-        pool = ThreadPoolExecutor(params.train.processes)
+    progress = Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
+    with progress as bar:
+        pool = ThreadPoolExecutor(processes)
         children: list[subprocess.Popen[str]] = []
 
         def start(run: Run) -> None:
             task = bar.add_task(run.name, total=1.0)
             if not (work / run.name / "run.json").is_file():  # published atomically: there means finished
-                command = [sys.executable, str(trainer), "--fold", str(run.fold), "--seed", str(run.seed)]
-                command += ["--out", str(work / run.name), "--bars", str(bars), "--features", str(features)]
-                command += ["--params", str(source)]
-                _run(run, command, children, lambda share: bar.update(task, completed=share))
+                chosen = ["--fold", str(run.fold), "--seed", str(run.seed), "--out", str(work / run.name)]
+                _run(
+                    run,
+                    [sys.executable, *trainer, *chosen],
+                    children,
+                    lambda share: bar.update(task, completed=share),
+                )
             bar.update(task, completed=1.0)
 
         try:
@@ -124,16 +150,31 @@ def train(
                 child.terminate()
             pool.shutdown(wait=True)
 
-    result = {"runs": {run.name: _summary(work / run.name) for run in runs}}
-    with replaced(out) as (fresh,):
-        for run in runs:  # an interrupted call with other seeds may have left more in `work`
-            shutil.copytree(work / run.name, fresh / run.name)
-        metrics.parent.mkdir(parents=True, exist_ok=True)
-        temporary = metrics.with_name(f".{metrics.name}.new")
-        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(metrics)
-    shutil.rmtree(work)
-    return result
+
+def _end_with_parent() -> None:
+    """Linux: have the kernel end this trainer when the one who waits for it is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def _alone(key: str) -> Iterator[None]:
+    """Hold the lock of one training; two of the same inputs would overwrite each other's files.
+
+    Raises:
+        TrainingError: the same training is running already.
+    """
+    path = SCRATCH / "locks" / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainingError(
+                f"{path}: the same training is running already",
+                remedy="wait for it; `fuser` on that file names its process",
+            ) from error
+        yield
 
 
 def _run(
@@ -142,7 +183,12 @@ def _run(
     """Run one trainer to its end; its ``update i/n`` lines move the bar."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        preexec_fn=_end_with_parent,
     )
     children.append(child)
     assert child.stdout is not None

@@ -38,6 +38,9 @@ def experiment(folder: Path) -> Path:
     """A fresh clone, with no cache to share, in which a small experiment ran."""
     run(REPO, "git", "clone", "--quiet", str(REPO), str(folder))
     run(folder, "dvc", "pull", "--quiet", "data.dvc")
+    state = json.loads(run(folder, "dvc", "status", "--json"))
+    stale = [str(change) for stage in state.values() for change in stage if "changed deps" in str(change)]
+    assert not [line for line in stale if "'modified'" in line], "dvc.lock is stale: run dvc repro, commit"
     settings = [word for setting in SMALL for word in ("-S", setting)]
     run(folder, "dvc", "exp", "run", *settings)
     return folder

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Callable
@@ -60,6 +61,18 @@ def test_every_fold_and_seed_is_run_and_published_with_metrics(call: Callable[[]
     )
     assert not Path("build/train/old").exists()
     assert not list(Path(".sekisho/runs").iterdir())
+
+
+def test_a_second_training_of_the_same_inputs_is_refused_while_the_first_runs(
+    call: Callable[[], dict[str, Any]],
+) -> None:
+    call()
+    (lock,) = Path(".sekisho/locks").iterdir()
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TrainingError, match="running already"):
+            call()
+    call()
 
 
 def test_a_failed_trainer_is_shown_with_its_last_lines_and_finished_runs_are_kept(

@@ -93,7 +93,7 @@ def _rules(metrics: dict[str, Any], params: GateParams) -> Iterator[Rule]:
     seeds = list(agent["sharpe_by_seed"].values())
     yield _above(
         "seeds agree (lowest Sharpe ratio)",
-        None if any(seed is None or math.isnan(seed) for seed in seeds) else min(seeds),
+        None if len(seeds) < 2 or any(s is None or math.isnan(s) for s in seeds) else min(seeds),
         0.0,
         "A result that another random seed does not repeat is not a property of the method.",
     )

@@ -6,6 +6,7 @@ Each verb is one call of one function; what a program reads comes with ``--json`
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 
@@ -73,7 +74,17 @@ def run() -> None:
     A fault of our own shows its traceback and ends with 2, never with 1: a crash is not a verdict.
     """
     try:
-        main(standalone_mode=True)
+        code = main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except SekishoError as error:
         click.secho(f"sekisho: {error}", fg="red", err=True)
         sys.exit(error.exit_code)

@@ -37,7 +37,7 @@ def data() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def validate(raw: Path, out: Path, quarantine: Path, metrics: Path, params: Path, as_json: bool) -> None:
     """Check every bar; set bad rows apart; fail where there are too many."""
-    from sekisho.data.validate import validate_bars
+    from sekisho.data.validate import first_offenders, validate_bars
     from sekisho.params import load_params
 
     counts = validate_bars(raw, out, quarantine, load_params(params).data, metrics)
@@ -45,8 +45,10 @@ def validate(raw: Path, out: Path, quarantine: Path, metrics: Path, params: Path
         json.dumps(counts)
         if as_json
         else f"{out}: {counts['rows']} rows in {counts['partitions']} partitions, "
-        f"{counts['quarantined_rows']} rows quarantined in {quarantine}"
+        f"{counts['quarantined_rows']} bad rows quarantined in {quarantine}"
     )
+    if counts["quarantined_rows"] and not as_json:
+        click.echo(first_offenders(quarantine))
 
 
 @data.command()

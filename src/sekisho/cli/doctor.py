@@ -18,7 +18,6 @@ TOOLS = {
     "make": ("everything", "your system's package manager"),
     "go": ("linting workflows (actionlint)", "https://go.dev/dl"),
     "kubectl": ("rendering and applying deploy/", "https://kubernetes.io/docs/tasks/tools"),
-    "terraform": ("planning terraform/", "https://developer.hashicorp.com/terraform/install"),
     "node": ("posting reports with CML", "https://nodejs.org"),
 }
 REQUIRED = ("git", "make")
@@ -40,7 +39,7 @@ def examine(root: Path) -> list[Finding]:
     found.append(
         Finding("sample data", "ok", "data/bars")
         if (root / "data" / "bars").is_dir()
-        else Finding("sample data", "missing", "data/bars is not there", "dvc pull data.dvc")
+        else Finding("sample data", "optional", "data/bars is not there", "dvc pull data.dvc")
     )
     return found
 

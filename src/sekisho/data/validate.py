@@ -185,6 +185,14 @@ def offenders(bad: pl.DataFrame, shown: int = SHOWN) -> str:
     return "\n".join(lines)
 
 
+def first_offenders(quarantine: Path) -> str:
+    """The first quarantined rows in words, with their source file; empty where there are none."""
+    for path in sorted(quarantine.glob("*.parquet")):
+        bad = pl.read_parquet(path)
+        return f"{bad['source'][0]}:\n{offenders(bad)}"
+    return ""
+
+
 def _check_share(judged: Judgement, source: str, params: DataParams) -> None:
     bad, rows = len(judged.bad), len(judged.bad) + len(judged.kept)
     if bad > params.max_quarantine_share * rows:

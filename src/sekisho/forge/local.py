@@ -409,8 +409,12 @@ def _write_comment(path: Path, front: Mapping[str, object], body: str) -> None:
 
 def _read_comment(path: Path) -> tuple[dict[str, Any], str]:
     with path.open(encoding="utf-8", newline="") as file:
-        _, head, body = file.read().split("---\n", 2)
-    return yaml.safe_load(head), body
+        parts = file.read().split("---\n", 2)
+    if len(parts) != 3:
+        raise ForgeError(
+            f"{path}: not a comment of the local forge", remedy="restore the file; do not edit it"
+        )
+    return yaml.safe_load(parts[1]), parts[2]
 
 
 def _text(text: str) -> str:

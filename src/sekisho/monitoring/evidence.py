@@ -26,6 +26,7 @@ def write_evidence(verdict: Verdict, out: Path) -> list[Path]:
     them.
     """
     written = []
+    out.parent.mkdir(parents=True, exist_ok=True)
     plot = out.with_suffix(".png")
     if verdict.levels:
         _plot(verdict, plot)

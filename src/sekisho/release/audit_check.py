@@ -93,7 +93,8 @@ def _check_pointer(repo: Path, environment: str, events: list[audit.Event]) -> N
         if event.event == "promote" and event.details.get("environment") == environment
     ]
     last = promoted[-1] if promoted else None
-    if pointer and (last is None or last.manifest_digest != pointer.digest):
+    logged = (last.model, last.seq, last.manifest_digest) if last else None
+    if pointer and logged != (pointer.model, pointer.seq, pointer.digest):
         raise _unlogged(f"a promotion of {pointer} to {environment} as the last one", "run `sekisho promote`")
 
 

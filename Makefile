@@ -52,6 +52,6 @@ lock: $(READY) ## recompile the hashed locks after a change of dependencies
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra serve pyproject.toml -o requirements/serve.txt
 
 clean: ## remove what the targets made (keeps the environment and DVC's cache)
-	rm -rf build metrics/.tmp .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
 .PHONY: help setup demo demo-real test quick check repro lock clean

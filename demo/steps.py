@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from ruamel.yaml import YAML
 
 REPO = Path(__file__).resolve().parent.parent
@@ -102,7 +103,7 @@ class Scratch:
                 kept.write(line)
                 lines.append(line)
                 if line.strip() and hasattr(self, "_status"):
-                    self._status.update(f"{self._label} [dim]{line.strip()[:90]}[/dim]")
+                    self._status.update(f"{self._label} [dim]{escape(line.strip()[:90])}[/dim]")
             kept.write(f"# {time.monotonic() - start:.1f} s, exit code {process.wait()}\n")
         if process.returncode not in expect:
             tail = "".join(lines[-25:])

@@ -198,6 +198,13 @@ def parse_yaml(raw: bytes) -> Any:
     return YAML(typ="safe", pure=True).load(raw)
 
 
+def lookup(values: Any, key: str) -> Any:
+    """The value under a dotted key of a parsed file, as DVC names parameters; None where there is none."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
 def _explain(error: object) -> str:
     assert isinstance(error, dict)
     if error["type"] == "extra_forbidden":

@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 
 from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.interface import Forge
-from sekisho.params import parse_yaml
+from sekisho.params import lookup, parse_yaml
 
 Json = dict[str, Any]
 
@@ -70,7 +70,7 @@ def check_lock(forge: Forge, sha: str) -> None:
                 raise _stale(f"stage {stage}: {path} with md5 {md5}", digests[path])
         for file, used in entry.get("params", {}).items():
             for key, value in used.items():
-                found = _lookup(params.get(file) or _yaml(forge, sha, file), key)
+                found = lookup(params.get(file) or _yaml(forge, sha, file), key)
                 if found != value:
                     raise _stale(f"stage {stage}: {file}: {key} = {value!r}", found)
 
@@ -106,13 +106,6 @@ def _yaml(forge: Forge, sha: str, path: str) -> Json:
     if not isinstance(value, dict):
         raise CannotCheck(f"commit {sha} has no readable {path}", remedy=f"commit {path} and push")
     return value
-
-
-def _lookup(values: Json, key: str) -> object:
-    found: object = values
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
 
 
 def _stale(expected: str, found: object) -> Refused:

@@ -15,7 +15,7 @@ from typing import Any
 from ruamel.yaml.error import YAMLError
 
 from sekisho.errors import CannotCheck
-from sekisho.params import parse_yaml
+from sekisho.params import lookup, parse_yaml
 from sekisho.release.manifest import canonical, list_files, walk
 
 REPRODUCE = "run `dvc repro`, commit dvc.lock, then export"
@@ -123,7 +123,7 @@ def check_lock(repo: Path, needed: list[str]) -> dict[str, str]:
                 raise CannotCheck(f"dvc.lock: stage {name} took an older {path}", remedy=REPRODUCE)
             taken[path] = md5
         for key, value in stage.get("params", {}).get("params.yaml", {}).items():
-            if _lookup(params, key) != value:
+            if lookup(params, key) != value:
                 raise CannotCheck(f"dvc.lock: stage {name} ran with another {key}", remedy=REPRODUCE)
     for path in needed:
         if path not in given:
@@ -143,12 +143,6 @@ def _parse(raw: bytes, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CannotCheck(f"{name}: not a mapping", remedy="restore it from git")
     return value
-
-
-def _lookup(params: Any, key: str) -> Any:
-    for part in key.split("."):
-        params = params.get(part) if isinstance(params, dict) else None
-    return params
 
 
 def sha256_of(path: Path) -> str:

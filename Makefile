@@ -6,6 +6,9 @@ REMOTE ?= sample
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := build/bench/peers
+BENCHMARKS := bench-speed bench-gate bench-learning
+ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS := 1
 export DVC_NO_ANALYTICS := 1
@@ -42,16 +45,36 @@ check: $(READY) ## format, lint, types, workflows
 	ruff check .
 	mypy
 	zizmor --offline --quiet --persona=auditor .github
+	@if command -v go >/dev/null; then echo actionlint && go run $(ACTIONLINT); \
+	else echo 'actionlint: skipped, it is built with go, which is not installed here (CI has it)'; fi
 
-repro: $(READY) ## reproduce the pipeline in this checkout (REMOTE=storage: with production's data)
-	dvc pull --remote $(REMOTE) data.dvc && dvc repro
+repro: $(READY) ## reproduce the pipeline in this checkout (REMOTE=storage: production's data; REPRO=--force: all of it)
+	dvc pull --remote $(REMOTE) data.dvc && dvc repro --pull $(REPRO)
 
-lock: $(READY) ## recompile the hashed locks after a change of dependencies
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url requirements/bootstrap.in -o requirements/bootstrap.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --all-extras pyproject.toml requirements/build.in -o requirements/dev.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra serve pyproject.toml -o requirements/serve.txt
+bench: $(READY) ## all benchmarks beside their peers; a missed goal fails it after all have run
+	@$(MAKE) --keep-going $(BENCHMARKS)
+
+bench-speed: $(PEERS)/.ready ## the market's and PPO's speed beside FinRL and Gym-Trading-Env (minutes)
+	python bench/speed.py
+
+bench-learning: $(READY) ## the trainers on a market whose optimum is known, beside sb3 and simple rules (25 minutes)
+	python bench/learning.py
+
+bench-gate: $(READY) ## how often the gate lets luck pass, and skill (10 minutes)
+	python bench/gate.py
+
+$(PEERS)/.ready: $(READY) requirements/bench.txt
+	rm -rf $(PEERS)
+	uv pip install --quiet --python $(BIN)/python --target $(PEERS) --no-deps --require-hashes -r requirements/bench.txt
+	@touch $@
+
+lock: $(READY) ## recompile the hashed locks after a change of dependencies (UPGRADE=--upgrade: newest of all)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) requirements/bootstrap.in -o requirements/bootstrap.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) --all-extras pyproject.toml requirements/build.in -o requirements/dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) --extra serve pyproject.toml -o requirements/serve.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) --no-deps requirements/bench.in -o requirements/bench.txt
 
 clean: ## remove what the targets made (keeps the environment and DVC's cache)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo demo-real test quick check repro lock clean
+.PHONY: help setup demo demo-real test quick check repro bench bench-speed bench-gate bench-learning lock clean

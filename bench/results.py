@@ -1,4 +1,5 @@
-"""One figure of a benchmark, the table people read and the file programs read (``build/bench/<part>.json``)."""
+"""One figure of a benchmark, the table people read and the file programs read
+(``build/bench/<part>.json``)."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ OUT = Path("build/bench")
 class Figure:
     """A measured value, beside a peer's from the same run where there is one.
 
-    The goal is compared with the ratio where there is a peer, else with the value; ``at_most`` turns it round.
+    The goal is compared with the ratio where there is a peer, else with the value; ``at_most`` turns it
+    round.
     """
 
     name: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -44,13 +44,20 @@ class MarketParams(Section):
     commission: NonNegative
     impact_linear: NonNegative
     impact_sqrt: NonNegative
+    impact_decay: Annotated[float, Field(ge=0, lt=1)]
     spread_multiple: NonNegative
+    lot_size: NonNegativeInt
+    tick_table: Literal["none", "topix500", "other"]
+    price_limits: Literal["none", "tokyo"]
+    max_participation: Share
+    latency_bars: NonNegativeInt
     max_gross: Positive
     max_net: Positive
     max_asset: Positive
     max_turnover: Positive
     vol_window: Count
     episode_bars: Count
+    stratify: bool
     risk_aversion: NonNegative
 
 
@@ -63,9 +70,13 @@ class SplitParams(Section):
 
 
 class TrainParams(Section):
-    trainer: Literal["ppo"]
+    trainer: Literal["ppo", "apg", "td3"]
     seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
     processes: Count
+    device: Literal["auto", "cpu", "cuda"]
+    evaluate_every: Count
+    patience: NonNegativeInt
+    checkpoint_every: Count
 
 
 class PpoParams(Section):
@@ -82,8 +93,40 @@ class PpoParams(Section):
     value_coefficient: NonNegative
     max_gradient_norm: Positive
     hidden: Count
-    checkpoint_every: Count
-    evaluate_every: Count
+    recurrent: NonNegativeInt
+    compile: bool
+
+
+class ApgParams(Section):
+    samples: Count
+    environments: Count
+    steps: Count
+    minibatches: Count
+    learning_rate: Positive
+    critic_learning_rate: Positive
+    discount: Share
+    td_lambda: Share
+    target_rate: Share
+    max_gradient_norm: Positive
+    hidden: Count
+
+
+class Td3Params(Section):
+    samples: Count
+    environments: Count
+    steps: Count
+    buffer: Count
+    first: Count
+    batch: Count
+    updates: Count
+    actor_every: Count
+    learning_rate: Positive
+    discount: Share
+    exploration: NonNegative
+    target_noise: NonNegative
+    target_clip: NonNegative
+    target_rate: Share
+    hidden: Count
 
 
 class BacktestParams(Section):
@@ -96,14 +139,29 @@ class BacktestParams(Section):
     momentum_sessions: Count
     covariance_sessions: Count
     rebalance_sessions: Count
+    champion: Annotated[str, Field(pattern=r"^[a-z][a-z-]{0,62}$")]
+    capital_multiples: tuple[Annotated[float, Field(ge=1)], ...] = Field(min_length=2)
+    capacity_share: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _has_what_the_gate_judges(self) -> Self:
+        if not {1.0, 2.0} <= set(self.cost_multiples):
+            raise ValueError("cost_multiples must hold 1.0 and 2.0: the gate judges at both")
+        if self.capital_multiples[0] != 1.0 or list(self.capital_multiples) != sorted(
+            set(self.capital_multiples)
+        ):
+            raise ValueError("capital_multiples must begin at 1.0 and ascend")
+        return self
 
 
 class GateParams(Section):
     min_sharpe_lower: float
+    min_sharpe_over_champion: float
     min_deflated_sharpe: Share
+    max_pbo: Share
     max_drawdown: Share
     max_turnover: Positive
-    min_sharpe_at_double_cost: float
+    min_capacity: NonNegative
 
 
 class ReleaseParams(Section):
@@ -141,11 +199,15 @@ class MonitoringParams(Section):
 
 class ForgeParams(Section):
     bot: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,38}(\[bot\])?$")]
+    trading_desk: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,99}$")]
+    emergency_minutes: Positive
     report_limit: Annotated[int, Field(ge=2000, le=65536)]
     timeout: Positive
     retries: NonNegativeInt
     backoff: NonNegative
     longest_wait: NonNegative
+    reruns: NonNegativeInt
+    rerun_wait: NonNegative
 
 
 class Params(Section):
@@ -157,6 +219,8 @@ class Params(Section):
     split: SplitParams
     train: TrainParams
     ppo: PpoParams
+    apg: ApgParams
+    td3: Td3Params
     backtest: BacktestParams
     gate: GateParams
     release: ReleaseParams

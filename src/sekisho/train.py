@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,16 +58,17 @@ def sessions_of(bars: Path) -> list[dt.date]:
     return sorted(frame.collect(engine="streaming")["session"].to_list())
 
 
-def run_key(bars: Path, features: Path, params: Params, trainer: Path, options: Mapping[str, Any]) -> str:
-    """Digest (hex) of everything that determines a run's result: data, parameters, options, code.
+def run_key(bars: Path, features: Path, params: Params, trainer: Path, **choices: Any) -> str:
+    """Digest (hex) of everything that determines a run's result: data, parameters, ``choices``, code.
 
     The same key means the same model, byte for byte: an interrupted run with this key may be gone on with.
     """
     digest = hashlib.sha256()
-    for section in (params.features, params.market, params.split):
+    for section in (params.features, params.market, params.split, getattr(params, trainer.stem)):
         digest.update(section.model_dump_json().encode())
-    digest.update(json.dumps(options, sort_keys=True).encode())
-    code = [PACKAGE / "backtest/splits.py", PACKAGE / "data/panel.py"]
+    digest.update(params.train.model_dump_json(include={"evaluate_every", "patience", "device"}).encode())
+    digest.update(json.dumps(choices, sort_keys=True).encode())
+    code = [PACKAGE / "trainer.py", PACKAGE / "backtest/splits.py", PACKAGE / "data/panel.py"]
     code += [*PACKAGE.glob("features/*.py"), *PACKAGE.glob("market/*.py")]
     for path in (trainer, *sorted(code), *partitions(bars), *partitions(features)):
         digest.update(path.name.encode())
@@ -100,8 +101,7 @@ def train(
     if not trainer.is_file():
         raise TrainingError(f"{trainer}: no such trainer", remedy="run from the repository's root")
     folds = walk_forward(sessions_of(bars), params.split)
-    options = getattr(params, params.train.trainer).model_dump()
-    key = run_key(bars, features, params, trainer, options)
+    key = run_key(bars, features, params, trainer)
     work = SCRATCH / "runs" / key
     runs = [Run(fold.index, seed) for fold in folds for seed in params.train.seeds]
 

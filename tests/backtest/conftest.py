@@ -35,6 +35,8 @@ def params() -> Params:
                     "bootstrap_samples": 300,
                     "pbo_blocks": 8,
                     "cost_multiples": (0.0, 1.0, 2.0),
+                    "capital_multiples": (1.0, 10.0),
+                    "champion": "none",
                     "momentum_sessions": 10,
                     "covariance_sessions": 10,
                     "rebalance_sessions": 5,
@@ -74,11 +76,12 @@ def make_panel(sessions: int = 90, assets: int = 4, seed: int = 0, drift: float 
         high=np.maximum(opening, close) * 1.0005,
         low=np.minimum(opening, close) * 0.9995,
         close=close,
-        volume=rng.integers(1000, 2000, (rows, assets)).astype(np.float64),
+        volume=rng.integers(10_000_000, 20_000_000, (rows, assets)).astype(np.float64),
         adv=full * 5e9,
         half_spread=full * 1e-4,
         borrow_rate=full * 1e-6,
         funding_rate=full * 0.0,
+        adj_factor=np.ones_like(close),
         tradable=np.ones((rows, assets), dtype=np.bool_),
     )
 
@@ -108,7 +111,7 @@ def write_bars(panel: Panel, folder: Path) -> None:
             "ts_close": times,
             "available_at": times,
             **prices,
-            "adj_factor": np.ones(len(panel) * assets),
+            "adj_factor": panel.adj_factor.ravel(),
             "tradable": panel.tradable.ravel(),
             "session": np.repeat(panel.session, assets),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -53,6 +54,14 @@ def test_the_published_minimum_track_records(periods: int, years: float) -> None
     found = metrics.min_track_record(2.0 / root, 1.0 / root, 0.0, 3.0, 0.95)
     assert found is not None
     assert found / periods == pytest.approx(years, abs=5e-3)
+
+
+@pytest.mark.parametrize(("skew", "kurtosis", "published"), [(0.0, 3.0, 0.982), (-2.448, 10.164, 0.913)])
+def test_the_worked_example_of_the_probabilistic_sharpe_ratio(
+    skew: float, kurtosis: float, published: float
+) -> None:
+    """Bailey & López de Prado (2012): Sharpe 0.458 a month over 24 months, as if normal and as it is."""
+    assert metrics.sharpe_probability(0.458, 0.0, 24, skew, kurtosis) == pytest.approx(published, abs=5e-4)
 
 
 def test_no_track_record_is_long_enough_below_the_benchmark() -> None:
@@ -170,3 +179,100 @@ def test_growth_and_volatility_are_annualised() -> None:
     assert metrics.annual_return(np.full(10, 0.01), 20.0) == pytest.approx(1.01**20 - 1)
     assert metrics.annual_return(np.array([0.5, -1.0]), 20.0) == -1.0
     assert metrics.annual_volatility(np.array([0.01, -0.01]), 4.0) == pytest.approx(math.sqrt(2) * 0.02)
+
+
+def plain_overfitting(returns: np.ndarray, blocks: int) -> float:
+    """The paper's steps as plain loops: split, pick, rank, logit."""
+    parts = np.array_split(returns, blocks)
+    logits = []
+    for chosen in itertools.combinations(range(blocks), blocks // 2):
+        halves = [
+            np.concatenate([parts[b] for b in range(blocks) if (b in chosen) == inside]) for inside in (1, 0)
+        ]
+        first, second = (half.mean(axis=0) / half.std(axis=0) for half in halves)
+        best = int(np.argmax(first))
+        rank = float((second < second[best]).sum()) + 1.0
+        share = rank / (returns.shape[1] + 1)
+        logits.append(math.log(share / (1.0 - share)))
+    return float(np.mean([logit <= 0 for logit in logits]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 7), st.sampled_from([2, 4, 6, 8]), st.integers(16, 60))
+def test_overfitting_equals_the_papers_steps_in_plain_loops(
+    seed: int, trials: int, blocks: int, sessions: int
+) -> None:
+    returns = np.random.default_rng(seed).normal(0.0005, 0.01, (sessions, trials))
+    assert metrics.overfitting_probability(returns, blocks) == pytest.approx(
+        plain_overfitting(returns, blocks)
+    )
+
+
+def plain_superior_ability(models: np.ndarray, benchmark: np.ndarray, samples: int, block: float) -> float:
+    """Hansen's consistent p-value written out, with variances of the bootstrap.
+
+    His statistic is at least 0, arch's is not: the two differ only where no model is ahead at all.
+    """
+    ahead = models / models.std(axis=0, ddof=1) - (benchmark / benchmark.std(ddof=1))[:, None]
+    length, mean = len(ahead), ahead.mean(axis=0)
+    rows = np.concatenate(list(metrics.stationary_bootstrap(length, samples, block, seed=8)))
+    drawn = ahead[rows].mean(axis=1)
+    deviation = np.sqrt(length * ((drawn - mean) ** 2).mean(axis=0))
+    score = math.sqrt(length) * mean / deviation
+    kept = np.where(score >= -math.sqrt(2.0 * math.log(math.log(length))), mean, 0.0)
+    null = (math.sqrt(length) * (drawn - kept) / deviation).max(axis=1)
+    return float(np.mean(null > score.max()))
+
+
+@pytest.mark.parametrize(("edge", "seed"), [(0.0, 1), (0.06, 2), (0.12, 3), (-0.1, 4)])
+def test_superior_ability_equals_hansens_test_written_out(edge: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    models = rng.normal(0.0, 0.01, (300, 6)) * np.array([1, 2, 1, 1, 5, 1])
+    models[:, 2] += edge * 0.01
+    benchmark = rng.normal(0.0, 0.02, 300)
+    found = metrics.superior_ability(models, benchmark, samples=2000, block=5, seed=1)
+    assert found == pytest.approx(plain_superior_ability(models, benchmark, 2000, 5.0), abs=0.05)
+
+
+def test_superior_ability_finds_an_edge_and_seldom_one_that_is_not_there() -> None:
+    rng = np.random.default_rng(12)
+    cash = np.zeros(200)
+
+    def p_value(edge: float) -> float:
+        models = rng.normal(0.0, 0.01, (200, 8))
+        models[:, 0] += edge * 0.01
+        found = metrics.superior_ability(models, cash, samples=300, block=5, seed=1)
+        assert found is not None
+        return found
+
+    assert np.mean([p_value(0.0) < 0.05 for _ in range(100)]) <= 0.12
+    assert np.mean([p_value(0.4) < 0.05 for _ in range(20)]) >= 0.9
+
+
+def test_what_never_differs_from_the_benchmark_has_no_p_value() -> None:
+    assert metrics.superior_ability(np.zeros((50, 2)), np.zeros(50), samples=100, block=5, seed=1) is None
+
+
+def test_the_difference_of_twins_is_known_much_better_than_either_ratio() -> None:
+    rng = np.random.default_rng(4)
+    one = rng.normal(0.001, 0.01, 250)
+    twin = one + rng.normal(0.0, 0.0005, 250)
+    found = metrics.sharpe_difference(one, twin, 250.0, **BOOTSTRAP)
+    alone = metrics.sharpe_interval(one, 250.0, **BOOTSTRAP)
+    assert found is not None
+    assert alone[0] is not None
+    difference, low, high = found
+    assert difference == pytest.approx(metrics.sharpe(one, 250.0) - metrics.sharpe(twin, 250.0))  # type: ignore[operator]
+    assert low <= difference <= high
+    assert high - low < 0.2 * (alone[1] - alone[0])
+    assert metrics.sharpe_difference(one, one, 250.0, **BOOTSTRAP) == (0.0, 0.0, 0.0)
+
+
+def test_capacity_by_hand() -> None:
+    ratios: dict[float, float | None] = {1.0: 2.0, 10.0: 1.5, 100.0: 0.5}
+    # half of 2.0 is met half way, in the logarithm of capital, from 10 to 100
+    assert metrics.capacity(ratios, 0.5) == (pytest.approx(10.0**1.5), True)
+    assert metrics.capacity(ratios, 0.1) == (100.0, False)
+    assert metrics.capacity({1.0: -0.1, 10.0: 3.0}, 0.5) == (0.0, True)
+    assert metrics.capacity({1.0: None, 10.0: 3.0}, 0.5) == (0.0, True)
+    assert metrics.capacity({1.0: 2.0, 10.0: None}, 0.5) == (1.0, True)  # ruined at ten times

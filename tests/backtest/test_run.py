@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -18,38 +19,36 @@ from click.testing import CliRunner
 from sekisho.backtest.files import read_json, write_json
 from sekisho.backtest.gate import judge, verdict
 from sekisho.backtest.report import write_report
-from sekisho.backtest.run import run_backtest
-from sekisho.backtest.words import summary_english, summary_japanese
+from sekisho.backtest.run import regimes_of, run_backtest
+from sekisho.backtest.selection import count_and_select
+from sekisho.backtest.splits import walk_forward
+from sekisho.backtest.words import RULES_JA, summary_english, summary_japanese
 from sekisho.cli.backtest import gate as gate_command
-from sekisho.errors import BacktestError, DataError, Refused
-from sekisho.features import build_features
+from sekisho.errors import BacktestError, DataError, ParamsError, Refused, TrainingError
+from sekisho.features import build_features, feature_names, write_finding
 from sekisho.market import Agent, export_onnx
-from sekisho.params import Params
+from sekisho.params import Params, load_params
 
 from .conftest import PARAMS, make_panel, write_bars
+from .test_champion import release
 
 ASSETS = 4
 
 
 def write_agents(params: Params, train: Path) -> None:
     """Agents whose weights are random: they trade much and know nothing."""
+    count = len(feature_names(params.features))
     for fold in range(params.split.folds):
         for seed in params.train.seeds:
             generator = torch.manual_seed(100 * fold + seed)
-            agent = Agent(features(params), ASSETS, 8, params.market)
+            agent = Agent(count, ASSETS, 8, params.market)
             with torch.no_grad():
                 agent.actor[-1].weight.normal_(0.0, 2.0, generator=generator)
                 agent.trade_unit.fill_(0.2)
-            sample = torch.randn(4, ASSETS, features(params) + 1, generator=generator)
+            sample = torch.randn(4, ASSETS, count + 1, generator=generator)
             folder = train / f"fold-{fold}/seed-{seed}"
             export_onnx(agent, folder / "model.onnx", sample)
             (folder / "curve.csv").write_text("samples,validation_sharpe\n1000,\n2000,0.1\n3000,-0.2\n")
-
-
-def features(params: Params) -> int:
-    from sekisho.features import feature_names
-
-    return len(feature_names(params.features))
 
 
 def backtest(params: Params, root: Path, **options: Any) -> dict[str, Any]:
@@ -60,14 +59,20 @@ def backtest(params: Params, root: Path, **options: Any) -> dict[str, Any]:
         train=root / "train",
         out=root / "backtest",
         metrics_file=root / "metrics/backtest.json",
+        returns_file=root / "metrics/returns.csv",
         repository=root,
         **options,
     )
 
 
 def judge_and_report(params: Params, root: Path) -> str:
-    metrics = read_json(root / "metrics/backtest.json", "backtest")
-    write_json(verdict(judge(metrics, params.gate)), root / "metrics/gate.json")
+    files = root / "metrics/backtest.json", root / "metrics/returns.csv"
+    trials = count_and_select(*files, params, root)
+    write_json(trials, root / "metrics/trials.json")
+    write_finding([], feature_names(params.features), 5, root / "metrics/lookahead.json")
+    lookahead = read_json(root / "metrics/lookahead.json", "features")
+    rules = judge(read_json(files[0], "backtest"), trials, lookahead, params.gate)
+    write_json(verdict(rules), root / "metrics/gate.json")
     write_json({"rows": 2160, "quarantined": {}}, root / "metrics/validate.json")
     return write_report(
         params,
@@ -112,7 +117,12 @@ def test_the_metrics_hold_the_contract(noise: Path) -> None:
     assert set(metrics["agent"]["sharpe_by_seed"]) == {"1", "2"}
     assert metrics["agent"]["sharpe_by_seed"]["1"] == metrics["agent"]["sharpe"]
     assert metrics["agent"]["sharpe_by_seed"]["2"] != metrics["agent"]["sharpe"]
-    assert 0.0 <= metrics["agent"]["pbo"] <= 1.0
+    assert set(metrics["agent"]["capacity"]["sharpe"]) == {"1", "10"}
+    assert [row["symbol"] for row in metrics["attribution"]] == ["S0", "S1", "S2", "S3"]
+    assert sum(row["sessions"] for row in metrics["regimes"]) == 40
+    trials = json.loads((noise / "metrics/trials.json").read_text())
+    assert 0.0 <= trials["pbo"] <= 1.0
+    assert trials["train"] == metrics["opening"]["train"]
     assert metrics["baselines"]["cash"]["sharpe"] == 0.0
     assert [fold["sessions"] for fold in metrics["folds"]] == [20, 20]
 
@@ -123,7 +133,9 @@ def test_the_opening_of_the_test_window_is_recorded(noise: Path) -> None:
     digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     assert opening["candidate"] == hashlib.sha256("\n".join(digests).encode()).hexdigest()
     assert opening["window"]["sessions"] == 40
-    assert (opening["trials"], opening["history"]) == (1, "none")
+    assert opening["champion"] == "none"
+    trials = json.loads((noise / "metrics/trials.json").read_text())
+    assert (trials["trials"], trials["history"]) == (1, "none")
 
 
 def test_the_tables_hold_the_contract(noise: Path) -> None:
@@ -132,17 +144,72 @@ def test_the_tables_hold_the_contract(noise: Path) -> None:
     assert returns.columns == columns.split()
     names = ["agent", "agent-seed-2", "cash", "buy-and-hold", "momentum", "minimum-variance"]
     assert returns["strategy"].unique(maintain_order=True).to_list() == names
-    assert returns.group_by("strategy", "cost_multiple").len()["len"].unique().to_list() == [40]
-    weights = pl.read_parquet(noise / "backtest/weights.parquet")
-    assert weights.columns == ["strategy", "session", "symbol", "weight"]
+    rows = dict(returns.group_by("strategy").len().iter_rows())
+    assert rows == {name: 40 if name == "agent-seed-2" else 120 for name in names}
+    assets = pl.read_parquet(noise / "backtest/assets.parquet")
+    assert assets.columns == ["strategy", "session", "symbol", "weight", "gross_return", "cost"]
+    table = pl.read_csv(noise / "metrics/returns.csv", try_parse_dates=True)
+    assert table.columns == ["session", *names]
+    own = returns.filter((pl.col("strategy") == "agent") & (pl.col("cost_multiple") == 1.0))
+    assert table["session"].equals(own["session"])
+    assert (table["agent"] - own["net_return"]).abs().max() < 1e-8  # type: ignore[operator]
 
 
-def test_a_champion_is_judged_on_the_same_sessions(params: Params, copy: Path) -> None:
-    metrics = backtest(params, copy, champion=copy / "train/fold-0/seed-2/model.onnx")
-    champion, agent = metrics["baselines"]["champion"], metrics["agent"]
-    rule = judge(metrics, params.gate)[-1]
-    assert rule.rule == "beats the champion"
-    assert rule.passed == (agent["sharpe"] > champion["sharpe"])
+def test_a_regime_is_known_before_its_session(params: Params) -> None:
+    panel = make_panel(assets=ASSETS, seed=3)
+    sessions = [day.item() for day in np.unique(panel.session)]
+    folds = walk_forward(sessions, params.split)
+    found = regimes_of(panel, folds, params.market.vol_window)
+    assert found["session"].to_list() == [
+        d for d in sessions if any(f.test[0] <= d <= f.test[1] for f in folds)
+    ]
+    assert set(found["regime"]) <= {"calm", "normal", "turbulent"}
+    day = found["session"][25]
+    later = panel.session >= np.datetime64(day)
+    wild = replace(panel, close=np.where(later[:, None], panel.close * 3.0, panel.close))
+    same = found["session"] <= day
+    assert regimes_of(wild, folds, params.market.vol_window).filter(same).equals(found.filter(same))
+
+
+def test_the_release_in_production_is_compared_with_its_own_features(params: Params, copy: Path) -> None:
+    """The champion was trained with other feature windows than the candidate's."""
+    older = params.features.model_copy(update={"return_windows": (1, 2, 4)})
+    train = copy / "older"
+    write_agents(params.model_copy(update={"features": older}), train)
+    release(copy, (train / "fold-0/seed-1/model.onnx").read_bytes(), older.model_dump(mode="json"))
+    named = params.backtest.model_copy(update={"champion": "production"})
+    metrics = backtest(params.model_copy(update={"backtest": named}), copy)
+    assert metrics["opening"]["champion"] == "policy/3"
+    over = metrics["over_champion"]
+    assert over["sharpe"] == pytest.approx(
+        metrics["agent"]["sharpe"] - metrics["baselines"]["champion"]["sharpe"], rel=1e-6
+    )
+    judge_and_report(params, copy)
+    text = (copy / "report/report.md").read_text()
+    assert "the model in production, policy/3" in text
+    assert "現行モデル policy/3" in text
+
+
+def test_one_symbol_is_too_few(params: Params, tmp_path: Path) -> None:
+    write_bars(make_panel(assets=1), tmp_path / "bars")
+    with pytest.raises(BacktestError, match="one symbol, S0; the baselines need two"):
+        backtest(params, tmp_path)
+
+
+def test_a_history_that_is_too_short_says_how_long_it_must_be(params: Params, tmp_path: Path) -> None:
+    write_bars(make_panel(sessions=50), tmp_path / "bars")
+    build_features(tmp_path / "bars", tmp_path / "features", params.features)
+    with pytest.raises(BacktestError, match="walk-forward needs 68 sessions, the bars hold 50"):
+        backtest(params, tmp_path)
+
+
+def test_a_hole_in_the_prices_is_named_by_its_time(params: Params, copy: Path) -> None:
+    panel = make_panel(assets=ASSETS, seed=3)
+    panel.open[400, 2] = np.nan
+    shutil.rmtree(copy / "bars")
+    write_bars(panel, copy / "bars")
+    with pytest.raises(TrainingError, match=f"bar {panel.ts_close[400]}: a price or a feature is not finite"):
+        backtest(params, copy)
 
 
 def test_the_same_input_gives_the_same_bytes(params: Params, noise: Path, copy: Path) -> None:
@@ -160,7 +227,9 @@ def test_the_same_input_gives_the_same_bytes(params: Params, noise: Path, copy: 
 def test_the_report_names_every_rule_and_each_failure(noise: Path) -> None:
     text = (noise / "report/report.md").read_text()
     for rule in json.loads((noise / "metrics/gate.json").read_text())["rules"]:
-        assert f"| {'✅' if rule['passed'] else '❌'} | {rule['rule']} |" in text
+        name, reason = RULES_JA[rule["rule"]]
+        assert f"| {'✅' if rule['passed'] else '❌'} | {rule['rule']}<br>{name} |" in text
+        assert f"| {rule['reason']}<br>{reason}" in text
     assert text.startswith("# Backtest report: ❌ not passed")
     assert "**It does not pass the gate**" in text
     assert "**ゲートは不合格**" in text
@@ -174,7 +243,7 @@ def test_the_report_says_plainly_that_the_agent_does_not_earn_its_costs(noise: P
 
 def test_the_pictures_of_the_report_are_there(noise: Path) -> None:
     named = re.findall(r"\]\((plots/[a-z-]+\.png)\)", (noise / "report/report.md").read_text())
-    assert len(named) == 8
+    assert len(named) == 11
     assert {noise / "report" / name for name in named} == set((noise / "report/plots").iterdir())
     for name in named:
         assert (noise / "report" / name).read_bytes().startswith(b"\x89PNG")
@@ -182,7 +251,7 @@ def test_the_pictures_of_the_report_are_there(noise: Path) -> None:
 
 def test_the_page_needs_nothing_from_elsewhere(noise: Path) -> None:
     page = (noise / "report/report.html").read_text()
-    assert page.count("<svg ") == 8
+    assert page.count("<svg ") == 11
     assert not re.search(r"<script|<link|<iframe|@import|url\((?!#)", page)
     assert all(found.startswith(("#", "data:")) for found in re.findall(r'(?:src|href)="([^"]*)"', page))
     ids = re.findall(r' id="([^"]+)"', page)
@@ -201,9 +270,10 @@ def test_the_report_names_no_place_and_no_time_of_its_making(noise: Path) -> Non
     ("file", "stage"),
     [
         ("backtest/returns.parquet", "backtest"),
-        ("backtest/weights.parquet", "backtest"),
+        ("backtest/assets.parquet", "backtest"),
         ("backtest/band.parquet", "backtest"),
         ("metrics/backtest.json", "backtest"),
+        ("metrics/trials.json", "trials"),
         ("metrics/gate.json", "gate"),
         ("metrics/validate.json", "validate"),
     ],
@@ -256,11 +326,17 @@ def test_gate_writes_its_verdict_and_require_refuses(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(PARAMS, tmp_path / "params.yaml")
-    options = ["--metrics", str(noise / "metrics/backtest.json"), "--out", "gate.json"]
+    options = ["--out", "gate.json"]
+    for name, file in (("metrics", "backtest"), ("trials", "trials"), ("lookahead", "lookahead")):
+        options += [f"--{name}", str(noise / f"metrics/{file}.json")]
     plain = CliRunner().invoke(gate_command, options)
     assert plain.exit_code == 0, plain.output
     assert "FAIL  net Sharpe ratio, lower bound" in plain.output
     assert json.loads((tmp_path / "gate.json").read_text())["passed"] is False
+    leak = {"features": 10, "cuts": 5, "leaks": ["tomorrow: bar 3 changed"]}
+    write_json(leak, tmp_path / "lookahead.json")
+    leaky = CliRunner().invoke(gate_command, [*options, "--lookahead", "lookahead.json"])
+    assert "FAIL  no look-ahead (features that leak)" in leaky.output
     strict = CliRunner().invoke(gate_command, [*options, "--require"])
     assert isinstance(strict.exception, Refused)
     assert strict.exception.exit_code == 1
@@ -288,3 +364,22 @@ def test_the_summary_tells_profit_luck_and_idleness_apart(noise: Path) -> None:
     idle = said(turnover=0.0)
     assert "did not trade" in idle[0]
     assert "一度も売買せず" in idle[1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("cost_multiples: [0.0, 1.0, 2.0]", "cost_multiples: [0.0, 1.0]", "must hold 1.0 and 2.0"),
+        ("capital_multiples: [1.0, 3.0", "capital_multiples: [2.0, 3.0", "must begin at 1.0 and ascend"),
+        ("capital_multiples: [1.0, 3.0", "capital_multiples: [1.0, 1.0", "must begin at 1.0 and ascend"),
+        ("champion: production", "champion: ../x", "backtest.champion: String should match"),
+    ],
+)
+def test_parameters_that_could_not_be_judged_are_refused(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    text = PARAMS.read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "params.yaml").write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(ParamsError, match=message):
+        load_params(tmp_path / "params.yaml")

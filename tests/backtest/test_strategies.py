@@ -183,6 +183,27 @@ def test_a_degenerate_covariance_is_an_error(
         min_variance_weights(covariance, limits)
 
 
+def test_two_identical_assets_share_the_minimum_variance_weight(params: Params) -> None:
+    """Their sample covariance is singular; shrinkage makes it regular and the weights equal."""
+    panel = make_panel()
+    panel.close[:, 1] = panel.close[:, 0]
+    loose = params.market.model_copy(update={"max_asset": 1.0})
+    weights = baselines(loose, params.backtest)["minimum-variance"](
+        np.zeros((4, 3), dtype=np.float32), Context(History(panel), START, START)
+    )
+    assert weights[0] == pytest.approx(weights[1], abs=1e-6)
+    assert weights.sum() == pytest.approx(1.0)
+
+
+def test_one_asset_that_stands_still_gets_what_the_limit_allows(params: Params) -> None:
+    panel = make_panel()
+    panel.close[:, 3] = 1000.0
+    weights = baselines(params.market, params.backtest)["minimum-variance"](
+        np.zeros((4, 3), dtype=np.float32), Context(History(panel), START, START)
+    )
+    assert weights[3] == pytest.approx(params.market.max_asset)
+
+
 def test_constant_prices_are_an_error_of_the_baseline(params: Params) -> None:
     panel = make_panel()
     flat = replace(panel, close=np.full_like(panel.close, 100.0))

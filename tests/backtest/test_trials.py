@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
@@ -65,13 +67,13 @@ def repository(tmp_path: Path) -> Path:
 
 def test_without_git_the_count_is_one_and_says_so(tmp_path: Path) -> None:
     agent(tmp_path / "train", "a")
-    trials = count_trials(tmp_path / "train", tmp_path)
+    trials = count_trials(folder_digest(tmp_path / "train"), tmp_path)
     assert (trials.count, trials.history) == (1, "none")
 
 
 def test_a_repository_without_commits_counts_the_present_trial(repository: Path) -> None:
     agent(repository / "build/train", "a")
-    trials = count_trials(repository / "build/train", repository)
+    trials = count_trials(folder_digest(repository / "build/train"), repository)
     assert (trials.count, trials.history) == (1, "full")
 
 
@@ -81,9 +83,9 @@ def test_equal_results_count_once_and_other_results_each(repository: Path) -> No
     commit(repository, first)
     commit(repository, "b" * 32 + ".dir")
     commit(repository, first, message="back to the first")
-    assert count_trials(train, repository).count == 2
+    assert count_trials(folder_digest(train), repository).count == 2
     agent(train, "never committed")
-    assert count_trials(train, repository).count == 3
+    assert count_trials(folder_digest(train), repository).count == 3
 
 
 def test_side_branches_experiments_remotes_and_discarded_merges_count(repository: Path) -> None:
@@ -96,7 +98,7 @@ def test_side_branches_experiments_remotes_and_discarded_merges_count(repository
     lost = commit(repository, "9" * 32 + ".dir")
     git(repository, "checkout", "-q", "main")
     git(repository, "merge", "-q", "-s", "ours", "-m", "discard", lost)
-    assert count_trials(train, repository).count == 5
+    assert count_trials(folder_digest(train), repository).count == 5
 
 
 def test_earlier_sharpe_ratios_come_from_the_same_commits(repository: Path) -> None:
@@ -104,7 +106,7 @@ def test_earlier_sharpe_ratios_come_from_the_same_commits(repository: Path) -> N
     commit(repository, "1" * 32 + ".dir", 0.7)
     commit(repository, "2" * 32 + ".dir", -0.2)
     commit(repository, agent(train, "a"), 3.0)
-    trials = count_trials(train, repository)
+    trials = count_trials(folder_digest(train), repository)
     assert trials.sharpes == {"1" * 32 + ".dir": 0.7, "2" * 32 + ".dir": -0.2}
 
 
@@ -115,7 +117,7 @@ def test_stale_metrics_give_a_trial_no_sharpe_ratio(repository: Path) -> None:
     commit(repository, second)  # trained anew, backtested later: the metrics are still the first trial's
     commit(repository, "3" * 32 + ".dir", 9.0, opened=first)
     agent(train, "a")
-    trials = count_trials(train, repository)
+    trials = count_trials(folder_digest(train), repository)
     assert trials.count == 4
     assert trials.sharpes == {first: 0.7}
 
@@ -126,10 +128,10 @@ def test_trials_on_another_market_do_not_count_for_this_one(repository: Path) ->
     commit(repository, "2" * 32 + ".dir", 0.5, market=tokyo)
     commit(repository, "3" * 32 + ".dir", 0.6)  # a lock that does not say: counted, to be on the safe side
     agent(train, "a")
-    trials = count_trials(train, repository, market=tokyo)
+    trials = count_trials(folder_digest(train), repository, market=tokyo)
     assert trials.count == 3
     assert sorted(trials.sharpes.values()) == [0.5, 0.6]
-    assert count_trials(train, repository).count == 4
+    assert count_trials(folder_digest(train), repository).count == 4
 
 
 def test_a_broken_lock_file_in_history_is_passed_over(repository: Path) -> None:
@@ -138,7 +140,7 @@ def test_a_broken_lock_file_in_history_is_passed_over(repository: Path) -> None:
     git(repository, "add", "dvc.lock")
     git(repository, "commit", "-q", "-m", "conflict left in")
     commit(repository, agent(train, "a"))
-    assert count_trials(train, repository).count == 1
+    assert count_trials(folder_digest(train), repository).count == 1
 
 
 def test_a_shallow_clone_is_said_to_be_one(repository: Path, tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_a_shallow_clone_is_said_to_be_one(repository: Path, tmp_path: Path) -> 
     commit(repository, agent(train, "a"))
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{repository}", str(clone)], check=True)
-    trials = count_trials(train, clone)
+    trials = count_trials(folder_digest(train), clone)
     assert (trials.count, trials.history) == (1, "shallow")
 
 
@@ -156,21 +158,68 @@ def test_an_unreadable_history_is_an_error_not_one_trial(repository: Path) -> No
     head = commit(repository, agent(train, "a"))
     (repository / ".git/objects" / head[:2] / head[2:]).unlink()
     with pytest.raises(BacktestError, match="git rev-list"):
-        count_trials(train, repository)
+        count_trials(folder_digest(train), repository)
+
+
+def test_earlier_returns_come_from_the_same_commits(repository: Path) -> None:
+    train = repository / "build/train"
+    table = "session,agent,cash\n2025-01-06,0.01,0.0\n2025-01-07,-0.02,0.0\n"
+    for number, returns in enumerate([table, None, "not a table", table.replace("0.01", "0.03")], start=1):
+        path = repository / "metrics/returns.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        if returns:
+            path.write_text(returns)
+        commit(repository, f"{number}" * 32 + ".dir", 0.1 * number)
+    agent(train, "a")
+    found = count_trials(folder_digest(train), repository)
+    assert found.count == 5
+    assert [name[0] for name in found.returns] == ["1", "4"]
+    assert [frame["agent"].to_list() for frame in found.returns.values()] == [[0.01, -0.02], [0.03, -0.02]]
+    assert found.returns["1" * 32 + ".dir"]["session"].dtype == pl.Date
+
+
+def test_each_point_of_a_sweep_by_dvc_is_a_trial(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dvc exp run` for real: three points of a sweep, none of them committed to a branch."""
+    run = pytest.importorskip("dvc.cli").main
+    monkeypatch.chdir(repository)  # DVC itself goes elsewhere and does not always come back
+    write = "import pathlib as p; out = p.Path('build/train'); out.mkdir(parents=True, exist_ok=True); "
+    write += "(out / 'model.onnx').write_text(p.Path('params.yaml').read_text())"
+    (repository / "make.py").write_text(write)
+    (repository / "params.yaml").write_text("rate: 1\n")
+    stage = {"cmd": f"{sys.executable} make.py", "params": ["rate"], "outs": ["build/train"]}
+    (repository / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
+    assert run(["init", "-q"]) == 0
+    assert run(["config", "core.analytics", "false"]) == 0
+    assert run(["repro", "-q"]) == 0
+    git(repository, "add", "-A")
+    git(repository, "commit", "-q", "-m", "base")
+    train = repository / "build/train"
+    assert count_trials(folder_digest(train), repository).count == 1
+    for rate in (2, 3, 3):  # a point that is tried again is the same trial
+        assert run(["exp", "run", "-q", "-S", f"rate={rate}"]) == 0
+    assert run(["exp", "run", "-q", "--temp", "-S", "rate=4"]) == 0
+    refs = git(repository, "for-each-ref", "--format=%(refname)", "refs/exps").splitlines()
+    assert sum(not ref.endswith(("stash", "apply")) for ref in refs) >= 3
+    assert git(repository, "rev-list", "--count", "main") == "1"
+    git(repository, "checkout", "-q", "main", "--", ".")
+    assert run(["checkout", "-q"]) == 0
+    assert count_trials(folder_digest(train), repository).count == 4
 
 
 def test_an_empty_train_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(BacktestError, match="train"):
-        count_trials(tmp_path / "train", tmp_path)
+        count_trials(folder_digest(tmp_path / "train"), tmp_path)
 
 
-def test_the_folder_digest_is_the_one_dvc_writes(repository: Path) -> None:
+def test_the_folder_digest_is_the_one_dvc_writes(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = agent(repository / "build/train", "a")
     (repository / "build/train/fold-0/seed-1/curve.csv").write_bytes(b"step,return\r\n1,2\r\n")
     digest = folder_digest(repository / "build/train")
+    monkeypatch.chdir(repository)
     run = pytest.importorskip("dvc.cli").main
-    assert run(["--cd", str(repository), "init", "-q"]) == 0
-    assert run(["--cd", str(repository), "add", "-q", "build/train"]) == 0
+    assert run(["init", "-q"]) == 0
+    assert run(["add", "-q", "build/train"]) == 0
     assert yaml.safe_load((repository / "build/train.dvc").read_text())["outs"][0]["md5"] == digest
 
 
@@ -190,6 +239,6 @@ def test_five_hundred_commits_are_counted_within_a_second(repository: Path) -> N
     seconds = []
     for _ in range(3):  # the best of three: the machine may be busy with something else
         began = time.perf_counter()
-        assert count_trials(train, repository).count == 501
+        assert count_trials(folder_digest(train), repository).count == 501
         seconds.append(time.perf_counter() - began)
     assert min(seconds) < 1.0

@@ -46,6 +46,7 @@ def random_panel() -> Callable[..., Panel]:
             half_spread=np.full(shape, 1e-4),
             borrow_rate=np.full(shape, 1e-7),
             funding_rate=np.zeros(shape),
+            adj_factor=np.ones(shape),
             tradable=~gone,
         )
 

@@ -72,7 +72,7 @@ def test_features_by_hand() -> None:
     ones = np.ones_like(close)
     panel = Panel(
         ("A", "B"), times, times.astype("datetime64[D]"), close, close, close, close,
-        np.array([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0]]), ones, ones, ones, ones, ones.astype(bool),
+        np.array([[1.0, 1.0], [1.0, 3.0], [3.0, 1.0]]), ones, ones, ones, ones, ones, ones.astype(bool),
     )  # fmt: skip
     row = compute_features(panel, params)[-1]
     volatility = np.sqrt([(0.01**2 + 0.02**2) / 2, 0.01**2 / 2])

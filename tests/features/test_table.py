@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from sekisho.cli.features import check_lookahead
 from sekisho.data.panel import Panel, load_panel
 from sekisho.errors import DataError, Refused
-from sekisho.features import build_features, compute_features, feature_names, load_features, table
+from sekisho.features import build_features, compute_features, feature_names, load_features, lookahead, table
 from sekisho.params import FeatureParams
 
 Maker = Callable[..., Panel]
@@ -132,7 +132,23 @@ def test_check_lookahead_passes_ours_and_refuses_a_leak(
         honest[:-1, :, 0] = honest[1:, :, 0]
         return honest
 
-    monkeypatch.setattr("sekisho.features.compute_features", leaky)
+    monkeypatch.setattr("sekisho.features.compute.compute_features", leaky)
     with pytest.raises(Refused, match="return_") as refused:
         CliRunner().invoke(check_lookahead, arguments, catch_exceptions=False)
     assert refused.value.exit_code == 1
+
+
+def test_only_the_newest_bars_of_a_long_history_are_checked(
+    tmp_path: Path, random_panel: Maker, params: FeatureParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bars(random_panel(1, sessions=8), tmp_path / "bars")
+    monkeypatch.setattr(lookahead, "ROWS", 100)  # four sessions of 8 bars × 3 symbols
+
+    def checked(panel: Panel, params: FeatureParams) -> np.ndarray:
+        lengths.append(len(panel))
+        return compute_features(panel, params)
+
+    lengths: list[int] = []
+    monkeypatch.setattr("sekisho.features.compute.compute_features", checked)
+    assert lookahead.check_features(tmp_path / "bars", params, cuts=1, seed=1) == []
+    assert lengths[0] == 4 * 8

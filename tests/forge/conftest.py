@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import subprocess
 from collections.abc import Callable
@@ -9,12 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from sekisho.calendar import Calendar
+from sekisho.dvc_files import files_under, folder_digest
 from sekisho.forge.local import LocalForge, create_local_forge
-from sekisho.forge.lock import files_under, folder_digest
-from sekisho.params import ForgeParams
+from sekisho.params import ForgeParams, load_params
 
+ROOT = Path(__file__).parents[2]
 BOT = "sekisho[bot]"
-MEMBERS = {"engineer": "write", "reviewer": "write", "reader": "read", "admin": "admin", BOT: "write"}
+MEMBERS = {
+    "engineer": "write", "reviewer": "write", "reader": "read", "admin": "admin", BOT: "write",
+    "trader": "write", "second-trader": "write",
+}  # fmt: skip
+TOKYO = Calendar("XTKS", "5min")
 PIPELINE = """\
 stages:
   gate:
@@ -28,7 +35,15 @@ stages:
 
 @pytest.fixture
 def params() -> ForgeParams:
-    return ForgeParams(bot=BOT, report_limit=65000, timeout=1.0, retries=3, backoff=0.0, longest_wait=5.0)
+    own = {
+        "bot": BOT,
+        "report_limit": 65000,
+        "timeout": 1.0,
+        "retries": 3,
+        "backoff": 0.0,
+        "longest_wait": 5.0,
+    }
+    return load_params(ROOT / "params.yaml").forge.model_copy(update=own)
 
 
 class World:
@@ -37,6 +52,7 @@ class World:
     def __init__(self, folder: Path, params: ForgeParams) -> None:
         self.folder, self.params, self.clone = folder / "forge", params, folder / "clone"
         create_local_forge(self.folder, MEMBERS)
+        write(self.folder / "teams.yaml", "trading-desk: [trader, Second-Trader, reader]\n")
         self.git("clone", "--quiet", str(self.folder / "origin.git"), str(self.clone), cwd=folder)
         self.reproduce("main", passed=True, limit=0.1)
         self.git("push", "--quiet", "origin", "HEAD:main")
@@ -60,6 +76,7 @@ class World:
         write(self.clone / "build/report/plots/equity.png", "not really a picture")
         gate = (self.clone / "metrics/gate.json").read_bytes()
         lock = {
+            "cmd": "true",
             "deps": [{"path": "src", "md5": folder_digest(files_under(self.clone / "src"))}],
             "params": {"params.yaml": {"gate": {"max_drawdown": limit}}},
             "outs": [
@@ -106,9 +123,10 @@ def say(world: World) -> Callable[..., object]:
     """``say(actor, number, text)``: the person comments, the bot judges."""
     from sekisho.forge.commands import Outcome, handle
 
-    def _say(actor: str, number: int, text: str) -> Outcome:
+    def _say(actor: str, number: int, text: str, now: dt.datetime | None = None) -> Outcome:
         comment_id = world.act(actor).add_comment(number, text)
         bot = world.act(BOT)
-        return handle(bot, number, next(c for c in bot.comments(number) if c.id == comment_id))
+        comment = next(c for c in bot.comments(number) if c.id == comment_id)
+        return handle(bot, number, comment, TOKYO, now)
 
     return _say

@@ -6,18 +6,22 @@ import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from sekisho.calendar import Calendar
 from sekisho.errors import CannotCheck, ForgeError, Refused
 from sekisho.forge.approvals import approval_record, blockers, current_approval, is_held, merge
 from sekisho.forge.commands import handle
 from sekisho.forge.interface import Comment
 from sekisho.forge.local import LocalForge
-from sekisho.forge.propose import commit_results, propose
+from sekisho.forge.propose import commit_results
 from sekisho.forge.report import mark_stale, publish_report
 
+ROOT = Path(__file__).parents[2]
 BOT = "sekisho[bot]"
+TOKYO = Calendar("XTKS", "5min")
 
 
 @pytest.fixture
@@ -131,7 +135,7 @@ def test_an_edited_comment_is_refused(world, say, pull):
     comment_id = reviewer.add_comment(pull, "nice")
     reviewer.edit_comment(pull, comment_id, f"/approve {head(world, pull)}")
     comment = next(c for c in reviewer.comments(pull) if c.id == comment_id)
-    assert "commands.unedited" in handle(world.act(BOT), pull, comment).message
+    assert "commands.unedited" in handle(world.act(BOT), pull, comment, TOKYO).message
 
 
 def test_a_comment_file_changed_by_hand_counts_as_edited(world, pull):
@@ -249,7 +253,7 @@ def test_only_the_bot_posts_reports_and_answers(world, pull):
         publish_report(world.act("engineer"), pull, world.report)
     comment = Comment(1, "reviewer", "/hold", "", edited=False)
     with pytest.raises(CannotCheck, match="reports and answers"):
-        handle(world.act("engineer"), pull, comment)
+        handle(world.act("engineer"), pull, comment, TOKYO)
 
 
 def test_a_planted_answer_or_report_of_someone_else_counts_for_nothing(world, say, pull):
@@ -294,7 +298,7 @@ def test_a_comment_is_answered_once_however_often_the_job_runs(world, say, pull)
     say("engineer", pull, "/hold")
     say("engineer", pull, "/resume")
     hold = next(c for c in bot.comments(pull) if c.body == "/hold")
-    assert handle(bot, pull, hold).status == "ignored"
+    assert handle(bot, pull, hold, TOKYO).status == "ignored"
     assert not is_held(bot, pull)
 
 
@@ -311,37 +315,24 @@ def test_accepted_commands_hand_checked_inputs_to_their_workflow(world, say, pul
     assert say("admin", pull, "/rollback 3 x\rcommand=promote").status == "refused"
 
 
-def test_promotion_is_of_a_release_that_the_bot_recorded(world, say, pull):
-    say("reviewer", pull, f"/approve {head(world, pull)}")
-    merge(world.act("reviewer"), pull)
-    assert "commands.release" in say("admin", pull, "/promote production").message
-    bot = world.act(BOT)
-    world.git("fetch", "--quiet", "origin")
-    world.git("checkout", "--quiet", "origin/main")
-    (world.clone / "releases/policy/3").mkdir(parents=True)
-    (world.clone / "releases/policy/3/manifest.json").write_text("{}")
-    number = propose(bot, world.clone, ["releases"], "release/policy/3", "Release policy/3", "", None)
-    assert propose(bot, world.clone, ["releases"], "release/policy/3", "Release policy/3", "", None) == number
-    sha = head(world, number)
-    assert bot.read_folder(sha, "releases") == {"policy/3/manifest.json": b"{}"}
-    assert "commands.state" in say("admin", number, "/promote staging").message
-    bot.merge(number, sha, "Merge")
-    assert say("reviewer", number, "/promote production").status == "refused"
-    outcome = say("admin", number, "/promote production")
-    assert outcome.status == "accepted"
-    assert "policy/3" in outcome.message
-
-
 def test_results_of_a_reproduced_checkout_are_committed_and_nothing_else(world, pull):
     bot, old = world.act(BOT), head(world, pull)
-    assert commit_results(bot, pull, world.clone) is None
+    assert commit_results(bot, pull, world.clone, old) is None
     (world.clone / "dvc.lock").write_text((world.clone / "dvc.lock").read_text() + "\n")
     (world.clone / "metrics/evil.sh").write_text("rm")
     (world.clone / "src/code.py").write_text("x = 3\n")
-    new = commit_results(bot, pull, world.clone)
+    new = commit_results(bot, pull, world.clone, old)
     assert new == head(world, pull) != old
     world.git("fetch", "--quiet", "origin")
     assert world.git("diff", "--name-only", old, new) == "dvc.lock"
+
+
+def test_results_of_another_head_are_not_committed(world, pull):
+    old = head(world, pull)
+    new = world.push("tuned again")
+    with pytest.raises(Refused, match="head-unchanged"):
+        commit_results(world.act(BOT), pull, world.clone, old)
+    assert head(world, pull) == new
 
 
 def test_the_report_shows_pictures_and_what_differs_from_the_base(world, pull):
@@ -365,7 +356,7 @@ def test_the_approval_record_is_plain_json(world, say, pull):
 
 @pytest.mark.slow
 def test_dvc_itself_agrees_with_the_folder_digest(world, tmp_path):
-    from sekisho.forge.lock import files_under, folder_digest
+    from sekisho.dvc_files import files_under, folder_digest
 
     repo = tmp_path / "dvc"
     for name in ("b.txt", "a/z.txt", "a-b.txt", "ä/日本.txt", "a/b/c.txt"):
@@ -381,9 +372,9 @@ CML = """#!{python}
 import sys
 from pathlib import Path
 from sekisho.forge.local import LocalForge
-from sekisho.params import ForgeParams
+from sekisho.params import load_params
 assert sys.argv[1:5] == ["comment", "update", "--target=pr/1", "--watermark-title=sekisho-report"], sys.argv
-params = ForgeParams(bot="b", report_limit=65000, timeout=1, retries=0, backoff=0, longest_wait=1)
+params = load_params(Path({params!r})).forge
 forge = LocalForge(Path({folder!r}), params, {actor!r})
 forge.add_comment(1, Path(sys.argv[-1]).read_text() + "\\n![](watermark)")
 """
@@ -395,7 +386,11 @@ def test_cml_may_post_the_report_but_only_as_the_bot(world, monkeypatch, actor):
     number = world.act("engineer").open_pull_request("tune", "Tune", "")
     program = world.folder.parent / "bin/cml"
     program.parent.mkdir()
-    program.write_text(CML.format(python=sys.executable, folder=str(world.folder), actor=actor))
+    program.write_text(
+        CML.format(
+            params=str(ROOT / "params.yaml"), python=sys.executable, folder=str(world.folder), actor=actor
+        )
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     monkeypatch.setenv("SEKISHO_PUBLISHER", "cml")

@@ -4,17 +4,47 @@ from __future__ import annotations
 
 import base64
 import json
+from functools import cache
+from urllib.parse import parse_qsl
 
 import httpx
 import pytest
+from tests.workflows.description import Description
 
+from sekisho.calendar import Calendar
 from sekisho.errors import ForgeError, Refused
+from sekisho.forge.approvals import current_approval
 from sekisho.forge.commands import handle
 from sekisho.forge.github import GitHubForge
 
 BOT = "sekisho[bot]"
-API = "https://api.github.com/repos/acme/sekisho"
+TOKYO = Calendar("XTKS", "5min")
+HOST = "https://api.github.com"
+API = f"{HOST}/repos/acme/sekisho"
 HEAD, BASE = "a" * 40, "b" * 40
+
+
+@cache
+def description() -> Description | None:
+    """GitHub's own description of its API; None where it cannot be installed (tests/workflows needs it)."""
+    try:
+        return Description.load()
+    except pytest.skip.Exception:
+        return None
+
+
+def check(request: httpx.Request) -> None:
+    """The request is one that GitHub describes."""
+    path = request.url.raw_path.decode().partition("?")[0]
+    if path != "/graphql":
+        _check(request.method, path, request.url.query.decode(), request.content)
+
+
+@cache
+def _check(method: str, path: str, query: str, content: bytes) -> None:
+    known = description()
+    if known:
+        known.check_request(method, path, dict(parse_qsl(query)), json.loads(content) if content else None)
 
 
 class GitHub:
@@ -30,10 +60,13 @@ class GitHub:
         self.contents: dict[str, str] = {}
         self.permissions = {"engineer": "write", "reviewer": "write", "reader": "read"}
         self.started: list[dict] = []
+        self.timeline: list[dict] = []
+        self.desk = {"trader": "active", "invited": "pending"}
         self.after: list[Exception | None] = []  # the request is carried out, its answer is lost
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(f"{request.method} {request.url.path}")
+        check(request)
         if self.trouble and (trouble := self.trouble.pop(0)) is not None:
             if isinstance(trouble, Exception):
                 raise trouble
@@ -99,7 +132,24 @@ class GitHub:
                     if ref
                     else httpx.Response(404, json={})
                 )
+            case "GET", ["issues", _, "timeline"]:
+                return httpx.Response(200, json=self.timeline)
+            case "GET", ["orgs", "acme", "teams", "trading-desk", "memberships", actor]:
+                state = self.desk.get(actor)
+                found = {"state": state, "role": "member", "url": f"{HOST}{request.url.path}"}
+                return httpx.Response(200, json=found) if state else httpx.Response(404, json={})
+            case "DELETE", ["git", "refs", "heads", *name]:
+                return httpx.Response(204 if self.refs.pop("/".join(name), None) else 422)
+            case "GET", ["actions", "workflows", name, "runs"]:
+                runs = [
+                    {"display_title": f"{run['workflow']} ({run['inputs']['key']})", "id": n}
+                    for n, run in enumerate(self.started)
+                    if run["workflow"] == name
+                ]
+                return httpx.Response(200, json={"total_count": len(runs), "workflow_runs": runs})
             case "POST", ["git", "refs"]:
+                if body["ref"].removeprefix("refs/heads/") in self.refs:
+                    return httpx.Response(422, json={"message": "Reference already exists"})
                 self.refs[body["ref"].removeprefix("refs/heads/")] = body["sha"]
                 return httpx.Response(201, json={})
             case "PATCH", ["git", "refs", "heads", *name]:
@@ -280,25 +330,148 @@ def test_commands_are_judged_by_what_github_says_now(github, forge, author, rule
     github.permissions["Engineer"] = "write"
     github.pulls = [pull(1, "tune", author="engineer")]
     github.comment(author, f"/approve {HEAD}")
-    outcome = handle(forge, 1, forge.comments(1)[0])
+    outcome = handle(forge, 1, forge.comments(1)[0], TOKYO)
     assert outcome.status == "refused"
     assert rule in outcome.message
     assert github.reactions == [(1, "-1")]
-    assert handle(forge, 1, forge.comments(1)[0]).status == "ignored"
+    assert handle(forge, 1, forge.comments(1)[0], TOKYO).status == "ignored"
     assert len(github.comments) == 2
 
 
 def test_an_edited_comment_on_github_is_refused(github, forge):
     github.pulls = [pull(1, "tune", author="engineer")]
     github.comment("reviewer", f"/approve {HEAD}", edited=True)
-    assert "commands.unedited" in handle(forge, 1, forge.comments(1)[0]).message
+    assert "commands.unedited" in handle(forge, 1, forge.comments(1)[0], TOKYO).message
 
 
-def test_retrain_starts_the_workflow_with_checked_inputs(github, forge):
+def test_retrain_starts_the_workflow_with_checked_inputs_once(github, forge):
     github.pulls = [pull(1, "tune", author="engineer")]
     github.comment("reviewer", "/retrain")
-    assert handle(forge, 1, forge.comments(1)[0]).status == "accepted"
-    assert github.started == [{"workflow": "pr.yml", "ref": "main", "inputs": {"number": "1", "head": HEAD}}]
+    forge.current_actor()
+    github.after = [None] * 6 + [httpx.ReadTimeout("lost")]  # the answer to the dispatch
+    assert handle(forge, 1, forge.comments(1)[0], TOKYO).status == "accepted"
+    inputs = {"number": "1", "head": HEAD, "key": "comment-1"}
+    assert github.started == [{"workflow": "pr.yml", "ref": "main", "inputs": inputs}]
+
+
+@pytest.mark.parametrize(("actor", "member"), [("trader", True), ("invited", False), ("stranger", False)])
+def test_membership_of_a_team_is_what_github_says_now(github, forge, actor, member):
+    assert forge.is_member("trading-desk", actor) is member
+
+
+def approvable(github: GitHub) -> None:
+    """A pull request with the bot's report and a reviewer's approval of its head, not judged yet."""
+    github.pulls = [pull(1, "tune", author="engineer")]
+    github.contents["dvc.lock"] = '{"schema": "2.0", "stages": {}}'
+    binding = f"<!-- sekisho:report-of head={HEAD} report-sha256={'9' * 64} -->"
+    github.comment(BOT, f"<!-- sekisho:report 1/1 -->\n{binding}\nreport")
+    github.comment("reviewer", f"/approve {HEAD}")
+
+
+@pytest.mark.parametrize(
+    "event", ["head_ref_force_pushed", "head_ref_restored", "reopened", "base_ref_changed"]
+)
+def test_a_head_that_was_replaced_and_came_back_has_lost_its_approval(github, forge, event):
+    approvable(github)
+    commit = {"event": "committed", "sha": HEAD, "committer": {"date": "2001-01-01T00:00:00Z"}}
+    before = {"event": event, "created_at": "2025-12-31T00:00:00Z"}
+    github.timeline = [before, commit]  # before the comment: that is what was approved
+    assert handle(forge, 1, forge.comments(1)[1], TOKYO).status == "done"
+    current_approval(forge, forge.get_pull_request(1))
+    github.timeline.append({"event": event, "created_at": "2026-01-01T00:00:00Z"})
+    with pytest.raises(Refused, match="came back"):
+        current_approval(forge, forge.get_pull_request(1))
+
+
+def test_a_head_replaced_between_the_comment_and_its_judgement_is_not_approved(github, forge):
+    approvable(github)
+    github.timeline = [{"event": "head_ref_force_pushed", "created_at": "2026-01-01T00:00:01Z"}]
+    assert "head-unchanged" in handle(forge, 1, forge.comments(1)[1], TOKYO).message
+
+
+@pytest.mark.parametrize("text", [f"/approve {HEAD}", "/retrain", "/hold x", "/promote moon"])
+@pytest.mark.parametrize("carried_out", [False, True], ids=["request lost", "answer lost"])
+def test_wherever_a_job_breaks_off_the_next_one_completes_it_and_nothing_happens_twice(
+    params, text, carried_out
+):
+    for broken in range(40):
+        github = GitHub()
+        approvable(github)
+        github.comments[1]["body"] = text
+        lost = [None] * broken + [httpx.ReadTimeout("killed")]
+        if carried_out:
+            github.after = lost
+        else:
+            github.trouble = lost
+        dying = params.model_copy(update={"retries": 0})
+        first = GitHubForge("acme/sekisho", dying, "t", httpx.MockTransport(github))
+        try:
+            handle(first, 1, first.comments(1)[1], TOKYO)
+            ended = True
+        except ForgeError:
+            ended = False
+        github.after, github.trouble = [], []
+        second = GitHubForge("acme/sekisho", params, "t", httpx.MockTransport(github))
+        handle(second, 1, second.comments(1)[1], TOKYO)
+        answers = [c for c in github.comments if c["body"].startswith("<!-- sekisho:answer-2 ")]
+        assert len(answers) == 1
+        assert len(set(github.reactions)) == 1
+        assert len(github.started) == (text == "/retrain")
+        if ended:
+            assert broken > 4
+            return
+    raise AssertionError("it never ended")
+
+
+@pytest.mark.parametrize("trouble", [500, 429, "timeout"])
+def test_lasting_trouble_while_judging_records_nothing(github, forge, trouble):
+    approvable(github)
+    comment = forge.comments(1)[1]
+    answer = httpx.ReadTimeout("slow") if trouble == "timeout" else httpx.Response(trouble)
+    github.trouble = [None] * 5 + [answer] * 9
+    with pytest.raises(ForgeError, match="nothing is done twice"):
+        handle(forge, 1, comment, TOKYO)
+    assert (len(github.comments), github.reactions, github.started) == (2, [], [])
+
+
+def test_a_command_behind_500_comments_and_planted_answers_is_judged(github, forge):
+    approvable(github)
+    for n in range(500):
+        github.comment("reader", f"<!-- sekisho:answer-{n} 1/1 -->\nplanted")
+    github.comment("reviewer", f"/approve {HEAD}")
+    outcome = handle(forge, 1, forge.comments(1)[-1], TOKYO)
+    assert (outcome.status, outcome.answer_id) == ("done", 504)
+    assert current_approval(forge, forge.get_pull_request(1)).comment_id == 503
+
+
+def test_a_200_kb_report_is_posted_in_parts_that_github_takes(github, forge):
+    table = "\n".join(["| n | figure |", "|---|---|", *[f"| {n} | {'x' * 50} |" for n in range(3500)]])
+    ids = forge.upsert_comment(1, "report", table)
+    assert len(ids) == 4
+    assert all(len(c["body"]) <= 65536 for c in github.comments)
+    assert all("| n | figure |\n|---|---|" in c["body"] for c in github.comments)
+
+
+@pytest.mark.parametrize("branch", ["$(touch${IFS}pwned)", "a;b", "日本", "x`id`", "b?x#y", 'q"'])
+def test_a_hostile_branch_name_is_quoted_in_addresses(github, forge, branch):
+    github.refs[branch] = HEAD
+    assert forge.branch_head(branch) == HEAD
+    forge.delete_branch(branch, HEAD)
+    assert branch not in github.refs
+
+
+@pytest.mark.parametrize("branch", ["", "../x", "a/../b", "a//b", "."])
+def test_what_is_no_branch_name_is_not_asked_for(github, forge, branch):
+    with pytest.raises(ForgeError, match="not a branch name"):
+        forge.branch_head(branch)
+    assert github.asked == []
+
+
+def test_a_branch_that_moved_is_not_deleted(github, forge):
+    with pytest.raises(Refused, match="head-unchanged"):
+        forge.delete_branch("tune", BASE)
+    forge.delete_branch("gone", BASE)
+    assert github.refs["tune"] == HEAD
 
 
 @pytest.mark.parametrize("repository", ["acme", "acme/", "a/b/c", "../x", "acme/se kisho"])

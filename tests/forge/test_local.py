@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from sekisho.errors import ForgeError, Refused
 from sekisho.forge.commands import KINDS, parse
 from sekisho.forge.local import LocalForge
 
+ROOT = Path(__file__).parents[2]
 BOT = "sekisho[bot]"
 
 
@@ -118,8 +120,8 @@ def test_commands_at_the_same_time_lose_no_comment(world):
     number = world.act("engineer").open_pull_request("tune", "One", "")
     program = (
         "import sys; from pathlib import Path; from sekisho.forge.local import LocalForge;"
-        "from sekisho.params import ForgeParams;"
-        "p = ForgeParams(bot='b', report_limit=65000, timeout=1, retries=0, backoff=0, longest_wait=1);"
+        "from sekisho.params import load_params;"
+        f"p = load_params(Path({str(ROOT / 'params.yaml')!r})).forge;"
         f"f = LocalForge(Path({str(world.folder)!r}), p, sys.argv[1]);"
         f"[f.upsert_comment({number}, 'same', str(n)) and f.add_comment({number}, str(n)) for n in range(8)]"
     )

@@ -14,13 +14,20 @@ PARAMS = MarketParams(
     commission=1e-4,
     impact_linear=0.05,
     impact_sqrt=0.1,
+    impact_decay=0.0,
     spread_multiple=1.0,
+    lot_size=0,
+    tick_table="none",
+    price_limits="none",
+    max_participation=0.0,
+    latency_bars=0,
     max_gross=1.0,
     max_net=0.6,
     max_asset=0.5,
     max_turnover=0.8,
     vol_window=5,
     episode_bars=12,
+    stratify=False,
     risk_aversion=0.1,
 )
 
@@ -52,6 +59,7 @@ def make_data() -> Callable[..., MarketData]:
             half_spread=rng.uniform(1e-4, 1e-3, shape),
             borrow_rate=rng.uniform(0, 1e-4, shape),
             funding_rate=rng.normal(0, 1e-5, shape),
+            adj_factor=np.ones(shape),
             tradable=rng.random(shape) > halted,
         )
         return MarketData.from_panel(panel, features, PARAMS)

@@ -41,7 +41,7 @@ def test_onnx_gives_the_agents_answers_for_any_batch(
     for count in (1, 7, 64):
         batch = observations(count, assets, generator)
         found = torch.from_numpy(session.run(["target_weights"], {"observation": batch.numpy()})[0])
-        torch.testing.assert_close(found, agent.act_target_weights(batch).detach(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found, agent(batch).detach(), atol=1e-5, rtol=1e-4)
         assert (found.abs() <= params.max_asset + 1e-6).all()
 
 

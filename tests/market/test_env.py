@@ -177,6 +177,37 @@ def test_larger_capital_pays_more_impact(make_data: Maker, params: MarketParams)
     assert costs[1] > costs[0] > 0
 
 
+def test_each_account_may_have_its_own_capital(make_data: Maker, params: MarketParams) -> None:
+    data = make_data(4)
+    capital = torch.tensor([1e5, 1e6, 1e7])
+    market = run_of(data, params, 3, capital=capital)
+    market.reset(seed=1)
+    assert torch.equal(market.cash, capital.double())
+    seen = torch.zeros(3, dtype=torch.bool)
+    for _ in range(2 * params.episode_bars):
+        infos = market.step(torch.full((3, 3), 0.3))[4]
+        ended = infos.get("_final_obs", torch.zeros(3, dtype=torch.bool))
+        assert torch.equal(market.cash[ended], capital[ended].double())
+        seen |= ended
+    assert seen.all()
+    runs = [run_of(data, params, 3, capital=capital, sequential=True)]
+    runs += [run_of(data, params, sequential=True, capital=float(c)) for c in capital]
+    returns = []
+    for run in runs:
+        run.reset()
+        returns.append(run.step(torch.full((run.num_envs, 3), 0.3))[4]["net_return"])
+    torch.testing.assert_close(returns[0], torch.cat(returns[1:]), rtol=1e-12, atol=0)
+
+
+def test_the_assets_parts_sum_to_the_net_return(make_data: Maker, params: MarketParams) -> None:
+    market = run_of(make_data(4), params, 4, sequential=True)
+    market.reset()
+    for _ in range(5):
+        infos = market.step(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)))[4]
+        assert infos["asset_net"].dtype == torch.float64
+        torch.testing.assert_close(infos["asset_net"].sum(1), infos["net_return"], rtol=1e-12, atol=1e-15)
+
+
 def test_an_asset_that_is_not_tradable_keeps_its_units(make_data: Maker, params: MarketParams) -> None:
     data = make_data(5, halted=0.0)
     tradable = data.tradable.clone()

@@ -20,9 +20,13 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from sekisho import features
-from sekisho.params import load_params
+from sekisho.backtest.evaluate import BASELINES
+from sekisho.backtest.gate import judge, verdict
+from sekisho.backtest.selection import count_and_select
+from sekisho.params import load_params, lookup, parse_yaml
 from sekisho.release.dvclock import head, sha256_of, track
 from sekisho.release.export import export_release
+from sekisho.release.judgement import INPUTS, JUDGE, candidate_digest
 from sekisho.release.local_authority import open_local_authority
 from sekisho.release.manifest import canonical, read_manifest
 from sekisho.release.policy import load_trust
@@ -35,6 +39,16 @@ ROOT = Path(__file__).resolve().parents[2]
 SYMBOLS = ("AAA", "BBB", "CCC")
 SESSIONS = [dt.date(2025, 1, 6) + dt.timedelta(days=day) for day in range(20)]
 BARS = 4  # a session
+FIGURES: dict[str, Any] = {  # of an agent that passes every rule of the gate
+    "sharpe": 1.2,
+    "sharpe_low": 0.3,
+    "sharpe_high": 2.0,
+    "max_drawdown": 0.05,
+    "turnover": 0.4,
+    "sharpe_by_cost": {"0": 1.6, "1": 1.2, "2": 0.8},
+    "sharpe_by_seed": {"1": 1.2, "2": 1.1},
+    "capacity": {"multiple": 30.0},
+}
 
 
 @dataclass
@@ -60,6 +74,18 @@ class Workshop:
     def desk(self) -> Desk:
         params = load_params(self.repo / "params.yaml").release
         return Desk(self.repo, self.trust, "local", self.folder, "releaser", params)
+
+    def lock(self) -> None:
+        """Write the dvc.lock of the workspace as it is."""
+        write_lock(self.repo)
+
+    def figures(self, **agent: Any) -> None:
+        """Write other figures of the agent, and what the gate makes of them."""
+        write_figures(self.repo, **agent)
+
+    def commit(self, message: str = "release") -> None:
+        git(self.repo, "add", "-A")
+        git(self.repo, "commit", "-qm", message)
 
     def export(self) -> Path:
         return export_release(self.repo, load_params(self.repo / "params.yaml"), "releaser")
@@ -194,63 +220,109 @@ def write_candidate(repo: Path) -> None:
     (repo / "build/report/report.md").write_text("# Report\n\nSharpe 1.2\n")
     (repo / "build/reference.json").write_text("{}\n")
     (repo / "metrics").mkdir()
-    agent_figures = {"sharpe": 1.2, "sharpe_low": 0.3, "sharpe_high": 2.0, "max_drawdown": 0.05}
+    write_figures(repo)
+
+
+def write_figures(repo: Path, **agent: Any) -> None:
+    """The backtest's figures (``agent`` changes some), the trials', and what the gate makes of them."""
+    params = load_params(repo / "params.yaml")
+    models = [repo / f"build/train/fold-{fold}/seed-{params.train.seeds[0]}/model.onnx" for fold in (0, 1)]
+    rng = np.random.default_rng(5)
+    days = [dt.date(2024, 1, 1) + dt.timedelta(days=day) for day in range(200)]
+    returns = {"agent": rng.normal(0.004, 0.01, 200)} | {
+        name: rng.normal(-0.001, 0.01, 200) for name in BASELINES
+    }
+    pl.DataFrame({"session": days, **returns}).write_csv(repo / "metrics/returns.csv")
     backtest = {
-        "window": {"first": days["test"][0], "last": days["test"][1], "sessions": 5},
-        "trials": 4,
-        "agent": agent_figures,
-        "baselines": {"cash": {"sharpe": 0.0}},
+        "window": {"first": str(days[0]), "last": str(days[-1]), "sessions": 200},
+        "sessions_per_year": 243.0,
+        "opening": {
+            "candidate": candidate_digest(models),
+            "train": track(repo / "build/train", "build/train").md5,
+        },
+        "agent": FIGURES | agent,
+        "baselines": {"cash": {"sharpe_by_cost": {"1": 0.0, "2": 0.0}}},
+        "over_champion": None,
     }
     (repo / "metrics/backtest.json").write_text(json.dumps(backtest))
-    write_gate(repo, passed=True)
+    lookahead = {"features": 9, "leaks": []}
+    (repo / "metrics/lookahead.json").write_text(json.dumps(lookahead))
+    trials = count_and_select(repo / "metrics/backtest.json", repo / "metrics/returns.csv", params, repo)
+    (repo / "metrics/trials.json").write_text(json.dumps(trials))
+    rules = judge(backtest, trials, lookahead, params.gate)
+    (repo / "metrics/gate.json").write_text(json.dumps(verdict(rules)))
 
 
-def write_gate(repo: Path, *, passed: bool) -> None:
-    rule = {"rule": "sharpe_low", "figure": 0.3, "limit": 0.0, "passed": passed, "reason": "skill, not luck"}
-    (repo / "metrics/gate.json").write_text(json.dumps({"passed": passed, "rules": [rule]}))
+def pipeline(repo: Path) -> dict[str, dict[str, Any]]:
+    """Stages as a dvc.yaml has them, with what each reads and gives."""
+    return {
+        "validate": {"cmd": "v", "deps": ["data/bars"], "params": ["data"], "outs": ["build/bars"]},
+        "train": {
+            "cmd": "t",
+            "deps": ["build/bars"],
+            "params": ["train.seeds"],
+            "outs": ["build/features", "build/train", "build/reference.json"],
+        },
+        "backtest": {
+            "cmd": "b",
+            "deps": ["build/train"],
+            "outs": [{"metrics/returns.csv": {"cache": False}}],
+            "metrics": [{"metrics/backtest.json": {"cache": False}}],
+        },
+        "trials": {
+            "cmd": "n",
+            "deps": ["metrics/backtest.json", "metrics/returns.csv"],
+            "always_changed": True,
+            "metrics": [{f"metrics/{name}.json": {"cache": False}} for name in ("trials", "lookahead")],
+        },
+        "gate": {
+            "cmd": "g",
+            "deps": [*(f"metrics/{name}.json" for name in INPUTS), JUDGE],
+            "params": ["gate"],
+            "metrics": [{"metrics/gate.json": {"cache": False}}],
+        },
+        "report": {"cmd": "r", "deps": ["metrics/gate.json"], "outs": ["build/report"]},
+    }
 
 
 def write_lock(repo: Path) -> None:
-    """The dvc.lock that DVC would write for the workspace as it is."""
-    params = yaml.safe_load((repo / "params.yaml").read_text())
-    outs = [
-        "build/bars",
-        "build/features",
-        "build/train",
-        "build/report",
-        "build/reference.json",
-        "metrics/backtest.json",
-        "metrics/gate.json",
-    ]
-    entries = [{"path": path, "md5": track(repo / path, path).md5, "hash": "md5"} for path in outs]
-    raw = {"path": "data/bars", "md5": "0" * 32 + ".dir", "hash": "md5"}
-    stages = {
-        "validate": {
-            "cmd": "v",
-            "deps": [raw],
-            "params": {"params.yaml": {"data": params["data"]}},
-            "outs": entries[:1],
-        },
-        "rest": {
-            "cmd": "r",
-            "deps": entries[:1],
-            "params": {"params.yaml": {"train.seeds": params["train"]["seeds"]}},
-            "outs": entries[1:],
-        },
-    }
-    (repo / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+    """The dvc.yaml, and the dvc.lock that DVC would write for the workspace as it is."""
+    params = parse_yaml((repo / "params.yaml").read_bytes())
+    stages = pipeline(repo)
+
+    def entry(path: Any) -> dict[str, str]:
+        path = path if isinstance(path, str) else next(iter(path))
+        known = (repo / path).exists()
+        return {
+            "path": path,
+            "hash": "md5",
+            "md5": track(repo / path, path).md5 if known else "0" * 32 + ".dir",
+        }
+
+    locked = {}
+    for name, stage in stages.items():
+        locked[name] = {
+            "cmd": stage["cmd"],
+            "deps": [entry(path) for path in stage["deps"]],
+            "outs": [entry(path) for path in [*stage.get("outs", []), *stage.get("metrics", [])]],
+        }
+        if "params" in stage:
+            locked[name]["params"] = {"params.yaml": {key: lookup(params, key) for key in stage["params"]}}
+    (repo / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    (repo / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": locked}))
 
 
 def build_repo(repo: Path) -> Workshop:
     shutil.copytree(ROOT / "trust", repo / "trust", ignore=shutil.ignore_patterns("local"))
     shutil.copy(ROOT / "params.yaml", repo)
-    (repo / "dvc.yaml").write_text("stages: {}\n")
+    (repo / JUDGE).parent.mkdir(parents=True)
+    shutil.copy(ROOT / JUDGE, repo / JUDGE)
     (repo / ".gitignore").write_text("/build/\n/.sekisho/\n/approval.json\n")
     (repo / "requirements").mkdir()
     (repo / "requirements/dev.txt").write_text("numpy==2.2\n")
+    git(repo, "init", "-q", "-b", "main")
     write_candidate(repo)
     write_lock(repo)
-    git(repo, "init", "-q", "-b", "main")
     git(repo, "add", "-A")
     git(repo, "commit", "-qm", "candidate")
     return Workshop(repo)

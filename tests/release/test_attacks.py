@@ -197,7 +197,7 @@ STATEMENTS: list[tuple[str, str, Callable[[dict[str, Any]], None], str]] = [
     ("truthy gate", "evaluation", predicate(gate_passed="yes"), "statement-schema"),
     ("figures of another backtest", "evaluation", predicate(backtest_sha256="d" * 64), "evaluation-figures"),
     ("better figures", "evaluation", predicate(figures={"sharpe": 9.0}), "evaluation-figures"),
-    ("fewer trials", "evaluation", predicate(trials=1), "evaluation-figures"),
+    ("other trials", "evaluation", predicate(trials=9), "evaluation-figures"),
     (
         "other data windows",
         "data",

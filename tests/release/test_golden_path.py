@@ -41,22 +41,11 @@ def second_release(shop: Any) -> Path:
     """Another candidate (a new report and model), approved, exported and signed as policy/2."""
     commit(shop.repo)
     (shop.repo / "build/report/report.md").write_text("# Report\n\nSharpe 1.3\n")
-    lock = shop.repo / "dvc.lock"
-    old = _md5_of(lock, "build/report")
-    from sekisho.release.dvclock import track
-
-    lock.write_text(lock.read_text().replace(old, track(shop.repo / "build/report", "x").md5))
+    shop.lock()
     commit(shop.repo, "better candidate")
     folder: Path = shop.export()
     shop.sign(folder)
     return folder
-
-
-def _md5_of(lock: Path, path: str) -> str:
-    import yaml
-
-    outs = yaml.safe_load(lock.read_text())["stages"]["rest"]["outs"]
-    return str(next(out["md5"] for out in outs if out["path"] == path))
 
 
 def test_a_signed_release_verifies_and_is_promoted(shop: Any) -> None:
@@ -155,9 +144,8 @@ def test_the_ranges_come_from_the_training_window_only(shop: Any) -> None:
 
 
 def test_a_failed_gate_is_not_exported(candidate: Any) -> None:
-    path = candidate.repo / "metrics/gate.json"
-    path.write_text(path.read_text().replace("true", "false"))
-    with pytest.raises(Refused, match=r"refused by rule gate: .*sharpe_low"):
+    candidate.figures(sharpe_low=-0.5)
+    with pytest.raises(Refused, match=r"refused by rule gate: .*lower bound -0\.5 \(limit"):
         candidate.export()
     assert not (candidate.repo / "releases").exists()
 
@@ -166,7 +154,7 @@ def test_a_failed_gate_is_not_exported(candidate: Any) -> None:
 def test_a_workspace_that_differs_from_the_lock_is_not_exported(candidate: Any, path: str) -> None:
     with (candidate.repo / path).open("a") as file:
         file.write(" ")
-    with pytest.raises(CannotCheck, match=r"not what dvc\.lock says"):
+    with pytest.raises(CannotCheck, match=r"not what dvc\.lock says|differs from the commit"):
         candidate.export()
     assert not (candidate.repo / "releases").exists()
 
@@ -179,11 +167,122 @@ def test_an_uncommitted_pipeline_is_not_exported(candidate: Any, path: str) -> N
         candidate.export()
 
 
+def forge_verdict(shop: Any) -> None:
+    """Figures that fail the gate beside a verdict that says they pass."""
+    shop.figures(sharpe_low=-0.5)
+    path = shop.repo / "metrics/gate.json"
+    path.write_text(path.read_text().replace("false", "true"))
+
+
+def drop_rule(shop: Any) -> None:
+    shop.figures(sharpe_low=-0.5)
+    path = shop.repo / "metrics/gate.json"
+    value = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({"passed": True, "rules": [rule for rule in value["rules"] if rule["passed"]]})
+    )
+
+
+def empty_verdict(shop: Any) -> None:
+    (shop.repo / "metrics/gate.json").write_text('{"passed": true, "rules": []}')
+
+
+@pytest.mark.parametrize("attack", [forge_verdict, drop_rule, empty_verdict])
+def test_a_verdict_that_the_gate_would_not_give_is_not_exported(candidate: Any, attack: Any) -> None:
+    """Whoever can write the figures can write the verdict and the lock beside them."""
+    attack(candidate)
+    candidate.lock()
+    candidate.commit("forged")
+    with pytest.raises(Refused, match="refused by rule gate-judgement:"):
+        candidate.export()
+    assert not list((candidate.repo / "releases").glob("*/*"))
+
+
+def test_figures_of_other_agents_are_not_exported(candidate: Any) -> None:
+    path = candidate.repo / "metrics/backtest.json"
+    value = json.loads(path.read_text())
+    value["opening"]["candidate"] = "f" * 64
+    path.write_text(json.dumps(value))
+    candidate.lock()
+    candidate.commit("another backtest")
+    with pytest.raises(Refused, match="refused by rule judged-candidate:"):
+        candidate.export()
+
+
+def rewrite_lock(shop: Any, change: Any) -> None:
+    import yaml
+
+    path = shop.repo / "dvc.lock"
+    value = yaml.safe_load(path.read_text())
+    change(value["stages"])
+    path.write_text(yaml.safe_dump(value))
+    shop.commit("forged lock")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("backtest"), "in only one of the two"),
+        (lambda s: s.update(extra={"cmd": "x"}), "in only one of the two"),
+        (lambda s: s["train"].update(cmd="true"), "stage train run by 't'"),
+        (lambda s: s["train"]["deps"].clear(), "stage train with the deps"),
+        (lambda s: s["train"]["params"].clear(), "stage train with the params"),
+        (lambda s: s["backtest"]["deps"][0].update(md5="0" * 32 + ".dir"), "as the stage before gave it"),
+        (lambda s: s["gate"]["deps"][-1].update(md5="0" * 32), r"gate\.py: not what dvc\.lock says"),
+        (lambda s: s["report"]["outs"].append(dict(s["train"]["outs"][0])), "one stage that gives"),
+        (lambda s: s["report"]["outs"][0].pop("md5"), "outs without path and md5"),
+    ],
+    ids=["stage gone", "stage more", "command", "deps", "params", "chain", "code", "two givers", "no digest"],
+)
+def test_a_lock_that_is_not_of_this_pipeline_is_not_exported(
+    candidate: Any, change: Any, message: str
+) -> None:
+    rewrite_lock(candidate, change)
+    with pytest.raises(CannotCheck, match=message):
+        candidate.export()
+
+
+@pytest.mark.parametrize("key", ["frozen", "foreach", "wdir"])
+def test_a_pipeline_that_the_lock_cannot_prove_is_not_exported(candidate: Any, key: str) -> None:
+    import yaml
+
+    path = candidate.repo / "dvc.yaml"
+    value = yaml.safe_load(path.read_text())
+    value["stages"]["train"][key] = True
+    path.write_text(yaml.safe_dump(value))
+    candidate.commit("frozen")
+    with pytest.raises(CannotCheck, match=f"stage train: {key} in dvc.yaml"):
+        candidate.export()
+
+
+def test_code_that_is_not_committed_is_not_exported(candidate: Any) -> None:
+    with (candidate.repo / "src/sekisho/backtest/gate.py").open("a") as file:
+        file.write("# more\n")
+    with pytest.raises(CannotCheck, match=r"gate\.py: the workspace differs from the commit"):
+        candidate.export()
+
+
+def test_a_model_that_onnx_runtime_and_onnx_compute_differently_is_not_exported(
+    candidate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnx.reference import ReferenceEvaluator
+
+    run = ReferenceEvaluator.run
+    monkeypatch.setattr(ReferenceEvaluator, "run", lambda *a, **k: [v + 1e-3 for v in run(*a, **k)])
+    with pytest.raises(Refused, match="refused by rule onnx-runtime:"):
+        candidate.export()
+
+
+def test_every_bar_of_the_test_window_is_replayed(shop: Any) -> None:
+    lineage = json.loads((shop.release / "content/lineage.json").read_text())
+    assert lineage["replayed_bars"] == 5 * 4  # sessions × bars
+
+
 def test_parameters_changed_without_a_run_are_not_exported(candidate: Any) -> None:
     path = candidate.repo / "params.yaml"
     path.write_text(path.read_text().replace("seeds: [1, 2]", "seeds: [1, 3]"))
     commit(candidate.repo, "forgot to run")
-    with pytest.raises(CannotCheck, match=r"ran with another train\.seeds"):
+    with pytest.raises(CannotCheck, match=r"stage train: params\.yaml: train\.seeds"):
         candidate.export()
 
 
@@ -345,7 +444,7 @@ def test_a_prediction_traces_back_to_commit_data_and_approver(shop: Any, tmp_pat
     }
     assert [item["path"] for item in trace["data"]["sets"]] == ["data/bars", "build/bars", "build/features"]
     shown = dict(table(trace))
-    assert shown["gate"] == "passed; 4 trials"
+    assert shown["gate"] == "passed; 1 trials"
     assert " by promote.yml, " in shown["signed deployment"]
 
 

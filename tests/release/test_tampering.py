@@ -178,8 +178,8 @@ def kill_at(moment: int) -> None:
 
 def killed_at(moment: int, command: str, shop: Any) -> bool:
     """Run the command in its own process and kill it at the moment-th write; False: it ended before."""
-    # polars cannot be forked
-    context = multiprocessing.get_context("spawn" if command == "export" else "fork")
+    # polars, which export and sign use, cannot be forked
+    context = multiprocessing.get_context("spawn" if command in ("export", "sign") else "fork")
     process = context.Process(target=run_and_die, args=(moment, command, shop))
     process.start()
     process.join()

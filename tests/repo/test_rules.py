@@ -24,13 +24,14 @@ ROOMS = [
     "market",
     "backtest",
     "train",
+    "trainer",
     "forge",
     "release",
     "serving",
     "monitoring",
     "cli",
 ]
-SHARED = {"params", "errors", "calendar"}
+SHARED = {"params", "errors", "calendar", "dvc_files"}
 LONGEST_MODULE, LONGEST_FUNCTION = 500, 80
 TEXT = {".py", ".md", ".yml", ".yaml", ".toml", ".txt", ".json", ".lock", ".dvc", ".in", ".cfg", ".ini", ""}
 

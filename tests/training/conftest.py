@@ -14,6 +14,7 @@ import yaml
 
 from sekisho.features import build_features
 from sekisho.params import Params, load_params
+from sekisho.trainer import train_fold
 
 ROOT = Path(__file__).parents[2]
 TRAINER = ROOT / "training/ppo.py"
@@ -22,14 +23,14 @@ SMALL = {
     "features": {
         "return_windows": [1, 4], "vol_window": 10, "short_vol_window": 4, "volume_window": 10, "clip": 3.0,
     },
-    "market": {"vol_window": 10, "episode_bars": 20},
+    "market": {"vol_window": 10, "episode_bars": 20, "tick_table": "none"},
     "split": {
         "folds": 2, "test_sessions": 5, "validation_sessions": 5, "purge_sessions": 1, "embargo_sessions": 1,
     },
-    "train": {"seeds": [1], "processes": 2},
+    "train": {"seeds": [1], "processes": 2, "checkpoint_every": 1, "evaluate_every": 4},
     "ppo": {
         "samples": 4096, "environments": 32, "steps": 8, "epochs": 2, "minibatches": 2, "hidden": 8,
-        "learning_rate": 0.003, "checkpoint_every": 1, "evaluate_every": 4,
+        "learning_rate": 0.003,
     },
 }  # fmt: skip
 
@@ -67,7 +68,7 @@ def write_bars(folder: Path, sessions: int, bars: int = 20, assets: int = 3, sig
         "high": np.maximum(opens, close).ravel(),
         "low": np.minimum(opens, close).ravel(),
         "close": close.ravel(),
-        "volume": rng.uniform(1e5, 2e5, rows * assets),
+        "volume": rng.uniform(1e8, 2e8, rows * assets),
         "adv": np.full(rows * assets, 1e12),
         "half_spread": np.full(rows * assets, 1e-5),
         "borrow_rate": np.zeros(rows * assets),
@@ -125,13 +126,12 @@ def run_ppo(ppo: ModuleType) -> Callable[..., Path]:
     def run(world: World, name: str, fold: int = 0, seed: int = 1, **options: Any) -> Path:
         """Train in this process; returns the published folder."""
         params = world.params
+        changed = params.model_copy(update={"ppo": params.ppo.model_copy(update=options)})
         out = world.folder / name
-        args = ppo.Args(
-            fold=fold, seed=seed, out=out, bars=world.bars, features=world.features,
+        train_fold(
+            ppo.learn, changed, fold=fold, seed=seed, out=out, bars=world.bars, features=world.features,
             checkpoints=world.folder / "checkpoints" / name,
-            **(params.ppo.model_dump() | options),
         )  # fmt: skip
-        ppo.main(args, params)
         return out
 
     return run

@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 import torch
 
+from sekisho import trainer
 from sekisho.data.panel import load_panel
 from sekisho.errors import TrainingError
 from sekisho.features import load_features
@@ -82,11 +83,11 @@ def test_the_test_window_changes_nothing(make_world: Callable[..., World], run_p
 def test_the_evaluation_reaches_the_end_of_the_validation_window(
     longest: int, world: World, ppo: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ppo, "EVALUATION_BARS", longest)  # 99 steps: one run, or three of 33
+    monkeypatch.setattr(trainer, "EVALUATION_BARS", longest)  # 99 steps: one run, or three of 33
     panel = load_panel(world.bars)
     data = MarketData.from_panel(panel, load_features(world.features, panel), world.params.market)
     torch.manual_seed(1)
-    agent = ppo.Agent(data.features.shape[2], len(data.symbols), 8, world.params.market)
+    agent = trainer.Agent(data.features.shape[2], len(data.symbols), 8, world.params.market)
     start, stop = len(panel) - 100, len(panel)
     agent.fit_scales(data, 100, start, derive_units(data, 100, start, world.params.market))
     with torch.no_grad():
@@ -95,7 +96,8 @@ def test_the_evaluation_reaches_the_end_of_the_validation_window(
     close = data.close.clone()
     close[stop - 1] *= 1.05  # seen by the very last step alone
     sharpes = [
-        ppo.evaluate(agent, d, (start, stop), world.params) for d in (data, replace(data, close=close))
+        trainer.evaluate(agent, d, (start, stop), world.params.market)
+        for d in (data, replace(data, close=close))
     ]
     assert sharpes[0] != sharpes[1]
 
@@ -104,16 +106,16 @@ class Interrupted(Exception):
     pass
 
 
-def interrupt_at(ppo: ModuleType, monkeypatch: pytest.MonkeyPatch, update: int) -> None:
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
     """Stop the run right after the checkpoint of ``update`` was written."""
-    write = ppo.save_checkpoint
+    write = trainer.save_checkpoint
 
     def save(folder: Path, number: int, state: dict[str, Any]) -> None:
         write(folder, number, state)
         if number == update:
             raise Interrupted
 
-    monkeypatch.setattr(ppo, "save_checkpoint", save)
+    monkeypatch.setattr(trainer, "save_checkpoint", save)
 
 
 @pytest.mark.parametrize("update", [1, 5, 15])
@@ -122,7 +124,7 @@ def test_interrupted_and_resumed_gives_the_same_bytes(
 ) -> None:
     whole = run_ppo(world, "whole")
     with monkeypatch.context() as patch:
-        interrupt_at(ppo, patch, update)
+        interrupt_at(patch, update)
         with pytest.raises(Interrupted):
             run_ppo(world, "broken")
     assert not (world.folder / "broken").exists()
@@ -140,13 +142,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 ) -> None:
     whole = run_ppo(world, "whole")
     with monkeypatch.context() as patch:
-        interrupt_at(ppo, patch, 6)
+        interrupt_at(patch, 6)
         with pytest.raises(Interrupted):
             run_ppo(world, "broken")
     folder = world.folder / "checkpoints/broken"
     before, newest = sorted(folder.glob("*.pt"))
     newest.write_bytes(damage)
-    state = ppo.load_checkpoint(folder)
+    state = trainer.load_checkpoint(folder)
     assert newest.name in capsys.readouterr().err
     assert state["update"] == 5 == int(before.name.split("-")[0])
     assert bytes_of(run_ppo(world, "broken")) == bytes_of(whole)
@@ -185,16 +187,17 @@ def test_help_shows_every_parameter_with_its_value() -> None:
 def test_rewards_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint(
     world: World, run_ppo: Run, ppo: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(ppo.TradingMarket):  # type: ignore[misc, name-defined]
+    class Broken(trainer.TradingMarket):  # type: ignore[misc, name-defined]
         def step(self, actions: Any) -> Any:
-            observation, reward, *rest = super().step(actions)
+            *rest, infos = super().step(actions)
             self.calls = getattr(self, "calls", 0) + 1
-            return observation, reward * (float("nan") if self.calls > 20 else 1.0), *rest
+            infos["asset_reward"] = infos["asset_reward"] * (float("nan") if self.calls > 20 else 1.0)
+            return *rest, infos
 
-    monkeypatch.setattr(ppo, "TradingMarket", Broken)
+    monkeypatch.setattr(trainer, "TradingMarket", Broken)
     with pytest.raises(TrainingError, match="update 3: the reward is not finite"):
         run_ppo(world, "run")
-    assert ppo.load_checkpoint(world.folder / "checkpoints/run")["update"] == 2
+    assert trainer.load_checkpoint(world.folder / "checkpoints/run")["update"] == 2
     assert not (world.folder / "run").exists()
 
 
@@ -213,22 +216,16 @@ def test_gae_by_its_definition(ppo: ModuleType) -> None:
     """Sum of discounted TD errors up to the episode's end; a truncated step keeps its bootstrap."""
     torch.manual_seed(1)
     steps, discount, lam = 9, 0.9, 0.8
-    rewards, values, next_values = (torch.randn(steps, 4, 2, dtype=torch.float64) for _ in range(3))
-    ends = (torch.rand(steps, 4, 1) < 0.3).double()
-    found = ppo.gae(rewards, values, next_values, ends, discount, lam)
+    rewards, values, next_values = (torch.randn(steps, 4, 2) for _ in range(3))
+    ended = torch.rand(steps, 4, 1) < 0.3
+    found = ppo.gae(rewards, values, next_values, ended, discount, lam)
     for env in range(4):
         for start in range(steps):
-            expected, weight = torch.zeros(2, dtype=torch.float64), 1.0
+            expected, weight = torch.zeros(2), 1.0
             for step in range(start, steps):
                 delta = rewards[step, env] + discount * next_values[step, env] - values[step, env]
                 expected = expected + weight * delta
                 weight *= discount * lam
-                if ends[step, env] > 0:
+                if ended[step, env]:
                     break
             torch.testing.assert_close(found[start, env], expected)
-
-
-def test_log_probability_is_the_normal_density(ppo: ModuleType) -> None:
-    action, mean, log_std = torch.randn(5, 3), torch.randn(5, 3), torch.tensor([-0.4])
-    expected = torch.distributions.Normal(mean, log_std.exp()).log_prob(action)
-    torch.testing.assert_close(ppo.log_probability(action, mean, log_std), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,25 @@ from sekisho.errors import BacktestError
 
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Write a metrics file in one rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
+    write_together({path: to_json(content)})
+
+
+def to_json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write all files beside their places, then rename them: a full disk leaves all as they were."""
+    fresh = {path: path.with_name(f".{path.name}.new") for path in contents}
     try:
-        fresh.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        fresh.replace(path)
+        for path, beside in fresh.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_bytes(contents[path])
+        for path, beside in fresh.items():
+            beside.replace(path)
     finally:
-        fresh.unlink(missing_ok=True)  # left only where the disk is full
+        for beside in fresh.values():
+            beside.unlink(missing_ok=True)  # left only where the disk is full
 
 
 def read_json(path: Path, stage: str) -> dict[str, Any]:
@@ -37,3 +50,12 @@ def read_json(path: Path, stage: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BacktestError(f"{path}: not a JSON object", remedy=f"run `dvc repro {stage}` again")
     return content
+
+
+def rounded(value: Any) -> Any:
+    """Floats to eight significant digits: what lies below is rounding and would clutter every diff."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.8g}") if isinstance(value, float) else value

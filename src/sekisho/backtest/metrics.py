@@ -87,15 +87,37 @@ def sharpe_interval(
     """
     if sharpe(returns, periods) is None:
         return None, None
-    drawn = []
-    for rows in stationary_bootstrap(len(returns), samples, block, seed):
-        resampled = returns[rows]
-        deviation = resampled.std(axis=1, ddof=1)
-        ratio = resampled.mean(axis=1) / np.where(deviation < NO_VARIANCE, np.inf, deviation)
-        drawn.append(ratio * math.sqrt(periods))
+    drawn = [_ratios(returns[rows]) for rows in stationary_bootstrap(len(returns), samples, block, seed)]
     tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(np.concatenate(drawn), [tail, 1.0 - tail])
+    low, high = np.quantile(np.concatenate(drawn) * math.sqrt(periods), [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def sharpe_difference(
+    one: Float, other: Float, periods: float, *, samples: int, block: float, confidence: float, seed: int
+) -> tuple[float, float, float] | None:
+    """Annualised Sharpe ratio of ``one`` less that of ``other``, and its percentile interval.
+
+    Both are resampled by the same blocks of sessions, so that what moves both cancels out (Ledoit & Wolf
+    2008, *Robust performance hypothesis testing with the Sharpe ratio*). None where either ratio is.
+    """
+    ratios = sharpe(one, periods), sharpe(other, periods)
+    if ratios[0] is None or ratios[1] is None:
+        return None
+    drawn = [
+        _ratios(one[rows]) - _ratios(other[rows])
+        for rows in stationary_bootstrap(len(one), samples, block, seed)
+    ]
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(np.concatenate(drawn) * math.sqrt(periods), [tail, 1.0 - tail])
+    return ratios[0] - ratios[1], float(low), float(high)
+
+
+def _ratios(resampled: Float) -> Float:
+    """Sharpe ratio per period of each row ``(n, T)``; 0 without variance."""
+    deviation = resampled.std(axis=1, ddof=1)
+    mean = resampled.mean(axis=1)
+    return np.asarray(mean / np.where(deviation < NO_VARIANCE, np.inf, deviation), dtype=np.float64)
 
 
 def equity_band(
@@ -194,3 +216,49 @@ def overfitting_probability(returns: Float, blocks: int) -> float | None:
     best = ratios(halves).argmax(axis=1)
     rank = stats.rankdata(ratios(1.0 - halves), axis=1)[np.arange(len(best)), best] / (trials + 1.0)
     return float(np.mean(rank <= 0.5))
+
+
+def superior_ability(models: Float, benchmark: Float, *, samples: int, block: int, seed: int) -> float | None:
+    """p-value of: none of ``models`` ``(T, N)`` is better than ``benchmark`` ``(T,)``.
+
+    Hansen (2005), *A Test for Superior Predictive Ability*, his consistent p-value, by `arch`. Returns are
+    first divided by their own standard deviation, so that Sharpe ratios are compared and not leverage. None
+    where no model differs from the benchmark.
+    """
+    from arch.bootstrap import SPA  # takes seconds to import
+
+    scaled, reference = _unit_risk(models), _unit_risk(benchmark[:, None])
+    differing = (scaled - reference).std(axis=0) > NO_VARIANCE
+    if not differing.any():
+        return None
+    test = SPA(-reference[:, 0], -scaled[:, differing], block_size=block, reps=samples, seed=seed)
+    test.compute()
+    return float(test.pvalues["consistent"])
+
+
+def _unit_risk(returns: Float) -> Float:
+    deviation = returns.std(axis=0, ddof=1)
+    return np.asarray(returns / np.where(deviation < NO_VARIANCE, 1.0, deviation), dtype=np.float64)
+
+
+def capacity(ratios: dict[float, float | None], share: float) -> tuple[float, bool]:
+    """Capital multiple at which the Sharpe ratio falls under ``share`` of its own at 1, and whether it did.
+
+    ``ratios`` by ascending capital multiple, from 1; between two of them the ratio is taken as linear in the
+    logarithm of capital. Where it never falls so far: the largest multiple and False. 0 where there is no
+    profit at 1 to begin with.
+    """
+    multiples = list(ratios)
+    first = ratios[multiples[0]]
+    if first is None or first <= 0.0:
+        return 0.0, True
+    floor = share * first
+    before, height = multiples[0], first
+    for multiple in multiples[1:]:
+        ratio = ratios[multiple]
+        if ratio is None or ratio < floor:
+            low = -math.inf if ratio is None else ratio
+            way = (height - floor) / (height - low)
+            return before * (multiple / before) ** way, True
+        before, height = multiple, ratio
+    return before, False

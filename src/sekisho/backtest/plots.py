@@ -1,87 +1,30 @@
-"""The report's figures. Each is drawn twice: a light PNG for the pull request and an SVG that follows the
-page.
-
-Colours are Okabe & Ito's (2008), distinct for colour-blind readers, and each line has its own dash as well.
-The same data give the same bytes: no dates, no random ids.
-"""
+"""The report's figures."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 import polars as pl
-from matplotlib.axes import Axes
-from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from sekisho.backtest import metrics
-from sekisho.backtest.evaluate import SEED
-
-Float = npt.NDArray[np.float64]
-
-# colour, dash, width; the agent's is the strongest
-LINES: dict[str, tuple[str, Any, float]] = {
-    "agent": ("#0072B2", "-", 2.2),
-    "buy-and-hold": ("#E69F00", "-", 1.4),
-    "momentum": ("#009E73", (0, (5, 1.5)), 1.4),
-    "minimum-variance": ("#CC79A7", (0, (3, 1, 1, 1)), 1.4),
-    "champion": ("#D55E00", (0, (1, 1)), 1.8),
-    "cash": ("#7F7F7F", (0, (1, 2)), 1.2),
-}
-SEED_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-INK, PAPER = "#1b1f24", "#ffffff"
-SVG_INK = "#010203"  # stands for the page's text colour, replaced by currentColor
-ROLLING = 60  # sessions in a rolling figure, at most a third of all
-DOTS = 120  # per inch of the PNG
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One figure: file name without ending, what it shows (for those who cannot see it), and how to draw
-    it."""
-
-    name: str
-    caption: str
-    draw: Callable[[], Figure]
-
-
-@dataclass(frozen=True)
-class Series:
-    """What the plots are drawn from: the tables of ``build/backtest`` and the curves of ``build/train``."""
-
-    returns: pl.DataFrame
-    weights: pl.DataFrame
-    band: pl.DataFrame
-    curves: dict[str, pl.DataFrame]  # by "fold-<k>/seed-<s>"
-    starts: list[Any]  # first session of each test window
-    periods: float  # sessions a year
-    confidence: float
-
-    def of(self, strategy: str, column: str = "net_return", multiple: float = 1.0) -> Float:
-        chosen = self.returns.filter((pl.col("strategy") == strategy) & (pl.col("cost_multiple") == multiple))
-        return np.asarray(chosen[column].to_numpy(), dtype=np.float64)
-
-    @property
-    def sessions(self) -> Any:
-        return self.returns.filter((pl.col("strategy") == "agent") & (pl.col("cost_multiple") == 1.0))[
-            "session"
-        ].to_numpy()
-
-    @property
-    def compared(self) -> list[str]:
-        """The agent and the baselines that are there, in the order of the legend."""
-        there = set(self.returns["strategy"].unique())
-        return [name for name in LINES if name in there]
+from sekisho.backtest.canvas import (
+    LINES,
+    ROLLING,
+    SEED_COLOURS,
+    Plot,
+    Series,
+    dates,
+    equity_of,
+    figure,
+    legend,
+    line,
+    mark_windows,
+)
+from sekisho.backtest.names import SEED
 
 
 def plots(series: Series) -> Iterator[Plot]:
@@ -102,6 +45,21 @@ def plots(series: Series) -> Iterator[Plot]:
         "costs", "Annual return against costs, as multiples of the modelled ones.", lambda: _costs(series)
     )
     yield Plot(
+        "capacity",
+        "The agent's net Sharpe ratio and annual return against capital, with the impact of its own trades.",
+        lambda: _capacity(series),
+    )
+    yield Plot(
+        "regimes",
+        "Annualised net Sharpe ratio by volatility before the session and by whether the market then rose.",
+        lambda: _regimes(series),
+    )
+    yield Plot(
+        "attribution",
+        "Each symbol's part of the agent's return: before costs, and what is left after them.",
+        lambda: _attribution(series),
+    )
+    yield Plot(
         "trading", "The agent's turnover and gross exposure in each session.", lambda: _trading(series)
     )
     yield Plot("weights", "The agent's mean weight in each asset and session.", lambda: _weights(series))
@@ -114,85 +72,8 @@ def plots(series: Series) -> Iterator[Plot]:
         )
 
 
-def png(plot: Plot, path: Path) -> None:
-    """Write the light picture."""
-    with _style(INK, PAPER):
-        plot.draw().savefig(path, dpi=DOTS, metadata={"Software": None})
-
-
-def svg(plot: Plot) -> str:
-    """The picture as an ``<svg>`` element without background, in the page's own text colour."""
-    buffer = io.StringIO()
-    with _style(SVG_INK, "none"):
-        plot.draw().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = text.replace(SVG_INK, "currentColor").replace("'DejaVu Sans'", "'DejaVu Sans', sans-serif")
-    # ids are unique only within one figure; the page holds several
-    for mark in ('id="', 'href="#', "url(#"):
-        text = text.replace(mark, f"{mark}{plot.name}-")
-    return text
-
-
-@contextmanager
-def _style(ink: str, paper: str) -> Iterator[None]:
-    settings: Any = {
-        "axes.edgecolor": ink,
-        "axes.facecolor": "none",
-        "axes.grid": True,
-        "axes.labelcolor": ink,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "axes.xmargin": 0.01,
-        "figure.constrained_layout.use": True,
-        "figure.facecolor": paper,
-        "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs everywhere
-        "font.size": 10,
-        "grid.alpha": 0.15,
-        "grid.color": ink,
-        "legend.frameon": False,
-        "savefig.facecolor": paper,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "sekisho",
-        "text.color": ink,
-        "xtick.color": ink,
-        "ytick.color": ink,
-    }
-    with mpl.rc_context({**mpl.rcParamsDefault, "backend": "agg", **settings}):
-        yield
-
-
-def _figure(height: float = 3.8, rows: int = 1, columns: int = 1, **kind: Any) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(8.0, height))
-    return figure, list(figure.subplots(rows, columns, squeeze=False, **kind).ravel())
-
-
-def _line(axes: Axes, name: str, x: Any, y: Float) -> None:
-    colour, dash, width = LINES[name]
-    front = 3 if name == "agent" else 2
-    axes.plot(x, y, color=colour, linestyle=dash, linewidth=width, label=name, zorder=front)
-
-
-def _mark_windows(axes: Axes, series: Series) -> None:
-    for start in series.starts[1:]:
-        axes.axvline(start, color=mpl.rcParams["axes.edgecolor"], linewidth=0.7, alpha=0.35, zorder=1)
-
-
-def _legend(axes: Axes, columns: int = 3) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.2, fontsize=9)
-
-
-def _dates(axes: Axes) -> None:
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))  # type: ignore[no-untyped-call]
-    axes.set_xlabel("session (vertical lines: a new test window with fresh capital)")
-
-
-def _equity_of(returns: Float) -> Float:
-    return np.asarray(np.cumprod(np.maximum(1.0 + returns, 0.0)), dtype=np.float64)
-
-
 def _equity(series: Series) -> Figure:
-    figure, (axes,) = _figure(4.4)
+    drawn, (axes,) = figure(4.4)
     colour = LINES["agent"][0]
     axes.fill_between(
         series.band["session"].to_numpy(),
@@ -204,30 +85,30 @@ def _equity(series: Series) -> Figure:
         label=f"agent, {series.confidence:.0%} interval",
     )
     for name in series.compared:
-        _line(axes, name, series.sessions, _equity_of(series.of(name)))
-    _mark_windows(axes, series)
+        line(axes, name, series.sessions, equity_of(series.of(name)))
+    mark_windows(axes, series)
     axes.set_ylabel("equity after costs, start = 1")
     if axes.get_ylim()[1] > 5.0:  # long histories: equal distances are equal growth
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    _dates(axes)
-    _legend(axes, 3)
-    return figure
+    dates(axes)
+    legend(axes, 3)
+    return drawn
 
 
 def _drawdown(series: Series) -> Figure:
-    figure, (axes,) = _figure(3.4)
+    drawn, (axes,) = figure(3.4)
     for name in series.compared:
         depth = -metrics.drawdowns(series.of(name))
-        _line(axes, name, series.sessions, depth)
+        line(axes, name, series.sessions, depth)
         if name == "agent":
             axes.fill_between(series.sessions, depth, 0.0, color=LINES[name][0], alpha=0.16, linewidth=0)
-    _mark_windows(axes, series)
+    mark_windows(axes, series)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylabel("drawdown, % of equity")
-    _dates(axes)
-    _legend(axes, 5)
-    return figure
+    dates(axes)
+    legend(axes, 5)
+    return drawn
 
 
 def _rolling(series: Series) -> int:
@@ -235,41 +116,123 @@ def _rolling(series: Series) -> int:
 
 
 def _rolling_sharpe(series: Series) -> Figure:
-    figure, (axes,) = _figure(3.4)
+    drawn, (axes,) = figure(3.4)
     width = _rolling(series)
     for name in (n for n in series.compared if n != "cash"):
         windows = np.lib.stride_tricks.sliding_window_view(series.of(name), width)
         deviation = windows.std(axis=1, ddof=1)
         ratio = windows.mean(axis=1) / np.where(deviation > metrics.NO_VARIANCE, deviation, np.nan)
-        _line(axes, name, series.sessions[width - 1 :], ratio * np.sqrt(series.periods))
+        line(axes, name, series.sessions[width - 1 :], ratio * np.sqrt(series.periods))
     axes.axhline(0.0, color=mpl.rcParams["axes.edgecolor"], linewidth=0.8)
     axes.set_ylabel(f"Sharpe ratio a year,\nlast {width} sessions")
-    _dates(axes)
+    dates(axes)
     axes.set_xlabel("session")
-    _legend(axes, 4)
-    return figure
+    legend(axes, 4)
+    return drawn
 
 
 def _costs(series: Series) -> Figure:
-    figure, (axes,) = _figure(3.4)
+    drawn, (axes,) = figure(3.4)
     multiples = sorted(series.returns["cost_multiple"].unique())
     for name in (n for n in series.compared if n != "cash"):
         growth = [
             metrics.annual_return(series.of(name, multiple=m), series.periods) or 0.0 for m in multiples
         ]
-        colour, dash, width = LINES[name]
-        axes.plot(multiples, growth, color=colour, linestyle=dash, linewidth=width, marker="o", label=name)
+        line(axes, name, multiples, np.array(growth), marker="o")
     axes.axhline(0.0, color=mpl.rcParams["axes.edgecolor"], linewidth=0.8)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xticks(multiples, [f"{m:g} ×" for m in multiples])
     axes.set_xlabel("costs, multiple of the modelled ones")
     axes.set_ylabel("annual return, %")
-    _legend(axes, 4)
-    return figure
+    legend(axes, 4)
+    return drawn
+
+
+def _capacity(series: Series) -> Figure:
+    chart, (axes,) = figure(3.4)
+    found = series.figures["agent"]["capacity"]
+    multiples = [float(multiple) for multiple in found["sharpe"]]
+    ratios = [np.nan if ratio is None else ratio for ratio in found["sharpe"].values()]
+    colour = LINES["agent"][0]
+    axes.plot(multiples, ratios, color=colour, marker="o", linewidth=2.0, label="Sharpe ratio (left)")
+    axes.set_xscale("log")
+    axes.set_xticks(multiples, [f"{m:g} ×" for m in multiples])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.axhline(0.0, color=mpl.rcParams["axes.edgecolor"], linewidth=0.8)
+    if found["reached"] and found["multiple"] > 1.0:
+        axes.axvline(found["multiple"], color=mpl.rcParams["axes.edgecolor"], linewidth=1.0, linestyle=":")
+        axes.annotate(
+            f" capacity {found['multiple']:.3g} ×",
+            (found["multiple"], 0.97),
+            xycoords=("data", "axes fraction"),
+            va="top",
+            fontsize=9,
+        )
+    axes.set_xlabel("capital, multiple of market.capital")
+    axes.set_ylabel("net Sharpe ratio a year")
+    growth = axes.twinx()
+    values = [np.nan if value is None else value for value in found["annual_return"].values()]
+    growth.plot(
+        multiples,
+        values,
+        color=LINES["buy-and-hold"][0],
+        marker="s",
+        linestyle="--",
+        label="annual return (right)",
+    )
+    growth.yaxis.set_major_formatter(PercentFormatter(1.0))
+    growth.set_ylabel("net annual return, %")
+    if min(ratios) >= 0.0 and min(values) >= 0.0:
+        axes.set_ylim(bottom=0.0)
+        growth.set_ylim(bottom=0.0)
+    growth.grid(False)
+    growth.spines["right"].set_visible(True)
+    handles = [*axes.get_lines()[:1], *growth.get_lines()]
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, fontsize=9)
+    return chart
+
+
+def _regimes(series: Series) -> Figure:
+    """Bars: the agent's Sharpe ratio; the number of sessions stands below each."""
+    chart, (axes,) = figure(3.4)
+    rows = series.figures["regimes"]
+    levels = list(dict.fromkeys(row["volatility"] for row in rows))
+    for place, market in enumerate(("up", "down")):
+        part = [row for row in rows if row["market"] == market]
+        heights = [row["sharpe"] or 0.0 for row in part]
+        at = np.arange(len(levels)) + (place - 0.5) * 0.38
+        drawn = axes.bar(at, heights, 0.34, color=SEED_COLOURS[place], label=f"market {market}")
+        axes.bar_label(drawn, [f"{row['sessions']} sessions" for row in part], fontsize=8, padding=2)
+    axes.axhline(0.0, color=mpl.rcParams["axes.edgecolor"], linewidth=0.8)
+    axes.margins(y=0.15)
+    axes.set_xticks(range(len(levels)), levels)
+    axes.set_xlabel("volatility before the session, terciles of the training window")
+    axes.set_ylabel("net Sharpe ratio a year")
+    axes.grid(axis="x", visible=False)
+    legend(axes, 2)
+    return chart
+
+
+def _attribution(series: Series) -> Figure:
+    """The 20 symbols that matter most, best first."""
+    rows = sorted(series.figures["attribution"], key=lambda row: abs(row["net_return"]))[-20:]
+    rows.sort(key=lambda row: float(row["net_return"]))
+    chart, (axes,) = figure(1.4 + 0.3 * len(rows))
+    at = np.arange(len(rows))
+    gross, net = ([row[key] for row in rows] for key in ("gross_return", "net_return"))
+    axes.barh(at + 0.2, gross, 0.36, color=LINES["buy-and-hold"][0], label="before costs")
+    axes.barh(at - 0.2, net, 0.36, color=LINES["agent"][0], label="after costs")
+    axes.axvline(0.0, color=mpl.rcParams["axes.edgecolor"], linewidth=0.8)
+    axes.set_yticks(at, [row["symbol"] for row in rows])
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("sum of returns over the test windows, % of equity")
+    axes.grid(axis="y", visible=False)
+    legend(axes, 2)
+    return chart
 
 
 def _trading(series: Series) -> Figure:
-    figure, (upper, lower) = _figure(4.6, rows=2, sharex=True)
+    drawn, (upper, lower) = figure(4.6, rows=2, sharex=True)
     colour = LINES["agent"][0]
     turnover, exposure = series.of("agent", "turnover"), series.of("agent", "gross_exposure")
     upper.plot(series.sessions, turnover, color=colour, linewidth=0.8, alpha=0.55, label="session")
@@ -280,22 +243,22 @@ def _trading(series: Series) -> Figure:
     )
     upper.set_ylabel("turnover a session,\n× equity")
     upper.set_ylim(bottom=0.0)
-    _legend(upper)
+    legend(upper)
     lower.plot(series.sessions, exposure, color=colour, linewidth=1.2)
     lower.set_ylabel("gross exposure,\nsum of |weights|")
     lower.set_ylim(bottom=0.0)
     for axes in (upper, lower):
-        _mark_windows(axes, series)
-    _dates(lower)
-    return figure
+        mark_windows(axes, series)
+    dates(lower)
+    return drawn
 
 
 def _weights(series: Series) -> Figure:
-    table = series.weights.filter(pl.col("strategy") == "agent").sort("session", "symbol")
+    table = series.assets.filter(pl.col("strategy") == "agent").sort("session", "symbol")
     symbols = sorted(table["symbol"].unique())
     sessions = table["session"].unique().sort().to_numpy()
     grid = table["weight"].to_numpy().reshape(len(sessions), len(symbols)).T
-    figure, (axes,) = _figure(min(1.6 + 0.26 * len(symbols), 9.0))
+    drawn, (axes,) = figure(min(1.6 + 0.26 * len(symbols), 9.0))
     bound = max(float(np.abs(grid).max()), 1e-6)
     picture = axes.imshow(
         grid, aspect="auto", cmap="PuOr_r", vmin=-bound, vmax=bound, interpolation="nearest"
@@ -309,12 +272,12 @@ def _weights(series: Series) -> Figure:
         FuncFormatter(lambda value, _: labels[int(value)] if 0 <= value < len(labels) else "")
     )
     axes.set_xlabel("session")
-    figure.colorbar(picture, ax=axes, label="weight (fraction of equity)", fraction=0.04, pad=0.02)
-    return figure
+    drawn.colorbar(picture, ax=axes, label="weight (fraction of equity)", fraction=0.04, pad=0.02)
+    return drawn
 
 
 def _seeds(series: Series) -> Figure:
-    figure, (axes,) = _figure(3.4)
+    drawn, (axes,) = figure(3.4)
     others = [
         name for name in series.returns["strategy"].unique(maintain_order=True) if name.startswith(SEED)
     ]
@@ -322,23 +285,23 @@ def _seeds(series: Series) -> Figure:
         label = "candidate (first seed)" if name == "agent" else f"seed {name.removeprefix(SEED)}"
         axes.plot(
             series.sessions,
-            _equity_of(series.of(name)),
+            equity_of(series.of(name)),
             color=SEED_COLOURS[place % len(SEED_COLOURS)],
             linewidth=2.2 if name == "agent" else 1.4,
             label=label,
         )
-    _mark_windows(axes, series)
+    mark_windows(axes, series)
     axes.set_ylabel("equity after costs, start = 1")
-    _dates(axes)
-    _legend(axes, 4)
-    return figure
+    dates(axes)
+    legend(axes, 4)
+    return drawn
 
 
 def _learning(series: Series) -> Figure:
     folds = sorted({int(name.split("/")[0].removeprefix("fold-")) for name in series.curves})
     columns = min(len(folds), 3)
     rows = -(-len(folds) // columns)
-    figure, panels = _figure(1.0 + 2.4 * rows, rows, columns, sharey=True)
+    drawn, panels = figure(1.0 + 2.4 * rows, rows, columns, sharey=True)
     seeds = sorted({name.split("/")[1] for name in series.curves}, key=lambda s: int(s.removeprefix("seed-")))
     for axes, fold in zip(panels, folds, strict=False):
         for place, seed in enumerate(seeds):
@@ -360,4 +323,4 @@ def _learning(series: Series) -> Figure:
     for axes in panels[::columns]:
         axes.set_ylabel("validation\nSharpe ratio a year")
     panels[0].legend(fontsize=9)
-    return figure
+    return drawn

@@ -24,7 +24,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; columns in ``left`` are text, the others are figures and set right."""
+    """Rows of cells, line breaks kept; columns in ``left`` are text, the others are figures and set right."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -67,7 +67,7 @@ def _markdown(block: Block) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"
 
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
@@ -106,7 +106,7 @@ def _cell(tag: str, text: str, left: bool) -> str:
 
 
 def _inline(text: str) -> str:
-    escaped = html.escape(text, quote=False)
+    escaped = html.escape(text, quote=False).replace("\n", "<br>")
     escaped = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped)
     escaped = re.sub(r"`(.+?)`", r"<code>\1</code>", escaped)
     # drawn by any font, in the page's colours; the words are for screen readers

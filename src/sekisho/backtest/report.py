@@ -10,10 +10,11 @@ from typing import Any
 
 import polars as pl
 
+from sekisho.backtest.canvas import Plot, Series, png, svg
 from sekisho.backtest.files import read_json
-from sekisho.backtest.plots import Plot, Series, plots, png, svg
+from sekisho.backtest.plots import plots
 from sekisho.backtest.render import Block, Heading, Picture, Table, Text, to_html, to_markdown
-from sekisho.backtest.words import number, percent, summary_english, summary_japanese
+from sekisho.backtest.words import NOTES_JA, RULES_JA, number, percent, summary_english, summary_japanese
 from sekisho.data.store import replaced
 from sekisho.errors import BacktestError
 from sekisho.params import Params
@@ -37,6 +38,7 @@ def write_report(params: Params, *, backtest: Path, train: Path, metrics: Path, 
         BacktestError: an input is missing or broken; names the file.
     """
     figures = read_json(metrics / "backtest.json", "backtest")
+    trials = read_json(metrics / "trials.json", "trials")
     gate = read_json(metrics / "gate.json", "gate")
     data = read_json(metrics / "validate.json", "validate")
     try:
@@ -44,11 +46,13 @@ def write_report(params: Params, *, backtest: Path, train: Path, metrics: Path, 
         drawn = {plot.name: plot for plot in plots(series)}
         pictures = {name: Picture(name, plot.caption, svg(plot)) for name, plot in drawn.items()}
         blocks = list(
-            _blocks(params, figures | {"confidence": params.backtest.confidence}, gate, data, pictures)
+            _blocks(
+                params, figures | {"confidence": params.backtest.confidence}, trials, gate, data, pictures
+            )
         )
     except (KeyError, TypeError) as error:
         raise BacktestError(
-            f"{metrics}: {error} is missing in backtest.json or gate.json, the report needs it",
+            f"{metrics}: {error} is missing in backtest.json, trials.json or gate.json, the report needs it",
             remedy="the files come from another version: run `dvc repro report`",
         ) from error
     return _publish(out, blocks, list(drawn.values()))
@@ -72,11 +76,11 @@ def _series(params: Params, figures: dict[str, Any], backtest: Path, train: Path
         curves[f"{path.parent.parent.name}/{path.parent.name}"] = curve
     return Series(
         returns=_read(backtest / "returns.parquet"),
-        weights=_read(backtest / "weights.parquet"),
+        assets=_read(backtest / "assets.parquet"),
         band=_read(backtest / "band.parquet"),
         curves=curves,
         starts=[dt.date.fromisoformat(fold["first"]) for fold in figures["folds"]],
-        periods=figures["sessions_per_year"],
+        figures=figures,
         confidence=params.backtest.confidence,
     )
 
@@ -98,6 +102,7 @@ def _read(path: Path) -> pl.DataFrame:
 def _blocks(
     params: Params,
     figures: dict[str, Any],
+    trials: dict[str, Any],
     gate: dict[str, Any],
     data: dict[str, Any],
     pictures: dict[str, Picture],
@@ -113,10 +118,19 @@ def _blocks(
     yield pictures["drawdown"]
     yield pictures["rolling-sharpe"]
     yield Heading("Luck and selection")
-    yield from _selection(figures)
+    yield from _selection(figures, trials)
     yield Heading("Cost sensitivity")
     yield _costs(figures)
     yield pictures["costs"]
+    yield Heading("Capacity")
+    yield _capacity(figures, params)
+    yield pictures["capacity"]
+    yield Heading("Regimes")
+    yield _regimes(figures)
+    yield pictures["regimes"]
+    yield Heading("Attribution")
+    yield from _attribution(figures)
+    yield pictures["attribution"]
     yield Heading("Test windows")
     yield _windows(figures)
     yield Heading("Seeds")
@@ -137,19 +151,21 @@ def _blocks(
 
 
 def _gate(gate: dict[str, Any]) -> Table:
-    return Table(
-        ["", "rule", "figure", "limit", "why"],
-        [
+    rows = []
+    for rule in gate["rules"]:
+        name, reason = RULES_JA[rule["rule"]]
+        note = f"\n{rule['note']} {NOTES_JA[rule['note']]}" if rule["note"] else ""
+        rows.append(
             [
                 "✅" if rule["passed"] else "❌",
-                rule["rule"],
+                f"{rule['rule']}\n{name}",
                 number(rule["figure"], 3),
                 number(rule["limit"], 3),
-                rule["reason"],
+                f"{rule['reason']}\n{reason}{note}",
             ]
-            for rule in gate["rules"]
-        ],
-        left=frozenset({0, 1, 4}),
+        )
+    return Table(
+        ["", "rule\n項目", "figure\n値", "limit\n基準", "why\n理由"], rows, left=frozenset({0, 1, 4})
     )
 
 
@@ -186,40 +202,115 @@ def _results(figures: dict[str, Any]) -> Table:
     )
 
 
-def _selection(figures: dict[str, Any]) -> Iterator[Block]:
-    agent, opening = figures["agent"], figures["opening"]
+def _selection(figures: dict[str, Any], trials: dict[str, Any]) -> Iterator[Block]:
+    agent = figures["agent"]
     needed = agent["min_track_record_sessions"]
-    pbo = number(agent["pbo"]) if agent["pbo"] is not None else f"– ({agent['pbo_missing']})"
+    share = percent(figures["confidence"], 0)
     yield Table(
         ["figure", "value", "meaning"],
         [
-            ["trials", str(figures["trials"]), "agents trained so far, this one included, by git history"],
+            ["trials", str(trials["trials"]), "agents trained so far, this one included, by git history"],
             [
                 "expected best of so many without skill",
-                number(agent["expected_max_sharpe"]),
-                f"Sharpe ratio a year; variance between trials from {agent['trial_variance_from']}",
+                number(trials["expected_max_sharpe"]),
+                f"Sharpe ratio a year; variance between trials from {trials['variance_from']}",
             ],
             [
                 "probabilistic Sharpe ratio",
                 number(agent["probabilistic_sharpe"], 3),
                 "chance that the true ratio is above zero, were this the only trial",
             ],
-            ["deflated Sharpe ratio", number(agent["deflated_sharpe"], 3), "the same, given all trials"],
+            ["deflated Sharpe ratio", number(trials["deflated_sharpe"], 3), "the same, given all trials"],
             [
                 "minimum track record",
                 f"{needed:,} sessions" if needed is not None else "–",
-                f"needed to be {percent(figures['confidence'], 0)} sure that the ratio is above zero",
+                f"needed to be {share} sure that the ratio is above zero",
             ],
-            ["probability of backtest overfitting", pbo, "between the seeds; 0.5 is a coin's"],
+            [
+                "probability of backtest overfitting",
+                number(trials["pbo"]),
+                f"over the {trials['with_returns']} with returns on these sessions and the baselines, which "
+                "could have been picked as well; 0.5 is a coin's",
+            ],
+            [
+                "the same among the trials alone",
+                number(trials["pbo_without_baselines"]),
+                "about 0.5 where all are noise, and also where all are equally good",
+            ],
+            [
+                "superior predictive ability over cash",
+                number(trials["spa_cash"], 3),
+                "p-value: no trial is better than cash (Hansen 2005)",
+            ],
+            [
+                f"the same over {trials['best_baseline']}",
+                number(trials["spa_baseline"], 3),
+                "p-value: no trial is better than the best baseline at equal risk",
+            ],
         ],
         left=frozenset({0, 2}),
     )
-    if opening["history"] != "full":
+    if trials["history"] != "full":
         lacking = {
             "none": "There is no git history here, so only this trial is counted.",
             "shallow": "This clone is shallow: trials in older commits are not counted.",
         }
-        yield Text(f"⚠️ {lacking[opening['history']]} The deflated Sharpe ratio may flatter the agent.")
+        yield Text(f"⚠️ {lacking[trials['history']]} The deflated Sharpe ratio may flatter the agent.")
+
+
+def _capacity(figures: dict[str, Any], params: Params) -> Table:
+    found = figures["agent"]["capacity"]
+    return Table(
+        ["capital", "multiple", "net Sharpe ratio", "net return a year"],
+        [
+            [
+                f"{params.market.capital * float(multiple):,.0f}",
+                f"{multiple} ×",
+                number(ratio),
+                percent(found["annual_return"][multiple]),
+            ]
+            for multiple, ratio in found["sharpe"].items()
+        ],
+    )
+
+
+def _regimes(figures: dict[str, Any]) -> Table:
+    return Table(
+        ["volatility before", "market", "sessions", "Sharpe ratio", "return", "buy-and-hold return"],
+        [
+            [
+                row["volatility"],
+                row["market"],
+                str(row["sessions"]),
+                number(row["sharpe"]),
+                percent(row["total_return"]),
+                percent(row["buy_and_hold_return"]),
+            ]
+            for row in figures["regimes"]
+        ],
+        left=frozenset({0, 1}),
+    )
+
+
+def _attribution(figures: dict[str, Any]) -> Iterator[Block]:
+    rows = sorted(figures["attribution"], key=lambda row: -float(row["net_return"]))
+    total = sum(row["net_return"] for row in rows)
+    if total > 0 and rows[0]["net_return"] > 0.5 * total:
+        yield Text(f"⚠️ More than half of the profit comes from one symbol, {rows[0]['symbol']}.")
+    yield Table(
+        ["symbol", "before costs", "costs", "after costs", "mean |weight|"],
+        [
+            [
+                row["symbol"],
+                percent(row["gross_return"]),
+                percent(row["cost"]),
+                percent(row["net_return"]),
+                number(row["mean_weight"]),
+            ]
+            for row in rows
+        ],
+        folded=f"Sums over the test windows by symbol ({len(rows)})" if len(rows) > 20 else "",
+    )
 
 
 def _costs(figures: dict[str, Any]) -> Table:
@@ -268,6 +359,7 @@ def _record(figures: dict[str, Any], data: dict[str, Any]) -> Table:
     rows = [
         ["candidate (sha256 of its models)", f"`{opening['candidate']}`"],
         ["training result", f"`{opening['train']}`"],
+        ["champion", _plain(opening["champion"])],
         ["test sessions opened", f"{opening['window']['first']} to {opening['window']['last']}"],
     ]
     rows += [[f"data: {key.replace('_', ' ')}", _plain(value)] for key, value in data.items()]

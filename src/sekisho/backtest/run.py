@@ -1,4 +1,4 @@
-"""The ``backtest`` stage: trained agents in, ``build/backtest`` and ``metrics/backtest.json`` out."""
+"""The ``backtest`` stage: trained agents in, ``build/backtest`` and two files under ``metrics/`` out."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from sekisho.backtest import metrics
-from sekisho.backtest.evaluate import SEED, evaluate
-from sekisho.backtest.files import write_json
-from sekisho.backtest.simulate import STRATEGY_COST, Simulation, simulate
+from sekisho.backtest.champion import Champion, find_champion, with_own_features
+from sekisho.backtest.evaluate import evaluate
+from sekisho.backtest.files import to_json, write_together
+from sekisho.backtest.names import CHAMPION, MODELLED, SEED
+from sekisho.backtest.selection import returns_csv
+from sekisho.backtest.simulate import Account, Simulation, simulate
 from sekisho.backtest.splits import Fold, walk_forward
 from sekisho.backtest.strategies import Agent, Strategy, baselines
-from sekisho.backtest.trials import count_trials
+from sekisho.backtest.trials import folder_digest
 from sekisho.calendar import Calendar
-from sekisho.data.panel import load_panel
+from sekisho.data.panel import Panel, load_panel
 from sekisho.data.store import replaced, write_partition
-from sekisho.features import load_features
+from sekisho.errors import BacktestError
+from sekisho.features import compute_features, feature_names, load_features
+from sekisho.market.regimes import REGIMES, volatility_regimes
 from sekisho.params import BacktestParams, Params
 
 
@@ -32,49 +38,87 @@ def run_backtest(
     train: Path,
     out: Path,
     metrics_file: Path,
-    champion: Path | None = None,
+    returns_file: Path,
     repository: Path = Path(),
     on_session: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Run every agent, the baselines and the champion through the test windows; returns the metrics it wrote.
 
-    ``champion`` is the model in production: it may have been trained on some of these sessions, which
-    favours it.
+    The champion is found in ``repository``, see `champion.find_champion`. It may have been trained on some of
+    these sessions, which favours it.
 
     Raises:
-        BacktestError: a model is missing or broken, or the history is too short.
+        BacktestError: a model is missing or broken, the history is too short, or there are fewer than two
+        symbols.
         DataError: bars or features are missing or stale; the disk is full.
     """
     panel = load_panel(bars)
+    if len(panel.symbols) < 2:
+        raise BacktestError(
+            f"{bars}: one symbol, {panel.symbols[0]}; the baselines need two or more",
+            remedy="add symbols: with one, minimum variance and buy-and-hold are the same book",
+        )
     table = load_features(features, panel)
     folds = walk_forward([day.item() for day in np.unique(panel.session)], params.split)
-    trials = count_trials(train, repository, market=(params.data.calendar, params.data.bar))
-    strategies = [_strategies(params, train, fold, champion) for fold in folds]
-    simulation = simulate(
-        panel, table, folds, strategies, params.backtest.cost_multiples, params.market, on_session
-    )
+    champion = find_champion(repository, params.backtest.champion)
+    rival = _champion(champion, panel, params) if champion else {}
+    chosen = [
+        _agents(params, train, fold) | baselines(params.market, params.backtest) | rival for fold in folds
+    ]
+    accounts = accounts_of(list(chosen[0]), params.backtest)
+    simulation = simulate(panel, table, folds, chosen, accounts, params.market, on_session)
+    regimes = regimes_of(panel, folds, params.market.vol_window)
+    opening = {
+        "candidate": _candidate(train, folds, params.train.seeds[0]),
+        "train": folder_digest(train),
+        "champion": champion.release if champion else "none",
+    }
     periods = Calendar(params.data.calendar, "1d").bars_per_year()
-    figures = evaluate(
-        simulation.returns,
-        folds,
-        params.train.seeds,
-        trials,
-        _candidate(train, folds, params.train.seeds[0]),
-        periods,
-        params.backtest,
-    )
+    figures = evaluate(simulation, regimes, folds, params.train.seeds, opening, periods, params.backtest)
     with replaced(out) as (fresh,):
-        _write_tables(simulation, params.backtest, fresh)
-        write_json(figures, metrics_file)
+        _write_tables(simulation, regimes, params.backtest, fresh)
+        write_together({returns_file: returns_csv(simulation.returns), metrics_file: to_json(figures)})
     return figures
 
 
-def _strategies(params: Params, train: Path, fold: Fold, champion: Path | None) -> dict[str, Strategy]:
+def regimes_of(panel: Panel, folds: list[Fold], window: int) -> pl.DataFrame:
+    """session, regime of the test sessions: known at the close before each.
+
+    Volatility terciles are those of the fold's own training and validation windows.
+    """
+    parts = []
+    for fold in folds:
+        start = int(np.searchsorted(panel.session, np.datetime64(fold.train[0])))
+        stop = int(np.searchsorted(panel.session, np.datetime64(fold.validation[1]), side="right"))
+        found = volatility_regimes(panel.close, window, start, stop)
+        sessions, first = np.unique(panel.session, return_index=True)
+        inside = (sessions >= np.datetime64(fold.test[0])) & (sessions <= np.datetime64(fold.test[1]))
+        names = [REGIMES[regime] for regime in found[first[inside] - 1]]
+        parts.append(pl.DataFrame({"session": sessions[inside], "regime": names}))
+    return pl.concat(parts).with_columns(pl.col("session").cast(pl.Date))
+
+
+def _agents(params: Params, train: Path, fold: Fold) -> dict[str, Strategy]:
     first, *others = params.train.seeds
     chosen: dict[str, Strategy] = {"agent": Agent(_model(train, fold, first))}
-    chosen |= {f"{SEED}{seed}": Agent(_model(train, fold, seed)) for seed in others}
-    chosen |= baselines(params.market, params.backtest)
-    return chosen | ({"champion": Agent(champion)} if champion else {})
+    return chosen | {f"{SEED}{seed}": Agent(_model(train, fold, seed)) for seed in others}
+
+
+def _champion(champion: Champion, panel: Panel, params: Params) -> dict[str, Strategy]:
+    agent: Strategy = Agent(champion.model)
+    features: npt.NDArray[np.float32] = compute_features(panel, champion.features)
+    names = feature_names(champion.features)
+    return {CHAMPION: with_own_features(champion, agent, features, names, panel.symbols)}
+
+
+def accounts_of(names: list[str], params: BacktestParams) -> list[Account]:
+    """Every strategy at every cost, other seeds at the modelled one only, the agent also at every capital."""
+    accounts = [
+        Account(name, multiple)
+        for name in names
+        for multiple in ((MODELLED,) if name.startswith(SEED) else params.cost_multiples)
+    ]
+    return accounts + [Account("agent", MODELLED, multiple) for multiple in params.capital_multiples[1:]]
 
 
 def _model(train: Path, fold: Fold, seed: int) -> Path:
@@ -87,12 +131,13 @@ def _candidate(train: Path, folds: list[Fold], seed: int) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _write_tables(simulation: Simulation, params: BacktestParams, folder: Path) -> None:
+def _write_tables(
+    simulation: Simulation, regimes: pl.DataFrame, params: BacktestParams, folder: Path
+) -> None:
     write_partition(simulation.returns, folder / "returns.parquet")
-    write_partition(simulation.weights, folder / "weights.parquet")
-    agent = simulation.returns.filter(
-        (pl.col("strategy") == "agent") & (pl.col("cost_multiple") == STRATEGY_COST)
-    )
+    write_partition(simulation.assets, folder / "assets.parquet")
+    write_partition(regimes, folder / "regimes.parquet")
+    agent = simulation.returns.filter((pl.col("strategy") == "agent") & (pl.col("cost_multiple") == MODELLED))
     low, high = metrics.equity_band(
         agent["net_return"].to_numpy(),
         samples=params.bootstrap_samples,

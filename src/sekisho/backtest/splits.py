@@ -28,9 +28,14 @@ def walk_forward(sessions: Sequence[dt.date], params: SplitParams) -> list[Fold]
 
     Going back from the end: test windows of ``test_sessions``, ``embargo_sessions`` apart. Training begins at
     the first session in every fold (expanding) and stops ``purge_sessions`` before validation, which stops
-    ``purge_sessions`` before its test window: features and holding periods that span a boundary never lie on
-    both sides (López de Prado 2018, ch. 7). A fold may train on earlier test windows, since those lie in its
-    past; the sessions between them, the embargo, are traded by no fold.
+    ``purge_sessions`` before its test window.
+
+    Purge and embargo in the sense of López de Prado (2018, ch. 7.4): the purge drops training bars whose
+    outcome reaches into the test window. A decision at one close earns until the next, so one session is
+    ample. The embargo drops training bars that follow a test window, whose features still look back into it.
+    Walking forward, a fold trains on nothing that follows the beginning of its test window: an embargo
+    without end. What does follow a test window is the next one, of another agent; the sessions between the
+    two are tested by no fold. A later fold trains on earlier test windows, which lie in its past.
 
     Raises:
         BacktestError: the history is too short; names the sessions needed and those there.

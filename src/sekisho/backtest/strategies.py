@@ -1,8 +1,8 @@
 """What trades in a backtest: the agent as it would be served, and the baselines that it has to beat.
 
 A strategy maps one observation ``(A, F+1)`` and its context to target weights ``(A,)``. It may read the
-bars up to ``context.bar`` and no later one. The same object serves every cost multiple: it keeps no state
-but a cache.
+bars up to ``context.bar`` and no later one. The same object serves every account: what it remembers, it keeps
+by ``context.account`` and forgets at ``context.start``.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ class History:
 @dataclass(frozen=True)
 class Context:
     """The moment of a decision: the close of row ``bar``; the test window's first decision was at
-    ``start``."""
+    ``start``. ``account`` is the account's number in this window."""
 
     history: History
     bar: int
     start: int
+    account: int = 0
 
     def finished_sessions(self) -> int:
         """Sessions whose last bar has closed."""

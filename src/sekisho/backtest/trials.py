@@ -1,14 +1,15 @@
 """How many agents were trained before this one was picked: counted from git, not from memory.
 
 A trial is one result of the ``train`` stage: the digest in ``dvc.lock`` of ``build/train``. Every commit that
-any ref reaches counts: branches, remote branches, tags and DVC's experiments (``refs/exps``); and so does the
-result that now lies in the working tree. A commit whose bars were of another market (another calendar or bar
-length) says nothing about this one and does not count.
+any ref reaches counts: branches, remote branches, tags and DVC's experiments (``refs/exps``); and so does
+the result that is judged. A commit whose bars were of another market (another calendar or bar length) says
+nothing about this one and does not count. Session returns of earlier trials come from the same commits.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -17,21 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import polars as pl
 import yaml
 
 from sekisho.errors import BacktestError
 
 TRAIN_OUT = "build/train"
+LOCK, METRICS, RETURNS = "dvc.lock", "metrics/backtest.json", "metrics/returns.csv"
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it is built in: ten times as fast
 
 
 @dataclass(frozen=True)
 class Trials:
-    """``sharpes``: annualised net Sharpe ratio of each earlier trial with a backtest, by train digest."""
+    """``sharpes``: annualised net Sharpe ratio of each earlier trial with a backtest, by train digest.
+    ``returns``: its metrics/returns.csv, where the commit holds one."""
 
-    present: str  # train digest of the result in the working tree
+    present: str  # train digest of the result that is judged
     digests: frozenset[str]  # of all trials, the present one too
     sharpes: dict[str, float]
+    returns: dict[str, pl.DataFrame]
     history: Literal["full", "shallow", "none"]  # "shallow": older commits are not in this clone
 
     @property
@@ -39,21 +44,20 @@ class Trials:
         return len(self.digests)
 
 
-def count_trials(train: Path, repository: Path = Path(), *, market: tuple[str, str] | None = None) -> Trials:
-    """Distinct ``train`` results in the history of ``repository`` and the one in ``train``; at least 1.
+def count_trials(present: str, repository: Path = Path(), *, market: tuple[str, str] | None = None) -> Trials:
+    """Distinct ``train`` results in the history of ``repository`` and the ``present`` one; at least 1.
 
-    ``market`` is (calendar, bar length) of the present bars; None counts the trials on every market.
-    Without git the count is 1 and ``history`` is "none".
+    ``present`` is its `folder_digest`. ``market`` is (calendar, bar length) of the present bars; None counts
+    the trials on every market. Without git the count is 1 and ``history`` is "none".
 
     Raises:
         BacktestError: the history is there and cannot be read.
     """
-    present = folder_digest(train)
     inside = _git(repository, "rev-parse", "--is-shallow-repository")
     if inside is None:
-        return Trials(present, frozenset({present}), {}, "none")
-    digests, sharpes = {present}, {}
-    for lock, metrics in _versions(repository):
+        return Trials(present, frozenset({present}), {}, {}, "none")
+    digests, sharpes, returns = {present}, {}, {}
+    for lock, metrics, table in _versions(repository):
         digest, traded = _read_lock(lock)
         if digest is None or (market and traded and traded != market):
             continue
@@ -61,8 +65,13 @@ def count_trials(train: Path, repository: Path = Path(), *, market: tuple[str, s
         ratio = _sharpe(metrics, digest)
         if ratio is not None and digest != present:
             sharpes[digest] = ratio
+            found = _read_returns(table)
+            if found is not None:
+                returns[digest] = found
     history: Literal["full", "shallow"] = "shallow" if inside.strip() == b"true" else "full"
-    return Trials(present, frozenset(digests), dict(sorted(sharpes.items())), history)
+    return Trials(
+        present, frozenset(digests), dict(sorted(sharpes.items())), dict(sorted(returns.items())), history
+    )
 
 
 def folder_digest(folder: Path) -> str:
@@ -84,36 +93,38 @@ def _md5(content: bytes) -> str:
     ).hexdigest()  # DVC's choice; it names, it does not protect
 
 
-def _versions(repository: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Distinct pairs (dvc.lock, metrics/backtest.json) over all commits; one git process reads them all."""
+def _versions(repository: Path) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Distinct (dvc.lock, metrics/backtest.json, metrics/returns.csv) over all commits.
+
+    Two git processes in all: one names the files' objects in every commit, one reads each object once.
+    """
     # `--full-history` keeps commits on side branches whose result a merge discarded: they were tried too
-    paths = ("dvc.lock", "metrics/backtest.json")
+    paths = (LOCK, METRICS, RETURNS)
     commits = _git(repository, "rev-list", "--all", "--full-history", "--", *paths)
     if not commits:
         return
-    names = commits.decode().split()
-    wanted = "".join(f"{name}:./{path}\n" for name in names for path in paths)
-    answer = _git(repository, "cat-file", "--batch", stdin=wanted.encode())
+    wanted = "".join(f"{name}:./{path}\n" for name in commits.decode().split() for path in paths)
+    answer = _git(repository, "cat-file", "--batch-check", stdin=wanted.encode())
     assert answer is not None
-    seen, offset = set(), 0
-    for _ in names:
-        pair = []
-        for _ in range(2):
-            content, offset = _object(answer, offset)
-            pair.append(content)
-        if tuple(pair) not in seen:
-            seen.add(tuple(pair))
-            yield pair[0], pair[1]
+    lines = [line.split() for line in answer.splitlines()]
+    objects = [line[0] if len(line) == 3 and line[1] == b"blob" else b"" for line in lines]
+    versions = sorted(set(zip(*[iter(objects)] * len(paths), strict=True)))
+    contents = _read_objects(repository, sorted(set(objects) - {b""}))
+    for lock, metrics, returns in versions:
+        yield contents[lock], contents[metrics], contents[returns]
 
 
-def _object(answer: bytes, offset: int) -> tuple[bytes, int]:
-    """One object of ``git cat-file --batch`` (empty where the commit lacks it) and where the next begins."""
-    end = answer.index(b"\n", offset)
-    header = answer[offset:end].split()
-    if header[-1] == b"missing" or len(header) != 3 or not header[2].isdigit():
-        return b"", end + 1
-    size = int(header[2])
-    return answer[end + 1 : end + 1 + size], end + 1 + size + 1
+def _read_objects(repository: Path, names: list[bytes]) -> dict[bytes, bytes]:
+    """Contents by object name; empty for the empty name, which stands for a file that a commit lacks."""
+    answer = _git(repository, "cat-file", "--batch", stdin=b"".join(name + b"\n" for name in names))
+    assert answer is not None
+    contents, offset = {b"": b""}, 0
+    for name in names:
+        end = answer.index(b"\n", offset)
+        size = int(answer[offset:end].split()[2])
+        contents[name] = answer[end + 1 : end + 1 + size]
+        offset = end + 1 + size + 1
+    return contents
 
 
 def _read_lock(lock: bytes) -> tuple[str | None, tuple[str, str] | None]:
@@ -138,6 +149,15 @@ def _sharpe(metrics: bytes, train: str) -> float | None:
         return float(content["agent"]["sharpe"]) if content["opening"]["train"] == train else None
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _read_returns(table: bytes) -> pl.DataFrame | None:
+    """Session returns by strategy; None where the commit has none that can be read."""
+    try:
+        frame = pl.read_csv(io.BytesIO(table), infer_schema_length=None, try_parse_dates=True)
+    except pl.exceptions.PolarsError:
+        return None
+    return frame if {"session", "agent"} <= set(frame.columns) else None
 
 
 def _git(repository: Path, *words: str, stdin: bytes = b"") -> bytes | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from sekisho.backtest.names import BASELINES
+
 STRATEGIES_JA = {
     "cash": "現金",
     "buy-and-hold": "等ウェイト買い持ち",
@@ -12,16 +14,53 @@ STRATEGIES_JA = {
     "minimum-variance": "最小分散",
     "champion": "現行モデル",
 }
-RULES_JA = {
-    "net Sharpe ratio, lower bound": "コスト控除後シャープレシオの下限",
-    "deflated Sharpe ratio": "デフレーテッド・シャープレシオ",
-    "trials counted from full history": "全履歴からの試行回数の集計",
-    "Sharpe ratio at double cost": "コスト 2 倍でのシャープレシオ",
-    "maximum drawdown": "最大ドローダウン",
-    "turnover a session": "1 営業日の売買回転率",
-    "seeds agree (lowest Sharpe ratio)": "乱数シード間の一致",
-    "beats the champion": "現行モデルを上回る",
-} | {f"beats {name}": f"{japanese}を上回る" for name, japanese in STRATEGIES_JA.items()}
+COSTS_JA = "実際のコストはモデルより大きくなりがちです。それでも優位性が残る必要があります。"
+BEATS_JA = "コスト控除後に単純な戦略に勝てないなら、エージェントのリスクを取る意味がありません。"
+RULES_JA = {  # rule -> its name and its reason
+    "net Sharpe ratio, lower bound": (
+        "コスト控除後シャープレシオの下限",
+        "信頼区間の下限で消える利益は、偶然かもしれません。",
+    ),
+    "maximum drawdown": ("最大ドローダウン", "これより深い損失は、回復する前に運用停止を招きます。"),
+    "turnover a session": (
+        "1 営業日の売買回転率",
+        "過大な売買はコストモデルに全面的に依存し、資金を増やせません。",
+    ),
+    "capacity, multiple of the capital": (
+        "キャパシティ（資金の倍数）",
+        "資金を増やすとすぐ自らのマーケットインパクトで消える優位性は、投入に値しません。",
+    ),
+    "seeds agree (lowest Sharpe ratio)": (
+        "乱数シード間の一致",
+        "別のシードで再現しない結果は、手法の性質ではありません。",
+    ),
+    "not worse than the champion (Sharpe ratio's difference, lower bound)": (
+        "現行モデルに明らかに劣らない（シャープレシオの差の下限）",
+        "本番のモデルは、同じ営業日で明らかに劣らないものにだけ置き換えます。",
+    ),
+    "deflated Sharpe ratio": (
+        "デフレーテッド・シャープレシオ",
+        "多くの試行の最良は偶然でも良く見えます。全試行の数だけ割り引きます。",
+    ),
+    "probability of backtest overfitting": (
+        "バックテスト過学習の確率",
+        "半分の期間での最良が残りの期間で他に勝らないなら、それを選ぶことに意味はありません。",
+    ),
+    "trials counted from full history": (
+        "全履歴からの試行回数の集計",
+        "浅いクローンでは過去の試行が見えず、エージェントが実際より良く見えます。",
+    ),
+    "no look-ahead (features that leak)": (
+        "先読みバイアスなし（先読みする特徴量の数）",
+        "未来を知る特徴量があれば、上のすべての数値は無意味です。",
+    ),
+}
+for _name in BASELINES:
+    RULES_JA[f"beats {_name}"] = (f"{STRATEGIES_JA[_name]}を上回る", BEATS_JA)
+    RULES_JA[f"beats {_name} at double cost"] = (f"コスト 2 倍で{STRATEGIES_JA[_name]}を上回る", COSTS_JA)
+NOTES_JA = {
+    "There is no champion: nothing is in production.": "現行モデルはありません。本番には何も出ていません。"
+}
 
 
 def summary_english(metrics: dict[str, Any], gate: dict[str, Any]) -> str:
@@ -48,7 +87,7 @@ def summary_english(metrics: dict[str, Any], gate: dict[str, Any]) -> str:
     compared = (
         f"The best baseline, {best}, {_made(found['total_return'])} with a Sharpe ratio of "
         f"{number(found['sharpe'])}. At double costs the agent's annual return is "
-        f"{percent(agent['annual_return_by_cost'].get('2'))}."
+        f"{percent(agent['annual_return_by_cost'].get('2'))}. {_capacity(agent)} {_champion(metrics)}"
     )
     rules = gate["rules"]
     failed = [rule["rule"] for rule in rules if not rule["passed"]]
@@ -87,9 +126,10 @@ def summary_japanese(metrics: dict[str, Any], gate: dict[str, Any]) -> str:
         f"最も良いベースラインは「{STRATEGIES_JA[best]}」で、"
         f"損益 {percent(found['total_return'], sign=True)}、シャープレシオ {number(found['sharpe'])} でした。"
         f"コストが 2 倍になると、エージェントの年率リターンは {double} です。"
+        f"{_capacity_japanese(agent)}{_champion_japanese(metrics)}"
     )
     rules = gate["rules"]
-    failed = [RULES_JA.get(rule["rule"], rule["rule"]) for rule in rules if not rule["passed"]]
+    failed = [RULES_JA[rule["rule"]][0] for rule in rules if not rule["passed"]]
     if failed:
         reasons = "、".join(failed)
         verdict = (
@@ -124,6 +164,46 @@ def _earns_japanese(agent: dict[str, Any]) -> str:
     if agent["sharpe_low"] is None or agent["sharpe_low"] <= 0:
         return "区間がゼロを含むため、この利益は偶然と区別できません。"
     return "区間はゼロを上回ります。"
+
+
+def _capacity(agent: dict[str, Any]) -> str:
+    found = agent["capacity"]
+    if not found["multiple"]:
+        return "There is no edge whose capacity could be measured."
+    if not found["reached"]:
+        return f"At {number(found['multiple'], 0)} times the capital its edge still stands."
+    multiple, share = number(found["multiple"], 1), percent(found["share"], 0)
+    return f"At {multiple} times the capital its own impact leaves less than {share} of its Sharpe ratio."
+
+
+def _capacity_japanese(agent: dict[str, Any]) -> str:
+    found = agent["capacity"]
+    if not found["multiple"]:
+        return "キャパシティを測るべき優位性はありません。"
+    if not found["reached"]:
+        return f"資金を {number(found['multiple'], 0)} 倍にしても優位性は残ります。"
+    multiple, share = number(found["multiple"], 1), percent(found["share"], 0)
+    return f"資金が約 {multiple} 倍になると、自らの売買の影響でシャープレシオは {share} 未満に減ります。"
+
+
+def _champion(metrics: dict[str, Any]) -> str:
+    over = metrics["over_champion"]
+    if over is None:
+        return "No model is in production to compare it with."
+    return (
+        f"Its Sharpe ratio less that of the model in production, {metrics['opening']['champion']}, is "
+        f"{number(over['sharpe'])} ({number(over['sharpe_low'])} to {number(over['sharpe_high'])})."
+    )
+
+
+def _champion_japanese(metrics: dict[str, Any]) -> str:
+    over = metrics["over_champion"]
+    if over is None:
+        return "比較すべき現行モデルはありません。"
+    return (
+        f"現行モデル {metrics['opening']['champion']} とのシャープレシオの差は {number(over['sharpe'])}"
+        f"（{number(over['sharpe_low'])}〜{number(over['sharpe_high'])}）です。"
+    )
 
 
 def _made(total: float) -> str:

@@ -21,6 +21,7 @@ VERBS = {
     "check-lookahead": ("features", "Prove that no feature looks into the future."),
     "train": ("train", "Train every walk-forward window and seed."),
     "backtest": ("backtest", "Run the trained agents through their test windows."),
+    "trials": ("backtest", "Count the trials so far and what picking one of them costs."),
     "gate": ("backtest", "Judge the backtest: pass or fail per rule."),
     "report": ("backtest", "Write the backtest report (Markdown, HTML, plots)."),
     "pr": ("forge", "Pull requests: open, comment, approve, merge (GitHub or the local forge)."),
@@ -36,6 +37,8 @@ VERBS = {
     "drift": ("monitoring", "Judge the prediction log: drift, data quality, performance."),
     "retrain": ("monitoring", "Open or update the retrain pull request for a verdict."),
     "kpi": ("monitoring", "Measure lead time, release frequency and time to retrain."),
+    "repo": ("repo", "The repository's own rules: show, compare with GitHub, apply."),
+    "notify": ("notify", "Run a failed workflow run again, or tell people about it."),
     "doctor": ("doctor", "Say what is missing on this machine and how to get it."),
 }
 

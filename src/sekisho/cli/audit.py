@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 
 import click
 
 from sekisho.cli.release import ROOT, json_option, release_folder, trust_option
+from sekisho.errors import CannotCheck
 
 environment_option = click.option(
     "--environment",
     type=click.Choice(["local", "staging", "production"]),
     help="Whose trust policy to verify under. [default: where the release was promoted last]",
 )
+
+
+def releases_here() -> Path:
+    """The folder of releases; elsewhere than in the repository's root there is nothing to prove.
+
+    Raises:
+        CannotCheck: no such folder.
+    """
+    folder = ROOT / "releases"
+    if not folder.is_dir():
+        raise CannotCheck(
+            f"{folder.resolve()}: no such folder", remedy="run this in the root of the repository"
+        )
+    return folder
 
 
 @click.group()
@@ -31,6 +47,7 @@ def trace(
     subject: str, predictions: Path | None, trust: Path, environment: str | None, as_json: bool
 ) -> None:
     """Show everything that led to a served prediction or to a release, with every signature verified."""
+    releases_here()
     from sekisho.release.trace import table, trace_prediction, trace_release
     from sekisho.serving.predictions import verify_chain
 
@@ -55,11 +72,13 @@ def log(last: int | None, as_json: bool) -> None:
     """Show the audit log, its chain checked."""
     from sekisho.release.audit import read_log
 
-    events, _ = read_log(ROOT / "releases")
+    events, _ = read_log(releases_here())
     chosen = events[-last:] if last else events
     if as_json:
         click.echo(json.dumps([event.model_dump(mode="json") for event in chosen], indent=1))
         return
+    if not chosen:
+        click.echo("the audit log holds no event yet", err=True)
     for event in chosen:
         subject = f"{event.model}/{event.seq}" if event.model else "-"
         details = " ".join(f"{key}={value}" for key, value in event.details.items() if key != "bundles")
@@ -73,6 +92,7 @@ def check(as_json: bool) -> None:
     """Prove the audit log unbroken and complete."""
     from sekisho.release.audit_check import check_log
 
+    releases_here()
     head = check_log(ROOT)
     value = {"lines": head.lines, "head": head.sha256}
     click.echo(
@@ -88,4 +108,24 @@ def page(out: Path, trust: Path, environment: str | None) -> None:
     """Write a self-contained HTML page of all releases, facts, approvals and promotions."""
     from sekisho.release.audit_page import write_page
 
+    releases_here()
     click.echo(f"audit page: {write_page(ROOT, trust, environment, out)}")
+
+
+@audit.command("export")
+@click.option("--from", "first", type=click.DateTime(["%Y-%m-%d"]), required=True, help="First day, UTC.")
+@click.option("--to", "last", type=click.DateTime(["%Y-%m-%d"]), required=True, help="Last day, UTC.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
+@click.option(
+    "--environment",
+    type=click.Choice(["local", "staging", "production"]),
+    required=True,
+    help="Whose trust policy the releases were signed under.",
+)
+@trust_option
+def export(first: dt.datetime, last: dt.datetime, out: Path, environment: str, trust: Path) -> None:
+    """Write a self-contained pack of a period's releases that verifies offline with sigstore alone."""
+    from sekisho.release.pack import export_pack
+
+    releases_here()
+    click.echo(f"audit pack: {export_pack(ROOT, trust, environment, first.date(), last.date(), out)}")

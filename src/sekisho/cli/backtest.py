@@ -1,4 +1,4 @@
-"""``sekisho backtest``, ``sekisho gate`` and ``sekisho report``."""
+"""``sekisho backtest``, ``sekisho trials``, ``sekisho gate`` and ``sekisho report``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from sekisho.params import load_params
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 METRICS = Path("metrics/backtest.json")
+RETURNS = Path("metrics/returns.csv")
+TRIALS = Path("metrics/trials.json")
+LOOKAHEAD = Path("metrics/lookahead.json")
 GATE = Path("metrics/gate.json")
 
 
@@ -25,12 +28,12 @@ GATE = Path("metrics/gate.json")
     "--out", type=FOLDER, default=Path("build/backtest"), show_default=True, help="Folder to publish."
 )
 @click.option("--metrics", type=FILE, default=METRICS, show_default=True, help="Metrics file to write.")
-@click.option("--champion", type=FILE, help="Model in production, to be beaten (ONNX).")
+@click.option("--returns", type=FILE, default=RETURNS, show_default=True, help="Session returns to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics for programs.")
 def backtest(
-    bars: Path, features: Path, train: Path, out: Path, metrics: Path, champion: Path | None, as_json: bool
+    bars: Path, features: Path, train: Path, out: Path, metrics: Path, returns: Path, as_json: bool
 ) -> None:
-    """Run the trained agents through their test windows."""
+    """Run the trained agents, the baselines and the champion through the test windows."""
     from sekisho.backtest.run import run_backtest
 
     params = load_params()
@@ -43,7 +46,7 @@ def backtest(
             train=train,
             out=out,
             metrics_file=metrics,
-            champion=champion,
+            returns_file=returns,
             on_session=lambda: bar.update(1),
         )
     if as_json:
@@ -52,29 +55,57 @@ def backtest(
     agent, window = figures["agent"], figures["window"]
     click.echo(
         f"backtest: {window['sessions']} sessions {window['first']} to {window['last']}, "
-        f"trial {figures['trials']}: "
-        f"net Sharpe ratio {_figure(agent['sharpe'])} "
+        f"champion {figures['opening']['champion']}: net Sharpe ratio {_figure(agent['sharpe'])} "
         f"[{_figure(agent['sharpe_low'])}, {_figure(agent['sharpe_high'])}] → {metrics}"
     )
-    if figures["opening"]["history"] != "full":
-        kind = figures["opening"]["history"]
-        click.echo(f"backtest: git history: {kind}; earlier trials may be missing from the count", err=True)
+
+
+@click.command("trials")
+@click.option("--metrics", type=FILE, default=METRICS, show_default=True, help="The backtest's figures.")
+@click.option("--returns", type=FILE, default=RETURNS, show_default=True, help="The backtest's returns.")
+@click.option("--out", type=FILE, default=TRIALS, show_default=True, help="Metrics file to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures for programs.")
+def trials(metrics: Path, returns: Path, out: Path, as_json: bool) -> None:
+    """Count the trials in git's history and what having picked one of them costs."""
+    from sekisho.backtest.files import write_json
+    from sekisho.backtest.selection import count_and_select
+
+    found = count_and_select(metrics, returns, load_params())
+    write_json(found, out)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(
+        f"trials: {found['trials']} so far, {found['with_returns']} with returns on these sessions: "
+        f"deflated Sharpe ratio {_figure(found['deflated_sharpe'])}, "
+        f"probability of overfitting {_figure(found['pbo'])} → {out}"
+    )
+    if found["history"] != "full":
+        click.echo(f"trials: git history: {found['history']}; earlier trials may be missing", err=True)
 
 
 @click.command("gate")
-@click.option("--metrics", type=FILE, default=METRICS, show_default=True, help="What is judged.")
+@click.option("--metrics", type=FILE, default=METRICS, show_default=True, help="The backtest's figures.")
+@click.option("--trials", type=FILE, default=TRIALS, show_default=True, help="Figures of all trials.")
+@click.option("--lookahead", type=FILE, default=LOOKAHEAD, show_default=True, help="Finding on look-ahead.")
 @click.option("--out", type=FILE, default=GATE, show_default=True, help="Verdict to write.")
 @click.option("--require", is_flag=True, help="Exit 1 when a rule fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict for programs.")
-def gate(metrics: Path, out: Path, require: bool, as_json: bool) -> None:
+def gate(metrics: Path, trials: Path, lookahead: Path, out: Path, require: bool, as_json: bool) -> None:
     """Judge the backtest: pass or fail per rule."""
     from sekisho.backtest.files import read_json, write_json
     from sekisho.backtest.gate import judge, verdict
     from sekisho.errors import Refused
 
-    rules = judge(read_json(metrics, "backtest"), load_params().gate)
+    rules = judge(
+        read_json(metrics, "backtest"),
+        read_json(trials, "trials"),
+        read_json(lookahead, "features"),
+        load_params().gate,
+    )
     result = verdict(rules)
     write_json(result, out)
+    failing = [rule for rule in rules if not rule.passed]
     if as_json:
         click.echo(json.dumps(result))
     else:
@@ -83,10 +114,9 @@ def gate(metrics: Path, out: Path, require: bool, as_json: bool) -> None:
             mark = click.style("pass", fg="green") if rule.passed else click.style("FAIL", fg="red")
             click.echo(
                 f"  {mark}  {rule.rule:<{width}}  {_figure(rule.figure):>9}  limit {_figure(rule.limit):>8}"
+                + (f"  {rule.note}" if rule.note else "")
             )
-        failed = sum(not rule.passed for rule in rules)
-        click.echo(f"gate: {'passed' if not failed else f'failed {failed} of'} {len(rules)} rules → {out}")
-    failing = [rule for rule in rules if not rule.passed]
+        click.echo(f"gate: {f'failed {len(failing)} of' if failing else 'passed'} {len(rules)} rules → {out}")
     if require and failing:
         raise Refused(
             "gate",
@@ -112,7 +142,7 @@ def gate(metrics: Path, out: Path, require: bool, as_json: bool) -> None:
     type=FOLDER,
     default=Path("metrics"),
     show_default=True,
-    help="Folder of backtest.json, gate.json and validate.json.",
+    help="Folder of backtest.json, trials.json, gate.json and validate.json.",
 )
 @click.option(
     "--out", type=FOLDER, default=Path("build/report"), show_default=True, help="Folder to publish."

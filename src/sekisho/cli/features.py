@@ -10,6 +10,8 @@ import click
 from sekisho.params import load_params
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+CUTS, SEED = 5, 1  # moments at which the future is changed, and how
 
 
 @click.command("features")
@@ -17,38 +19,46 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--out", type=FOLDER, default=Path("build/features"), show_default=True, help="Folder to publish."
 )
+@click.option(
+    "--lookahead",
+    type=FILE,
+    default=Path("metrics/lookahead.json"),
+    show_default=True,
+    help="Finding on look-ahead to write; the gate judges it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
-def features(bars: Path, out: Path, as_json: bool) -> None:
-    """Compute the training table from validated bars."""
-    from sekisho.features import build_features, feature_names
+def features(bars: Path, out: Path, lookahead: Path, as_json: bool) -> None:
+    """Compute the training table from validated bars, and check that no feature looks ahead."""
+    from sekisho.features import build_features, check_features, feature_names, write_finding
 
     params = load_params().features
+    names = feature_names(params)
     files, rows = build_features(bars, out, params)
+    leaks = check_features(bars, params, cuts=CUTS, seed=SEED)
+    write_finding(leaks, names, CUTS, lookahead)
     if as_json:
-        click.echo(json.dumps({"files": files, "rows": rows, "features": feature_names(params)}))
-    else:
-        click.echo(
-            f"features: {rows:,} rows × {len(feature_names(params))} features in {files} files → {out}"
-        )
+        click.echo(json.dumps({"files": files, "rows": rows, "features": names, "leaks": len(leaks)}))
+        return
+    click.echo(f"features: {rows:,} rows × {len(names)} features in {files} files → {out}")
+    for leak in leaks:
+        click.echo(f"features: LOOKS AHEAD, the gate will fail: {leak}", err=True)
 
 
 @click.command("check-lookahead")
 @click.option("--bars", type=FOLDER, default=Path("build/bars"), show_default=True, help="Validated bars.")
-@click.option("--cuts", type=click.IntRange(min=1), default=5, show_default=True, help="Moments to cut at.")
 @click.option(
-    "--seed", type=int, default=1, show_default=True, help="Of the cuts and of the changed futures."
+    "--cuts", type=click.IntRange(min=1), default=CUTS, show_default=True, help="Moments to cut at."
+)
+@click.option(
+    "--seed", type=int, default=SEED, show_default=True, help="Of the cuts and of the changed futures."
 )
 def check_lookahead(bars: Path, cuts: int, seed: int) -> None:
     """Prove that no feature looks into the future: change the future, compare the past."""
-    from sekisho.data.panel import load_panel
     from sekisho.errors import Refused
-    from sekisho.features import compute_features, feature_names, find_leaks
+    from sekisho.features import check_features, feature_names
 
     params = load_params().features
-    panel = load_panel(bars)
-    leaks = find_leaks(
-        panel, lambda p: compute_features(p, params), feature_names(params), cuts=cuts, seed=seed
-    )
+    leaks = check_features(bars, params, cuts=cuts, seed=seed)
     if leaks:
         raise Refused(
             "no look-ahead",

@@ -105,14 +105,18 @@ def report(number: int, report: Path, as_json: bool) -> None:
 @pr.command("results")
 @click.argument("number", type=int)
 @click.option("--from", "folder", type=FOLDER, default=Path(), show_default=True, help="Reproduced checkout.")
+@click.option("--head", help="Commit that was reproduced. [default: the one that the checkout is at]")
 @JSON
-def results(number: int, folder: Path, as_json: bool) -> None:
-    """Commit dvc.lock and metrics of a reproduced checkout to the pull request's branch."""
-    from sekisho.forge.propose import commit_results
+def results(number: int, folder: Path, head: str | None, as_json: bool) -> None:
+    """Commit dvc.lock and metrics of a reproduced checkout to the pull request's branch.
 
-    head = commit_results(_forge(), number, folder)
-    text = f"results committed: the head is {head}" if head else "the head holds these results already"
-    _say(as_json, text, number=number, head_sha=head)
+    Refused when the head is no longer the commit that was reproduced.
+    """
+    from sekisho.forge.propose import commit_results, head_of
+
+    made = commit_results(_forge(), number, folder, head or head_of(folder))
+    text = f"results committed: the head is {made}" if made else "the head holds these results already"
+    _say(as_json, text, number=number, head_sha=made)
 
 
 @pr.command("propose")
@@ -121,15 +125,50 @@ def results(number: int, folder: Path, as_json: bool) -> None:
 @click.option("--title", required=True, help="Of the commit and the pull request.")
 @click.option("--body", default="", help="Markdown of the description.")
 @click.option("--key", help="Cause; see `sekisho pr open`.")
+@click.option("--exclusive", is_flag=True, help="Refuse when the branch's open request proposes otherwise.")
 @JSON
-def propose(
-    paths: tuple[str, ...], branch: str, title: str, body: str, key: str | None, as_json: bool
-) -> None:
+def propose(paths: tuple[str, ...], as_json: bool, **words: Any) -> None:
     """Commit what changed under PATHS of this checkout to a branch and open its pull request."""
+    from sekisho.forge.propose import Proposal
     from sekisho.forge.propose import propose as run
 
-    number = run(_forge(), Path(), paths, branch, title, body, key)
+    number = run(_forge(), Path(), paths, Proposal(**words))
     _say(as_json, str(number), number=number)
+
+
+@pr.command("remote")
+@click.argument("number", type=int)
+@JSON
+def remote(number: int, as_json: bool) -> None:
+    """Point this checkout's DVC remote pull-request at the pull request's own folder."""
+    from sekisho.forge.quarantine import use_remote
+
+    url = use_remote(Path(), number)
+    _say(as_json, url, number=number, url=url)
+
+
+@pr.command("push")
+@click.argument("number", type=int)
+@click.option("--base", default="origin/main", show_default=True, help="What differs from it is pushed.")
+@JSON
+def push(number: int, base: str, as_json: bool) -> None:
+    """Push the pipeline's outputs to the pull request's own folder, never to production's."""
+    from sekisho.forge.quarantine import push as run
+
+    targets = run(Path(), number, base)
+    _say(as_json, f"pushed for pull request {number}: {', '.join(targets) or 'nothing'}", targets=targets)
+
+
+@pr.command("admit")
+@click.argument("number", type=int)
+@click.option("--base", default="HEAD^1", show_default=True, help="What differs from it is admitted.")
+@JSON
+def admit(number: int, base: str, as_json: bool) -> None:
+    """Take a merged pull request's outputs into the production remote, each by its digest in dvc.lock."""
+    from sekisho.forge.quarantine import admit as run
+
+    targets = run(Path(), number, base)
+    _say(as_json, f"admitted from pull request {number}: {', '.join(targets) or 'nothing'}", targets=targets)
 
 
 @pr.command("comment")
@@ -154,6 +193,7 @@ def command(number: int | None, comment_id: int | None, event: Path | None, as_j
 
     Exits 1 when it was refused; with --event 0 whenever the comment was answered, also by a refusal.
     """
+    from sekisho.calendar import Calendar
     from sekisho.forge.commands import handle
 
     number, comment_id = _from_event(event) if event else (number, comment_id)
@@ -165,7 +205,8 @@ def command(number: int | None, comment_id: int | None, event: Path | None, as_j
         raise CannotCheck(
             f"pull request {number} has no comment {comment_id}", remedy="see `sekisho pr show`"
         )
-    outcome = handle(forge, number, found)
+    data = load_params().data
+    outcome = handle(forge, number, found, Calendar(data.calendar, data.bar))
     _say(as_json, f"/{outcome.command}: {outcome.status}. {outcome.message}", **asdict(outcome))
     if outcome.status == "refused" and not event:
         sys.exit(1)

@@ -135,9 +135,22 @@ def sign(
 @trust_option
 @click.option("--minimum-seq", type=int, default=0, show_default=True, help="Refuse an older release.")
 @click.option("--deployed", is_flag=True, help="Also demand a promotion to the environment.")
+@click.option(
+    "--summary", type=click.Path(path_type=Path), help="Sign a verification summary into this file."
+)
+@authority_option
+@folder_option
 @json_option
 def verify(
-    release: str, environment: str, trust: Path, minimum_seq: int, deployed: bool, as_json: bool
+    release: str,
+    environment: str,
+    trust: Path,
+    minimum_seq: int,
+    deployed: bool,
+    summary: Path | None,
+    authority: str | None,
+    authority_folder: Path | None,
+    as_json: bool,
 ) -> None:
     """Check RELEASE (a folder or MODEL/SEQ) against the trust policy; offline."""
     from sekisho.release.verify import verify_release
@@ -149,6 +162,10 @@ def verify(
         minimum_seq=minimum_seq,
         deployed=deployed,
     )
+    if summary:
+        from sekisho.release.summary import write_summary
+
+        write_summary(_desk(trust, authority, authority_folder), done, environment, summary)
     value = {
         "model": done.model,
         "seq": done.seq,
@@ -167,6 +184,7 @@ def verify(
 @click.argument("release")
 @environment_option
 @click.option("--reason", default="promotion of an approved release", show_default=True)
+@click.option("--soak", type=click.Path(path_type=Path), help="Verdict on the release where it ran before.")
 @trust_option
 @authority_option
 @folder_option
@@ -175,6 +193,7 @@ def promote(
     release: str,
     environment: str,
     reason: str,
+    soak: Path | None,
     trust: Path,
     authority: str | None,
     authority_folder: Path | None,
@@ -185,7 +204,7 @@ def promote(
     from sekisho.release.promote import promote as run
 
     desk = _desk(trust, authority, authority_folder)
-    done, before = run(desk, release_folder(release), environment, reason)
+    done, before = run(desk, release_folder(release), environment, reason, soak)
     path = pointer_path(ROOT, environment)
     value = {
         "environment": environment,

@@ -31,11 +31,12 @@ class Panel:
     high: Float
     low: Float
     close: Float
-    volume: Float  # units
+    volume: Float  # units of the adjusted prices: volume × close is the traded value
     adv: Float  # currency a day, lagged
     half_spread: Float  # fraction
     borrow_rate: Float  # per bar
     funding_rate: Float  # per bar
+    adj_factor: Float  # what raw prices were multiplied by
     tradable: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -93,7 +94,9 @@ def load_panel(bars: Path, first: dt.date | None = None, last: dt.date | None = 
         [pl.when(missing).then(last_close).otherwise(pl.col(c)).alias(c) for c in ("open", "high", "low")]
     )
     shape = (-1, len(symbols))
-    column = {c: full[c].to_numpy().astype(np.float64).reshape(shape) for c in (*PRICES, "volume")}
+    column = {
+        c: full[c].to_numpy().astype(np.float64).reshape(shape) for c in (*PRICES, "volume", "adj_factor")
+    }
     return Panel(
         symbols=symbols,
         ts_close=full["ts_close"].dt.replace_time_zone(None).to_numpy().reshape(shape)[:, 0],

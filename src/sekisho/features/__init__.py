@@ -1,15 +1,17 @@
 """One definition of the features for training and for serving: pure functions of a trailing window."""
 
 from sekisho.features.compute import compute_features, feature_names, lookback
-from sekisho.features.lookahead import Leak, find_leaks
+from sekisho.features.lookahead import Leak, check_features, find_leaks, write_finding
 from sekisho.features.table import build_features, load_features
 
 __all__ = [
     "Leak",
     "build_features",
+    "check_features",
     "compute_features",
     "feature_names",
     "find_leaks",
     "load_features",
     "lookback",
+    "write_finding",
 ]

@@ -94,6 +94,12 @@ def events(forge: Forge, number: int) -> list[dict[str, Any]]:
     return found
 
 
+def authors(forge: Forge, pull: PullRequest) -> set[str]:
+    """Who may not approve, case-folded: the author, and whoever had the bot commit other parameters."""
+    asked = {str(e.get("actor")) for e in events(forge, pull.number) if e.get("event") == "retrain"}
+    return {name.casefold() for name in {pull.author, *asked}}
+
+
 def is_held(forge: Forge, number: int) -> bool:
     """Whether ``/hold`` was said last: neither merged nor updated by the bot until ``/resume``."""
     held = False
@@ -136,31 +142,33 @@ def current_approval(forge: Forge, pull: PullRequest) -> Approval:
     """The last approval that is still good for the pull request's head.
 
     Raises:
-        Refused: none was given, the head moved since, it was taken back, or it does not hold up any more: the
-            approver may not write now, the approving comment was edited or is gone, the report differs.
+        Refused: none was given, the head moved since (and maybe came back), it was taken back, or it does not
+            hold up any more: the approver may not write now, the approving comment was edited or is gone, the
+            report differs.
     """
-    record: dict[str, Any] | None = None
+    given: dict[str, Any] | None = None
     for event in events(forge, pull.number):
-        if event.get("event") == "approve":
-            record = event.get("approval")
-        elif event.get("event") == "unapprove":
-            record = None
-    if not record:
+        if event.get("event") in ("approve", "unapprove"):
+            given = event if event["event"] == "approve" else None
+    if not given:
         raise _void(f"no approval of {pull.head_sha}")
     try:
-        approval = Approval(**record)
-    except TypeError:
+        approval = Approval(**given["approval"])
+        changes = given["head_changes"]
+    except (TypeError, KeyError):
         raise _void("an approval record that cannot be read") from None
     if approval.head_sha != pull.head_sha:
         raise _void(
             f"an approval of {approval.head_sha}; the head is {pull.head_sha}: a push voids approvals"
         )
+    if pull.state == "open" and changes != len(forge.head_changes(pull.number)):
+        raise _void("an approval from before the branch was replaced; the same head came back: a push voids")
     comment = next((c for c in forge.comments(pull.number) if c.id == approval.comment_id), None)
     if comment is None or comment.edited or not same_actor(comment.author, approval.approver):
         raise _void("an approval whose comment is edited, gone or not the approver's")
     if comment.body.split("\n")[0].split() != ["/approve", pull.head_sha]:
         raise _void("an approval whose comment does not say so")
-    if same_actor(approval.approver, pull.author):
+    if approval.approver.casefold() in authors(forge, pull):
         raise _void("the author's own approval")
     bound = bind(forge, pull, approval.approver, approval.approved_at, approval.comment_id) \
         if pull.state == "open" else approval  # fmt: skip

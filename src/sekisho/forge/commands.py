@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from sekisho.calendar import Calendar
 from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.approvals import (
     ANSWER,
+    authors,
     bind,
     blockers,
     bot_comments,
@@ -36,12 +38,17 @@ from sekisho.forge.interface import (
     same_actor,
 )
 from sekisho.forge.markdown import quoted
+from sekisho.forge.promotion import check_hours, may_change_production, second_voice
+from sekisho.forge.retune import read_changes, with_changes
 
 LINE = re.compile(r"/([a-z][a-z-]*)(?: +(.*))?")
-REASON = r"\S.*"
+REASON = r"\S.{0,400}"
 RELEASE_BRANCH = re.compile(r"release/([a-z][a-z0-9-]{0,62}/[1-9][0-9]{0,8})")  # made by release.yml
 
-Status = Literal["done", "accepted", "refused", "ignored"]
+ANSWERED = re.compile(r"^@\S+, `/[a-z-]+`: \*\*(done|accepted|waiting|refused)\*\*\. ", re.MULTILINE)
+
+Status = Literal["done", "accepted", "waiting", "refused", "ignored"]
+REACTIONS: dict[str, Reaction] = {"done": "+1", "accepted": "rocket", "waiting": "eyes", "refused": "-1"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Kind:
 
     usage: str
     does: str
-    permission: Permission
+    permission: Permission | Literal["desk"]  # desk: the trading desk or an admin
     arguments: re.Pattern[str]
     state: Literal["open", "merged", "any"] = "open"
 
@@ -65,13 +72,17 @@ KINDS = {
     ),
     "resume": Kind("/resume", "end the hold", "write", re.compile("")),
     "explain": Kind("/explain", "say what is missing for the merge", "read", re.compile(""), "any"),
-    "retrain": Kind("/retrain", "run the pipeline on this head again", "write", re.compile("")),
+    "retrain": Kind(
+        "/retrain [section.key=value …]", "run the pipeline on this head again, or with other parameters",
+        "write", re.compile(r"(?P<changes>\S+=.*)?"),
+    ),
     "promote": Kind(
-        "/promote staging|production", "point an environment at this release", "write",
-        re.compile(r"(?P<environment>staging|production)"), "merged",
+        "/promote staging|production [emergency <reason>]", "point an environment at this release", "write",
+        re.compile(rf"(?P<environment>staging(?!.)|production)(?: +emergency +(?P<emergency>{REASON}))?"),
+        "merged",
     ),
     "rollback": Kind(
-        "/rollback <seq> <reason>", "release an older content again", "admin",
+        "/rollback <seq> <reason>", "release an older content again", "desk",
         re.compile(rf"(?P<seq>[1-9][0-9]{{0,8}}) +(?P<reason>{REASON})"), "any",
     ),
 }  # fmt: skip
@@ -87,7 +98,9 @@ class Command:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a comment. ``accepted``: judged, answered, and given to a workflow to carry out."""
+    """What became of a comment. ``accepted``: judged, answered, and given to a workflow to carry out;
+    ``waiting``: for a second person.
+    """
 
     status: Status
     message: str
@@ -108,10 +121,17 @@ def parse(body: str) -> Command | None:
     return Command(match[1], {k: v for k, v in found.groupdict().items() if v} if found else None)
 
 
-def handle(forge: Forge, number: int, comment: Comment) -> Outcome:
+def handle(
+    forge: Forge, number: int, comment: Comment, calendar: Calendar, now: dt.datetime | None = None
+) -> Outcome:
     """Judge one comment, act, and answer it on the pull request in one comment with a reaction.
 
     ``retrain``, ``promote`` and ``rollback`` start their workflow with checked inputs; the rest is done here.
+    A job that broke off anywhere may run again: what was done is found by the comment's id and not repeated.
+
+    Args:
+        calendar: of the exchange in whose hours production is left alone.
+        now: moment of judging, timezone-aware; the present when None.
 
     Raises:
         CannotCheck: this account is not ``forge.bot``, so that its answers would count for nothing.
@@ -122,23 +142,49 @@ def handle(forge: Forge, number: int, comment: Comment) -> Outcome:
     if command is None or same_actor(comment.author, forge.params.bot):
         return Outcome("ignored", "no command")
     marker = f"{ANSWER}{comment.id}"
-    if any((marker_of(known) or ("",))[0] == marker for known in bot_comments(forge, number)):
-        return Outcome("ignored", "answered before", command.name)
+    for known in bot_comments(forge, number):
+        if (marker_of(known) or ("",))[0] == marker:
+            if said := ANSWERED.search(known.body):  # the job may have ended before it reacted
+                forge.react(number, comment.id, REACTIONS[said[1]])
+            return Outcome("ignored", "answered before", command.name)
     record: dict[str, Any] | None = None
     try:
-        status, message, record = _judge(forge, number, comment, command)
+        status, message, record = _judge(forge, number, comment, command, calendar, now or _now())
     except (Refused, CannotCheck) as error:
         status, message = "refused", error.message + (f"\n\n{error.remedy}" if error.remedy else "")
     text = f"@{comment.author}, `/{command.name}`: **{status}**. {message}"
     answer = forge.upsert_comment(number, marker, f"{text}\n\n{record_block(record)}" if record else text)
-    reactions: dict[str, Reaction] = {"done": "+1", "accepted": "rocket", "refused": "-1"}
-    forge.react(number, comment.id, reactions[status])
+    forge.react(number, comment.id, REACTIONS[status])
     return Outcome(status, message, command.name, command.arguments, answer[0])
 
 
+Result = tuple[Status, str, dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command that its author may give, about to be carried out."""
+
+    forge: Forge
+    pull: PullRequest
+    comment: Comment
+    arguments: dict[str, str]
+    calendar: Calendar
+    now: dt.datetime
+
+    @property
+    def key(self) -> str:
+        """By which a workflow that was started for this comment is found again."""
+        return f"comment-{self.comment.id}"
+
+    def event(self, name: str, **more: object) -> dict[str, Any]:
+        about = {"event": name, "actor": self.comment.author, "comment_id": self.comment.id}
+        return about | {"at": _stamp(self.now)} | more
+
+
 def _judge(
-    forge: Forge, number: int, comment: Comment, command: Command
-) -> tuple[Status, str, dict[str, Any] | None]:
+    forge: Forge, number: int, comment: Comment, command: Command, calendar: Calendar, now: dt.datetime
+) -> Result:
     kind = KINDS.get(command.name)
     if kind is None:
         known = "\n".join(f"- `{k.usage}` — {k.does}" for k in KINDS.values())
@@ -147,12 +193,7 @@ def _judge(
     if comment.edited:
         raise Refused("commands.unedited", expected="a comment as first written", found="an edited one",
                       remedy="write the command in a new comment")  # fmt: skip
-    to_production = (command.arguments or {}).get("environment") == "production"
-    needed: Permission = "admin" if to_production else kind.permission
-    granted = forge.permission(comment.author)
-    if not at_least(granted, needed):
-        raise Refused("commands.permission", expected=f"{needed} or better", found=granted,
-                      remedy="ask someone who has it")  # fmt: skip
+    _check_right(forge, comment.author, kind, (command.arguments or {}).get("environment") == "production")
     if command.arguments is None:
         rest = comment.body.split("\n", 1)[0].partition(" ")[2]
         raise Refused("commands.usage", expected=f"`{kind.usage}`", found=quoted(rest),
@@ -161,68 +202,115 @@ def _judge(
     if kind.state not in ("any", pull.state):
         raise Refused("commands.state", expected=f"a pull request that is {kind.state}", found=pull.state,
                       remedy="use the command on another pull request")  # fmt: skip
-    return _ACTIONS[command.name](forge, pull, comment, command.arguments)
+    return _ACTIONS[command.name](Case(forge, pull, comment, command.arguments, calendar, now))
 
 
-Result = tuple[Status, str, dict[str, Any] | None]
+def _check_right(forge: Forge, actor: str, kind: Kind, production: bool) -> None:
+    if kind.permission == "desk" or production:
+        needed, enough = f"a member of {forge.params.trading_desk} who may write, or an admin", \
+            may_change_production(forge, actor)  # fmt: skip
+    else:
+        needed = f"{kind.permission} or better"
+        enough = at_least(forge.permission(actor), kind.permission)
+    if not enough:
+        raise Refused("commands.permission", expected=needed, found=forge.permission(actor),
+                      remedy="ask someone who has it")  # fmt: skip
 
 
-def _approve(forge: Forge, pull: PullRequest, comment: Comment, arguments: dict[str, str]) -> Result:
-    if same_actor(comment.author, pull.author):
-        raise Refused("commands.four-eyes", expected=f"someone else than {pull.author}", found=comment.author,
+def _approve(case: Case) -> Result:
+    forge, pull, comment, head = case.forge, case.pull, case.comment, case.arguments["head"]
+    wrote = authors(forge, pull)
+    if comment.author.casefold() in wrote:
+        others = f"someone else than {', '.join(sorted(wrote))}"
+        raise Refused("commands.four-eyes", expected=others, found=comment.author,
                       remedy="ask a colleague to review and approve")  # fmt: skip
-    head = arguments["head"]
     if head != pull.head_sha:
         raise head_moved(pull.head_sha, head)
-    approval = bind(forge, pull, comment.author, _now(), comment.id)
+    changes = forge.head_changes(pull.number)
+    if changes and changes[-1] > comment.created_at:
+        raise head_moved(head, f"another head at {changes[-1]}, after the comment of {comment.created_at}")
+    approval = bind(forge, pull, comment.author, _stamp(case.now), comment.id)
     again = forge.get_pull_request(pull.number)  # the head may have moved while all that was read
-    if (again.head_sha, again.state) != (head, "open"):
+    if (again.head_sha, again.state) != (head, "open") or forge.head_changes(pull.number) != changes:
         raise head_moved(head, f"{again.state} at {again.head_sha}")
     message = f"Approved `{head}` with the report `{approval.report_sha256[:12]}…`; any push voids it."
-    return "done", message, {"event": "approve", "approval": asdict(approval)}
+    record = {"event": "approve", "approval": asdict(approval), "head_changes": len(changes)}
+    return "done", message, record
 
 
-def _unapprove(forge: Forge, pull: PullRequest, comment: Comment, arguments: dict[str, str]) -> Result:
-    return "done", "Every approval of this pull request is void.", _event("unapprove", comment)
+def _unapprove(case: Case) -> Result:
+    return "done", "Every approval of this pull request is void.", case.event("unapprove")
 
 
-def _hold(forge: Forge, pull: PullRequest, comment: Comment, arguments: dict[str, str]) -> Result:
-    reason = arguments.get("reason", "")
-    message = f"On hold: {quoted(reason)}. `/resume` ends it."
-    return "done", message, _event("hold", comment) | {"reason": reason}
+def _hold(case: Case) -> Result:
+    reason = case.arguments.get("reason", "")
+    return "done", f"On hold: {quoted(reason)}. `/resume` ends it.", case.event("hold", reason=reason)
 
 
-def _resume(forge: Forge, pull: PullRequest, comment: Comment, arguments: dict[str, str]) -> Result:
-    return "done", "The hold is over.", _event("resume", comment)
+def _resume(case: Case) -> Result:
+    return "done", "The hold is over.", case.event("resume")
 
 
-def _explain(forge: Forge, pull: PullRequest, comment: Comment, arguments: dict[str, str]) -> Result:
-    return "done", "\n\n" + explanation(forge, pull), None
+def _explain(case: Case) -> Result:
+    return "done", "\n\n" + explanation(case.forge, case.pull), None
 
 
-def _retrain(forge: Forge, pull: PullRequest, comment: Comment, arguments: dict[str, str]) -> Result:
+def _retrain(case: Case) -> Result:
+    forge, pull = case.forge, case.pull
     if is_held(forge, pull.number) or ":" in pull.branch:  # a fork's branch is named owner:branch
         expected = "a branch of this repository that is not on hold"
         raise Refused("commands.retrainable", expected=expected, found=quoted(pull.branch),
                       remedy="comment /resume, or push the branch here")  # fmt: skip
-    inputs = {"number": str(pull.number), "head": pull.head_sha}
-    return "accepted", forge.start("pr.yml", inputs), None
+    head, done, record = pull.head_sha, "", None
+    if changes := read_changes(case.arguments.get("changes", "")):
+        before = forge.read_file(head, "params.yaml") or b""
+        after = with_changes(before, changes)
+        words = " ".join(case.arguments["changes"].split())
+        if after != before:  # equal: they stand there already, maybe by this very command's first run
+            message = f"Retrain with {words}\n\nAsked for by {case.comment.author}, {case.key}\n"
+            head = forge.commit_files(pull.branch, {"params.yaml": after}, message, head)
+        done = f"The head is `{head}` with {quoted(words)}; who asked for it cannot approve it. "
+        record = case.event("retrain", changes=words)
+    inputs = {"number": str(pull.number), "head": head}
+    return "accepted", done + forge.start("pr.yml", inputs, case.key), record
 
 
-def _promote(forge: Forge, pull: PullRequest, comment: Comment, arguments: dict[str, str]) -> Result:
+def _promote(case: Case) -> Result:
+    forge, pull, actor = case.forge, case.pull, case.comment.author
     release = RELEASE_BRANCH.fullmatch(pull.branch)
     if release is None or not same_actor(pull.author, forge.params.bot):
         raise Refused("commands.release", expected="the pull request that recorded a release (release/…)",
                       found=quoted(pull.branch), remedy="use the command there")  # fmt: skip
-    inputs = {"number": str(pull.number), "release": release[1]} | arguments
-    return "accepted", forge.start("promote.yml", inputs), None
+    inputs = {"number": str(pull.number), "release": release[1], "environment": case.arguments["environment"]}
+    emergency = case.arguments.get("emergency")
+    if emergency is None:
+        if inputs["environment"] == "production":
+            check_hours(case.calendar, case.now)
+        return (
+            "accepted",
+            forge.start("promote.yml", inputs | {"reason": f"asked by {actor}"}, case.key),
+            None,
+        )
+    first = second_voice(forge, pull.number, actor, case.now)
+    if first is None:
+        message = (
+            f"An emergency was declared: {quoted(emergency)}. It is acted on when another member of "
+            f"{forge.params.trading_desk} (or an admin) comments `/promote production emergency <reason>` "
+            f"here within {forge.params.emergency_minutes:g} minutes."
+        )
+        return "waiting", message, case.event("emergency", reason=emergency)
+    inputs["reason"] = f"emergency: {first['actor']}: {first['reason']}; {actor}: {emergency}"
+    started = forge.start("promote.yml", inputs, case.key)
+    record = case.event("emergency-promotion", reason=emergency, first=first)
+    return "accepted", f"Declared by {first['actor']} and {actor}. {started}", record
 
 
-def _rollback(forge: Forge, pull: PullRequest, comment: Comment, arguments: dict[str, str]) -> Result:
-    return "accepted", forge.start("rollback.yml", {"number": str(pull.number)} | arguments), None
+def _rollback(case: Case) -> Result:
+    inputs = {"number": str(case.pull.number)} | case.arguments
+    return "accepted", case.forge.start("rollback.yml", inputs, case.key), None
 
 
-_ACTIONS: dict[str, Callable[[Forge, PullRequest, Comment, dict[str, str]], Result]] = {
+_ACTIONS: dict[str, Callable[[Case], Result]] = {
     "approve": _approve,
     "unapprove": _unapprove,
     "hold": _hold,
@@ -252,9 +340,9 @@ def explanation(forge: Forge, pull: PullRequest) -> str:
     return "\n".join(lines)
 
 
-def _event(name: str, comment: Comment) -> dict[str, Any]:
-    return {"event": name, "actor": comment.author, "comment_id": comment.id, "at": _now()}
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
 
 
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _stamp(moment: dt.datetime) -> str:
+    return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,20 +1,14 @@
-"""GitHub by REST: paginated, retried, and nothing done twice.
-
-Source: GitHub REST API, version 2022-11-28. The token is an App installation's (``GITHUB_TOKEN``), because a
-pull request opened with a workflow's own token starts no checks.
-"""
+"""GitHub as a forge: nothing done twice, a lost answer is looked for before its request is sent again."""
 
 from __future__ import annotations
 
 import base64
 import datetime as dt
 import hashlib
-import os
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote
 
 import httpx
@@ -31,15 +25,27 @@ from sekisho.forge.interface import (
     head_moved,
 )
 from sekisho.forge.markdown import one_line
+from sekisho.forge.rest import (
+    CONFLICT,
+    CREATED,
+    NOT_FOUND,
+    NOT_MERGEABLE,
+    UNPROCESSABLE,
+    Json,
+    Rest,
+    failed,
+)
 from sekisho.params import ForgeParams
 
 IMAGES = "sekisho-reports"  # the bot's own branch, outside main's history
 KEY = re.compile(r"\n<!-- sekisho:key=([A-Za-z0-9._:/-]+) -->\s*\Z")
-CREATED, NO_CONTENT, NOT_FOUND, NOT_MERGEABLE, CONFLICT, UNPROCESSABLE = 201, 204, 404, 405, 409, 422
-TOO_MANY, FORBIDDEN, SERVER = 429, 403, 500
+# what a pull request's timeline calls the ways by which a head that was there before comes back, or the same
+# head comes to stand for another difference; their times are GitHub's own, unlike a commit's
+REPLACED = {
+    "head_ref_force_pushed", "head_ref_deleted", "head_ref_restored", "closed", "reopened",
+    "base_ref_changed", "automatic_base_change_succeeded",
+}  # fmt: skip
 CLOCK_SKEW = dt.timedelta(seconds=60)  # between GitHub's clock and ours, when a lost answer is looked for
-
-Json = dict[str, Any]
 
 
 class GitHubForge(Forge):
@@ -52,29 +58,17 @@ class GitHubForge(Forge):
         token: str,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9-]+/[A-Za-z0-9._-]+", repository):
-            raise ForgeError(f"{repository!r} is not owner/repository", remedy="mend SEKISHO_FORGE")
-        if not token:
-            raise ForgeError("no token for GitHub", remedy="put the App's token into GITHUB_TOKEN")
+        self.rest = Rest(repository, params, token, transport)
         self.repository, self.params = repository, params
-        self._server = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
-        self._api = os.environ.get("GITHUB_API_URL", "https://api.github.com").rstrip("/")
-        self._http = httpx.Client(
-            transport=transport,
-            timeout=params.timeout,
-            headers={
-                "Authorization": f"Bearer {token}",
-                "Accept": "application/vnd.github+json",
-                "X-GitHub-Api-Version": "2022-11-28",
-            },
-        )
         self._actor = ""
 
     # ---- people
 
     def current_actor(self) -> str:
         if not self._actor:  # REST's /user refuses an App's token, GraphQL's viewer answers "<slug>[bot]"
-            answer = self._ask("POST", f"{self._api}/graphql", json={"query": "{viewer{login}}"}).json()
+            answer = self.rest.ask(
+                "POST", f"{self.rest.api}/graphql", json={"query": "{viewer{login}}"}
+            ).json()
             try:
                 self._actor = str(answer["data"]["viewer"]["login"])
             except (KeyError, TypeError) as error:
@@ -84,13 +78,21 @@ class GitHubForge(Forge):
         return self._actor
 
     def permission(self, actor: str) -> Permission:
-        answer = self._ask("GET", f"/collaborators/{quote(actor, safe='')}/permission", allow=(NOT_FOUND,))
+        answer = self.rest.ask(
+            "GET", f"/collaborators/{quote(actor, safe='')}/permission", allow=(NOT_FOUND,)
+        )
         granted = "none" if answer.status_code == NOT_FOUND else answer.json()["permission"]
         if granted not in PERMISSIONS:
             raise ForgeError(
                 f"GitHub grants {actor} the unknown permission {granted!r}", remedy="update sekisho"
             )
         return granted
+
+    def is_member(self, team: str, actor: str) -> bool:
+        owner = self.repository.partition("/")[0]
+        address = f"{self.rest.api}/orgs/{owner}/teams/{team}/memberships/{quote(actor, safe='')}"
+        answer = self.rest.ask("GET", address, allow=(NOT_FOUND,))
+        return answer.is_success and answer.json()["state"] == "active"
 
     # ---- pull requests
 
@@ -104,13 +106,13 @@ class GitHubForge(Forge):
         existing = self._find_open(branch, key)
         if existing is None:
             fresh = text | {"head": branch, "base": base}
-            answer = self._ask("POST", "/pulls", json=fresh, allow=(UNPROCESSABLE,))
+            answer = self.rest.ask("POST", "/pulls", json=fresh, allow=(UNPROCESSABLE,))
             if answer.status_code == CREATED:
                 return int(answer.json()["number"])
             existing = self._find_open(branch, key)  # made meanwhile, or by the try whose answer was lost
             if existing is None:
-                raise _failed(answer)
-        self._ask("PATCH", f"/pulls/{existing}", json=text)
+                raise failed(answer)
+        self.rest.ask("PATCH", f"/pulls/{existing}", json=text)
         return existing
 
     def _find_open(self, branch: str, key: str | None) -> int | None:
@@ -128,12 +130,16 @@ class GitHubForge(Forge):
         return None
 
     def get_pull_request(self, number: int) -> PullRequest:
-        return self._pull(self._ask("GET", f"/pulls/{number}").json())
+        return self._pull(self.rest.ask("GET", f"/pulls/{number}").json())
 
     def list_pull_requests(self, state: State | Literal["all"]) -> list[PullRequest]:
         asked = {"open": "open", "all": "all"}.get(state, "closed")
-        pulls = [self._pull(raw) for raw in self._pages("/pulls", {"state": asked, "direction": "asc"})]
+        pulls = [self._pull(raw) for raw in self.rest.pages("/pulls", {"state": asked, "direction": "asc"})]
         return [pull for pull in pulls if state in ("all", pull.state)]
+
+    def head_changes(self, number: int) -> list[str]:
+        events = self.rest.pages(f"/issues/{number}/timeline", {})
+        return [str(raw["created_at"]) for raw in events if raw["event"] in REPLACED]
 
     def _pull(self, raw: Json) -> PullRequest:
         merged = bool(raw.get("merged_at"))
@@ -160,7 +166,7 @@ class GitHubForge(Forge):
     # ---- comments
 
     def comments(self, number: int) -> list[Comment]:
-        return [_comment(raw) for raw in self._pages(f"/issues/{number}/comments", {})]
+        return [_comment(raw) for raw in self.rest.pages(f"/issues/{number}/comments", {})]
 
     def add_comment(self, number: int, body: str) -> int:
         since = (dt.datetime.now(dt.UTC) - CLOCK_SKEW).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -168,34 +174,34 @@ class GitHubForge(Forge):
 
         def posted() -> Json | None:
             """The comment of a try whose answer was lost."""
-            recent = self._pages(f"/issues/{number}/comments", {"since": since})
+            recent = self.rest.pages(f"/issues/{number}/comments", {"since": since})
             return next(
                 (raw for raw in recent if _login(raw["user"]) == me and _same(raw["body"], body)), None
             )
 
-        answer = self._ask("POST", f"/issues/{number}/comments", json={"body": body}, done_already=posted)
+        answer = self.rest.ask("POST", f"/issues/{number}/comments", json={"body": body}, done_already=posted)
         return int(answer.json()["id"])
 
     def edit_comment(self, number: int, comment_id: int, body: str) -> None:
-        self._ask("PATCH", f"/issues/comments/{comment_id}", json={"body": body})
+        self.rest.ask("PATCH", f"/issues/comments/{comment_id}", json={"body": body})
 
     def delete_comment(self, number: int, comment_id: int) -> None:
-        self._ask("DELETE", f"/issues/comments/{comment_id}", allow=(NOT_FOUND,))
+        self.rest.ask("DELETE", f"/issues/comments/{comment_id}", allow=(NOT_FOUND,))
 
     def react(self, number: int, comment_id: int, reaction: Reaction) -> None:
-        self._ask("POST", f"/issues/comments/{comment_id}/reactions", json={"content": reaction})
+        self.rest.ask("POST", f"/issues/comments/{comment_id}/reactions", json={"content": reaction})
 
     # ---- commits
 
     def read_file(self, sha: str, path: str) -> bytes | None:
-        answer = self._ask(
+        answer = self.rest.ask(
             "GET", f"/contents/{quote(path)}", params={"ref": sha}, allow=(NOT_FOUND,),
             accept="application/vnd.github.raw+json",
         )  # fmt: skip
         return None if answer.status_code == NOT_FOUND else answer.content
 
     def read_folder(self, sha: str, folder: str) -> dict[str, bytes]:
-        listing = self._ask("GET", f"/git/trees/{self.tree(sha)}", params={"recursive": "1"}).json()
+        listing = self.rest.ask("GET", f"/git/trees/{self.tree(sha)}", params={"recursive": "1"}).json()
         if listing["truncated"]:
             raise ForgeError(
                 f"commit {sha}: too many files for GitHub's listing", remedy="use a git checkout"
@@ -204,16 +210,16 @@ class GitHubForge(Forge):
         blobs = [e for e in listing["tree"] if e["type"] == "blob" and e["path"].startswith(prefix)]
         return {
             entry["path"][len(prefix) :]: base64.b64decode(
-                self._ask("GET", f"/git/blobs/{entry['sha']}").json()["content"]
+                self.rest.ask("GET", f"/git/blobs/{entry['sha']}").json()["content"]
             )
             for entry in blobs
         }
 
     def tree(self, sha: str) -> str:
-        return str(self._ask("GET", f"/git/commits/{sha}").json()["tree"]["sha"])
+        return str(self.rest.ask("GET", f"/git/commits/{sha}").json()["tree"]["sha"])
 
     def branch_head(self, branch: str) -> str | None:
-        answer = self._ask("GET", f"/git/ref/heads/{quote(branch)}", allow=(NOT_FOUND,))
+        answer = self.rest.ask("GET", f"/git/ref/heads/{_ref(branch)}", allow=(NOT_FOUND,))
         return None if answer.status_code == NOT_FOUND else str(answer.json()["object"]["sha"])
 
     def commit_files(
@@ -222,57 +228,70 @@ class GitHubForge(Forge):
         entries = []
         for path, content in files.items():
             blob = {"content": base64.b64encode(content).decode(), "encoding": "base64"}
-            sha = self._ask("POST", "/git/blobs", json=blob).json()["sha"]
+            sha = self.rest.ask("POST", "/git/blobs", json=blob).json()["sha"]
             entries.append({"path": path, "mode": "100644", "type": "blob", "sha": sha})
         commit = self._commit({"base_tree": self.tree(parent), "tree": entries}, message, [parent])
         if create:
             ref: Json = {"ref": f"refs/heads/{branch}", "sha": commit}
-            moved = self._ask("POST", "/git/refs", json=ref, allow=(UNPROCESSABLE,))
+            moved = self.rest.ask("POST", "/git/refs", json=ref, allow=(UNPROCESSABLE,))
         else:  # without force GitHub takes only a child of the present head
             ref = {"sha": commit, "force": False}
             allow = (CONFLICT, UNPROCESSABLE)
-            moved = self._ask("PATCH", f"/git/refs/heads/{quote(branch)}", json=ref, allow=allow)
+            moved = self.rest.ask("PATCH", f"/git/refs/heads/{_ref(branch)}", json=ref, allow=allow)
         found = commit if moved.is_success else self.branch_head(branch)
         if found != commit:
             raise head_moved("no such branch" if create else parent, str(found))
         return commit
 
+    def delete_branch(self, branch: str, at: str) -> None:
+        if self.branch_head(branch) not in (at, None):
+            raise head_moved(at, str(self.branch_head(branch)))
+        self.rest.ask("DELETE", f"/git/refs/heads/{_ref(branch)}", allow=(NOT_FOUND, UNPROCESSABLE))
+
     def _commit(self, tree: Json, message: str, parents: list[str]) -> str:
-        made = self._ask("POST", "/git/trees", json=tree).json()["sha"]
+        made = self.rest.ask("POST", "/git/trees", json=tree).json()["sha"]
         commit = {"message": message, "tree": made, "parents": parents}
-        return str(self._ask("POST", "/git/commits", json=commit).json()["sha"])
+        return str(self.rest.ask("POST", "/git/commits", json=commit).json()["sha"])
 
     def publish_images(self, number: int, images: Mapping[str, Path]) -> dict[str, str]:
-        if images and self._ask("GET", f"/git/ref/heads/{IMAGES}", allow=(NOT_FOUND,)).is_error:
+        if images and self.rest.ask("GET", f"/git/ref/heads/{IMAGES}", allow=(NOT_FOUND,)).is_error:
             text = "Pictures of the reports on pull requests, written by the bot.\n"
             readme = {"path": "README.md", "mode": "100644", "type": "blob", "content": text}
             commit = self._commit({"tree": [readme]}, "Begin the branch of report pictures", [])
             ref = {"ref": f"refs/heads/{IMAGES}", "sha": commit}
-            self._ask("POST", "/git/refs", json=ref, allow=(UNPROCESSABLE,))  # 422: made meanwhile
+            self.rest.ask("POST", "/git/refs", json=ref, allow=(UNPROCESSABLE,))  # 422: made meanwhile
         links = {}
         for name, image in images.items():
             content = image.read_bytes()
             # named by content: the same picture is stored once, and a link never shows another one
             path = quote(f"{number}/{hashlib.sha256(content).hexdigest()[:16]}-{image.name}")
-            known = self._ask("GET", f"/contents/{path}", params={"ref": IMAGES}, allow=(NOT_FOUND,))
+            known = self.rest.ask("GET", f"/contents/{path}", params={"ref": IMAGES}, allow=(NOT_FOUND,))
             if known.status_code == NOT_FOUND:
                 upload = {"message": f"Report of #{number}", "branch": IMAGES}
                 upload["content"] = base64.b64encode(content).decode()
-                self._ask("PUT", f"/contents/{path}", json=upload, allow=(UNPROCESSABLE,))
-            links[name] = f"{self._server}/{self.repository}/blob/{IMAGES}/{path}?raw=true"
+                self.rest.ask("PUT", f"/contents/{path}", json=upload, allow=(UNPROCESSABLE,))
+            links[name] = f"{self.rest.server}/{self.repository}/blob/{IMAGES}/{path}?raw=true"
         return links
 
-    def start(self, workflow: str, inputs: Mapping[str, str]) -> str:
-        wish = {"ref": "main", "inputs": dict(inputs)}
-        self._ask("POST", f"/actions/workflows/{workflow}/dispatches", json=wish)
-        runs = f"{self._server}/{self.repository}/actions/workflows/{workflow}"
+    def start(self, workflow: str, inputs: Mapping[str, str], key: str) -> str:
+        def running() -> Json | None:
+            """The run that was started for the same cause; its name holds the key."""
+            known = {"event": "workflow_dispatch", "per_page": "100"}
+            listed = self.rest.ask("GET", f"/actions/workflows/{workflow}/runs", params=known).json()
+            return next((r for r in listed["workflow_runs"] if f"({key})" in r["display_title"]), None)
+
+        wish = {"ref": "main", "inputs": {**inputs, "key": key}}
+        if running() is None:
+            address = f"/actions/workflows/{workflow}/dispatches"
+            self.rest.ask("POST", address, json=wish, done_already=running)
+        runs = f"{self.rest.server}/{self.repository}/actions/workflows/{workflow}"
         return f"The workflow [{workflow}]({runs}) carries it out and comments here if it fails."
 
     def merge(self, number: int, expected_head: str, message: str) -> str:
         title, _, rest = message.partition("\n")
         wish = {"sha": expected_head, "merge_method": "merge"}
         wish |= {"commit_title": title, "commit_message": rest.strip()}
-        answer = self._ask(
+        answer = self.rest.ask(
             "PUT", f"/pulls/{number}/merge", json=wish, allow=(NOT_MERGEABLE, CONFLICT, UNPROCESSABLE)
         )
         if answer.is_success:
@@ -289,63 +308,12 @@ class GitHubForge(Forge):
             remedy="look at the required checks and conflicts on the pull request",
         )
 
-    # ---- the network
 
-    def _pages(self, path: str, params: Mapping[str, str]) -> Iterator[Json]:
-        answer = self._ask("GET", path, params=dict(params) | {"per_page": "100"})
-        while True:
-            yield from answer.json()
-            following = answer.links.get("next", {}).get("url")
-            if not following:
-                return
-            if not following.startswith(f"{self._api}/"):
-                raise ForgeError("GitHub's next page lies on another host", remedy="check GITHUB_API_URL")
-            answer = self._ask("GET", following)
-
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        json: Json | None = None,
-        params: Mapping[str, str] | None = None,
-        allow: tuple[int, ...] = (),
-        accept: str | None = None,
-        done_already: Callable[[], Json | None] | None = None,
-    ) -> httpx.Response:
-        """One request, retried on timeouts, 429, rate limits and 5xx with doubling pauses.
-
-        ``done_already``: asked before a retry of what must not happen twice; what it finds is the answer.
-
-        Raises:
-            ForgeError: refused by GitHub, or still failing after ``forge.retries``; never shows the token.
-        """
-        url = path if path.startswith("http") else f"{self._api}/repos/{self.repository}{path}"
-        headers = {"Accept": accept} if accept else {}
-        problem = ""
-        for attempt in range(self.params.retries + 1):
-            if attempt and done_already and (found := done_already()) is not None:
-                return httpx.Response(CREATED, json=found)
-            try:
-                answer = self._http.request(method, url, json=json, params=params, headers=headers)
-            except httpx.TransportError as error:  # includes timeouts
-                problem, pause = type(error).__name__, ""
-            else:
-                limited = answer.status_code == FORBIDDEN and (
-                    "retry-after" in answer.headers or answer.headers.get("x-ratelimit-remaining") == "0"
-                )
-                if answer.is_success or answer.status_code in allow:
-                    return answer
-                if not limited and answer.status_code != TOO_MANY and answer.status_code < SERVER:
-                    raise _failed(answer)
-                problem, pause = f"status {answer.status_code}", answer.headers.get("retry-after", "")
-            if attempt < self.params.retries:
-                wait = float(pause) if pause.isdigit() else self.params.backoff * 2.0**attempt
-                time.sleep(min(wait, self.params.longest_wait))
-        raise ForgeError(
-            f"GitHub did not answer {method} {httpx.URL(url).path} ({problem}, {self.params.retries + 1}×)",
-            remedy="look at GitHub's status page and run the job again: nothing is done twice",
-        )
+def _ref(branch: str) -> str:
+    """A branch's name in an address; git's own rules already forbid names that would lead elsewhere."""
+    if not branch or {"", ".", ".."} & set(branch.split("/")):
+        raise ForgeError(f"{branch!r} is not a branch name", remedy="see git help check-ref-format")
+    return quote(branch)
 
 
 def _login(user: Json | None) -> str:
@@ -359,15 +327,3 @@ def _same(one: str | None, other: str) -> bool:
 def _comment(raw: Json) -> Comment:
     edited = raw["updated_at"] != raw["created_at"]
     return Comment(raw["id"], _login(raw["user"]), raw["body"] or "", raw["created_at"], edited)
-
-
-def _failed(answer: httpx.Response) -> ForgeError:
-    try:
-        message = str(answer.json().get("message", ""))
-    except ValueError:
-        message = ""
-    asked = f"{answer.request.method} {answer.request.url.path}"
-    return ForgeError(
-        f"GitHub refused {asked}: {answer.status_code} {one_line(message)}".rstrip(),
-        remedy="check the App's permissions on this repository and that the thing still exists",
-    )

@@ -88,12 +88,21 @@ class Forge(Protocol):
     def permission(self, actor: str) -> Permission:
         """What ``actor`` may do in the repository, asked of the forge now."""
 
+    def is_member(self, team: str, actor: str) -> bool:
+        """Whether ``actor`` belongs to the team of that name, asked of the forge now."""
+
     def open_pull_request(
         self, branch: str, title: str, body: str, key: str | None = None, base: str = "main"
     ) -> int:
         """Open a pull request, or update the open one of the same branch or of the same actor's ``key``."""
 
     def get_pull_request(self, number: int) -> PullRequest: ...
+
+    def head_changes(self, number: int) -> list[str]:
+        """When the branch was replaced or taken away, by the forge's clock (UTC), oldest first.
+
+        It only grows: a head that was left and came back shows here, whatever dates its commits bear.
+        """
 
     def list_pull_requests(self, state: State | Literal["all"]) -> list[PullRequest]: ...
 
@@ -125,11 +134,14 @@ class Forge(Protocol):
     ) -> str:
         """Add one commit on ``parent`` to the branch whose head that is, or begin a branch; its id."""
 
+    def delete_branch(self, branch: str, at: str) -> None:
+        """Remove a branch that nobody moved from commit ``at`` since; nothing if it is gone."""
+
     def publish_images(self, number: int, images: Mapping[str, Path]) -> dict[str, str]:
         """Store pictures where the pull request's readers can see them: name -> link for Markdown."""
 
-    def start(self, workflow: str, inputs: Mapping[str, str]) -> str:
-        """Start a workflow of the main branch; says what happens next."""
+    def start(self, workflow: str, inputs: Mapping[str, str], key: str) -> str:
+        """Start a workflow of the main branch, once for a key; says what happens next."""
 
     def merge(self, number: int, expected_head: str, message: str) -> str:
         """Merge with a merge commit if the head is still ``expected_head``; the merge commit's id."""

@@ -2,6 +2,8 @@
 
     <folder>/origin.git
     <folder>/members.yaml                    actor: read | write | admin
+    <folder>/teams.yaml                      team: [actor, …]; may be missing
+    <folder>/heads.log                       every move of a branch, written by origin's own hook
     <folder>/pulls/0001/pull.json            the pull request's own state
                        /body.md
                        /comments/0001-engineer.md
@@ -46,6 +48,14 @@ from sekisho.forge.markdown import one_line, quoted
 from sekisho.params import ForgeParams
 
 NO_COMMIT = "0" * 40  # how git writes "the branch must not exist yet"
+# git calls it for every change of refs, deletions too (githooks(5)); names of refs are only text to it
+HOOK = """#!/bin/sh
+[ "$1" = committed ] || exit 0
+now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+while read -r old new ref; do
+  case $ref in refs/heads/*) printf '%s %s %s\\n' "$now" "$new" "$ref" >> ../heads.log ;; esac
+done
+"""
 ACTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}(\[bot\])?")
 
 
@@ -72,6 +82,19 @@ class LocalForge(Forge):
                 "nobody acts on the local forge", remedy="set SEKISHO_ACTOR to one of members.yaml"
             )
         self._actor, self._depth = actor, 0
+        self._log_heads()
+
+    def _log_heads(self) -> None:
+        """Have origin keep its log of heads: the hook lies in the repository, so every push runs it."""
+        hook = self.origin / "hooks" / "reference-transaction"
+        if hook.is_file() and hook.read_text(encoding="utf-8") == HOOK:
+            return
+        hook.parent.mkdir(exist_ok=True)
+        beside = hook.with_name(f".reference-transaction-{os.getpid()}")
+        beside.write_text(HOOK, encoding="utf-8")
+        beside.chmod(0o755)
+        beside.replace(hook)
+        self._run("config", "core.hooksPath", "hooks")  # a user's own setting would pass over it
 
     # ---- people
 
@@ -89,6 +112,11 @@ class LocalForge(Forge):
                 remedy=f"use one of {PERMISSIONS}",
             )
         return granted  # type: ignore[no-any-return]
+
+    def is_member(self, team: str, actor: str) -> bool:
+        path = self.folder / "teams.yaml"
+        teams = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return actor.casefold() in {str(name).casefold() for name in (teams or {}).get(team, [])}
 
     def _require(self, needed: Permission) -> None:
         found = self.permission(self._actor)
@@ -148,7 +176,13 @@ class LocalForge(Forge):
         base = self._head(stored["base"]) or ""
         stored |= {"head_sha": head, "base_sha": stored.get("base_sha") or base}
         body = (folder / "body.md").read_text(encoding="utf-8")
-        return PullRequest(**stored, body=body, url=str(folder / "README.md"))
+        return PullRequest(**stored, body=body, url=f"local:pulls/{folder.name}")
+
+    def head_changes(self, number: int) -> list[str]:
+        ref, log = f"refs/heads/{self.get_pull_request(number).branch}", self.folder / "heads.log"
+        lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+        moves = [line.split(" ", 2) for line in lines]
+        return [when for when, _, name in moves if name == ref]
 
     def list_pull_requests(self, state: State | Literal["all"]) -> list[PullRequest]:
         pulls = [self.get_pull_request(number) for number in self._numbers()]
@@ -240,6 +274,14 @@ class LocalForge(Forge):
                     self._render(pull.number)
             return commit
 
+    def delete_branch(self, branch: str, at: str) -> None:
+        self._require("write")
+        if self._head(branch) is None:
+            return
+        done = self._run("update-ref", "-d", f"refs/heads/{branch}", self._commit(at), check=False)
+        if done.returncode:
+            raise head_moved(at, str(self._head(branch)))
+
     def publish_images(self, number: int, images: Mapping[str, Path]) -> dict[str, str]:
         target = self._pull(number) / "report"
         target.mkdir(exist_ok=True)
@@ -250,7 +292,7 @@ class LocalForge(Forge):
             links[name] = f"report/{digest}-{path.name}"
         return links
 
-    def start(self, workflow: str, inputs: Mapping[str, str]) -> str:
+    def start(self, workflow: str, inputs: Mapping[str, str], key: str) -> str:
         given = ", ".join(f"{name} {quoted(value)}" for name, value in inputs.items())
         return f"This forge runs no workflows: carry out {workflow} by hand with {given}."
 

@@ -2,22 +2,18 @@
 
 ``dvc.lock`` holds, per stage, the digest of everything the stage read and wrote and the parameters it used.
 A commit whose code, parameters or metrics differ was not reproduced: its report is about something else.
-Source: DVC's file format, version 3 (md5 of a file's bytes; of a folder, md5 of its sorted listing as JSON).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
+from sekisho.dvc_files import content_md5, folder_digest, lock_mismatches, locked_paths
 from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.interface import Forge
-from sekisho.params import lookup, parse_yaml
+from sekisho.params import parse_yaml
 
 Json = dict[str, Any]
 
@@ -45,48 +41,33 @@ def read_lock(forge: Forge, sha: str) -> tuple[bytes, Json]:
 
 
 def check_lock(forge: Forge, sha: str) -> None:
-    """Every stage is locked, and all files in git that a stage read or wrote are those of the lock.
+    """The lock is one of this dvc.yaml and params.yaml; files in git that a stage names are the lock's.
 
     Files that DVC holds and git does not are not looked at: ``dvc repro`` in CI does that.
 
     Raises:
         CannotCheck: dvc.lock, dvc.yaml or params.yaml is missing or unreadable.
-        Refused: names the stage and the file or parameter that differs.
+        Refused: names the stage and the command, path or parameter that differs.
     """
     _, locked = read_lock(forge, sha)
     pipeline = _yaml(forge, sha, "dvc.yaml").get("stages", {})
     params = {"params.yaml": _yaml(forge, sha, "params.yaml")}
-    if set(locked) != set(pipeline):
-        raise _stale(
-            "the stages of dvc.yaml", f"{sorted(set(locked) ^ set(pipeline))} in only one of the two"
-        )
-    digests: dict[str, str | None] = {}
-    for stage, entry in locked.items():
-        for item in [*entry.get("deps", []), *entry.get("outs", [])]:
-            path, md5 = str(item["path"]), str(item["md5"])
-            if path not in digests:
-                digests[path] = _digest(forge, sha, path, folder=md5.endswith(".dir"))
-            if digests[path] not in (None, md5):
-                raise _stale(f"stage {stage}: {path} with md5 {md5}", digests[path])
-        for file, used in entry.get("params", {}).items():
-            for key, value in used.items():
-                found = lookup(params.get(file) or _yaml(forge, sha, file), key)
-                if found != value:
-                    raise _stale(f"stage {stage}: {file}: {key} = {value!r}", found)
-
-
-def folder_digest(files: Mapping[str, bytes]) -> str:
-    """DVC's digest of a folder from its files by relative path."""
-    listing = [
-        {"md5": hashlib.md5(content, usedforsecurity=False).hexdigest(), "relpath": path}
-        for path, content in sorted(files.items())
-    ]
-    return hashlib.md5(json.dumps(listing).encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def files_under(folder: Path) -> dict[str, bytes]:
-    """A folder on this machine in the form that :func:`folder_digest` takes."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    try:
+        for mismatch in lock_mismatches(
+            pipeline, locked, lambda file: params.get(file) or _yaml(forge, sha, file)
+        ):
+            raise _stale(mismatch.expected, mismatch.found)
+        digests: dict[str, str | None] = {}
+        for stage, entry in locked.items():
+            for path, md5 in (
+                locked_paths(stage, entry, "deps") | locked_paths(stage, entry, "outs")
+            ).items():
+                if path not in digests:
+                    digests[path] = _digest(forge, sha, path, folder=md5.endswith(".dir"))
+                if digests[path] not in (None, md5):
+                    raise _stale(f"stage {stage}: {path} with md5 {md5}", digests[path])
+    except ValueError as error:
+        raise CannotCheck(f"commit {sha}: {error}", remedy="mend dvc.yaml, run dvc repro, push") from error
 
 
 def _digest(forge: Forge, sha: str, path: str, *, folder: bool) -> str | None:
@@ -95,7 +76,7 @@ def _digest(forge: Forge, sha: str, path: str, *, folder: bool) -> str | None:
         files = forge.read_folder(sha, path)
         return folder_digest(files) if files else None
     content = forge.read_file(sha, path)
-    return None if content is None else hashlib.md5(content, usedforsecurity=False).hexdigest()
+    return None if content is None else content_md5(content)
 
 
 def _yaml(forge: Forge, sha: str, path: str) -> Json:

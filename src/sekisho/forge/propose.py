@@ -3,58 +3,110 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from sekisho.errors import CannotCheck
-from sekisho.forge.interface import Forge
-from sekisho.forge.markdown import one_line
+from sekisho.errors import CannotCheck, Refused
+from sekisho.forge.interface import Forge, head_moved
+from sekisho.forge.markdown import one_line, quoted
 
 
-def commit_results(forge: Forge, number: int, folder: Path) -> str | None:
+def commit_results(forge: Forge, number: int, folder: Path, head: str) -> str | None:
     """Commit ``dvc.lock`` and ``metrics/*.json`` of a reproduced checkout to the pull request's branch.
 
-    Nothing else of ``folder`` is taken, whatever it holds. Returns the new head, None if nothing differed.
+    Nothing else of ``folder`` is taken, whatever it holds. Returns the commit, None if nothing differed.
+
+    Args:
+        head: the commit that was reproduced.
+
+    Raises:
+        CannotCheck: no dvc.lock.
+        Refused: the pull request's head is another by now.
     """
     pull = forge.get_pull_request(number)
+    if pull.head_sha != head:
+        raise head_moved(head, pull.head_sha)
     paths = [folder / "dvc.lock", *sorted((folder / "metrics").glob("*.json"))]
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if path.is_file()}
     if "dvc.lock" not in found:
         raise CannotCheck(f"{folder}: no dvc.lock", remedy="run dvc repro first")
-    changed = {path: data for path, data in found.items() if forge.read_file(pull.head_sha, path) != data}
+    changed = {path: data for path, data in found.items() if forge.read_file(head, path) != data}
     if not changed:
         return None
-    message = f"Record the pipeline's results for {pull.head_sha[:12]}"
-    return forge.commit_files(pull.branch, changed, message, pull.head_sha)
+    return forge.commit_files(pull.branch, changed, f"Record the pipeline's results for {head[:12]}", head)
 
 
-def propose(
-    forge: Forge, checkout: Path, paths: Sequence[str], branch: str, title: str, body: str, key: str | None
-) -> int:
-    """Commit what changed under ``paths`` of a checkout to ``branch`` and open (or update) its pull request.
+def head_of(checkout: Path) -> str:
+    """The commit that a checkout is at."""
+    return _git(checkout, "rev-parse", "HEAD")[0].strip()
 
-    Files that git ignores are left out. The branch begins at main; an existing one grows by a commit.
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the bot proposes: a branch, the words about it, and the cause that it is the only request for.
+
+    ``exclusive``: an open request of the branch that proposes something else is left alone, and this one
+    refused; else it grows by a commit.
+    """
+
+    branch: str
+    title: str
+    body: str
+    key: str | None
+    exclusive: bool
+
+
+def propose(forge: Forge, checkout: Path, paths: Sequence[str], proposal: Proposal) -> int:
+    """Commit what changed under ``paths`` of a checkout to a branch and open (or update) its pull request.
+
+    Files that git ignores are left out. The branch begins at main; that of an open request grows by a commit.
+    Two proposals at the same time race for the branch: the forge takes one.
 
     Raises:
         CannotCheck: git cannot list the changes, or nothing changed under ``paths``.
-        Refused: the branch moved meanwhile.
+        Refused: the branch moved meanwhile, or is taken (``exclusive``).
     """
+    files = _changed(checkout, paths)
+    main = forge.branch_head("main")
+    if main is None:
+        raise CannotCheck("the forge has no branch main", remedy="push main first")
+    branch, head = proposal.branch, forge.branch_head(proposal.branch)
+    earlier = [pull for pull in forge.list_pull_requests("all") if pull.branch == branch]
+    open_one = next((pull for pull in earlier if pull.state == "open"), None)
+    decided = head in {pull.head_sha for pull in earlier}
+    if head and open_one is None and (decided or not _holds(forge, head, files)):
+        forge.delete_branch(branch, head)  # left over: the proposal begins at main anew
+        head = None
+    if head is None:
+        forge.commit_files(branch, files, proposal.title, main, create=True)
+    elif not _holds(forge, head, files):
+        if proposal.exclusive and open_one:
+            raise Refused(
+                "forge.one-proposal-at-a-time",
+                expected=f"{quoted(proposal.title)} alone",
+                found=f"pull request {open_one.number}, {quoted(open_one.title)}, is open for {branch!r}",
+                remedy=f"merge or close pull request {open_one.number} first",
+            )
+        forge.commit_files(branch, files, proposal.title, head)
+    return forge.open_pull_request(branch, proposal.title, proposal.body, proposal.key)
+
+
+def _changed(checkout: Path, paths: Sequence[str]) -> dict[str, bytes]:
     changed = _git(checkout, "diff", "--name-only", "--relative", "-z", "HEAD", "--", *paths)
     changed += _git(checkout, "ls-files", "--others", "--exclude-standard", "-z", "--", *paths)
     files = {name: (checkout / name).read_bytes() for name in changed if (checkout / name).is_file()}
     if not files:
         raise CannotCheck(f"nothing changed under {', '.join(paths)}", remedy="check paths and git status")
-    head, main = forge.branch_head(branch), forge.branch_head("main")
-    parent = head or main
-    if parent is None:
-        raise CannotCheck("the forge has no branch main", remedy="push main first")
-    if any(forge.read_file(parent, name) != content for name, content in files.items()):
-        forge.commit_files(branch, files, title, parent, create=head is None)
-    return forge.open_pull_request(branch, title, body, key)
+    return files
+
+
+def _holds(forge: Forge, sha: str, files: Mapping[str, bytes]) -> bool:
+    return all(forge.read_file(sha, name) == content for name, content in files.items())
 
 
 def _git(checkout: Path, *words: str) -> list[str]:
-    """The file names that a git command lists, NUL-separated."""
+    """What a git command lists, NUL-separated."""
     done = subprocess.run(["git", *words], cwd=checkout, capture_output=True, check=False)
     if done.returncode:
         reason = one_line(done.stderr.decode(errors="replace"))

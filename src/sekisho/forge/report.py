@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
 
+from sekisho.dvc_files import files_under, folder_digest
 from sekisho.errors import CannotCheck, ForgeError, Refused
 from sekisho.forge.approvals import find_report, require_bot
-from sekisho.forge.interface import Forge, PullRequest, with_markers
-from sekisho.forge.lock import files_under, folder_digest, read_lock
-from sekisho.forge.markdown import one_line
-from sekisho.params import parse_yaml
+from sekisho.forge.compare import differences, links
+from sekisho.forge.interface import Forge, with_markers
+from sekisho.forge.lock import read_lock
 
 IMAGE = re.compile(r"(!\[[^\]\n]*\]\()([^)\s]+)(\))")
 STALE = re.compile(r"^> \*\*Stale\.\*\* .*\n\n", re.MULTILINE)
-HEADLINE = re.compile(r"backtest\.agent\.[a-z_]+")  # not the nested ones
 
 
 def publish_report(forge: Forge, number: int, report: Path) -> tuple[str, list[int]]:
@@ -45,13 +42,13 @@ def publish_report(forge: Forge, number: int, report: Path) -> tuple[str, list[i
         for _, name, _ in IMAGE.findall(text.decode())
         if ":" not in name and (report / name).resolve().is_relative_to(report.resolve())
     }
-    links = forge.publish_images(number, {n: p for n, p in images.items() if p.is_file()})
-    shown = IMAGE.sub(lambda m: f"{m[1]}{links.get(m[2], m[2])}{m[3]}", text.decode())
+    pictures = forge.publish_images(number, {n: p for n, p in images.items() if p.is_file()})
+    shown = IMAGE.sub(lambda m: f"{m[1]}{pictures.get(m[2], m[2])}{m[3]}", text.decode())
     body = "\n".join(
         [
             f"<!-- sekisho:report-of head={pull.head_sha} report-sha256={digest} -->",
             f"Report of `{pull.head_sha}` · `report.md` sha256 `{digest}`\n",
-            f"Approve exactly this with `/approve {pull.head_sha}`\n",
+            f"Approve exactly this with `/approve {pull.head_sha}`{links(pull)}\n",
             differences(forge, pull),
             shown,
         ]
@@ -78,57 +75,6 @@ def mark_stale(forge: Forge, number: int) -> bool:
     if body != report.comment.body:
         forge.edit_comment(number, report.comment.id, body)
     return True
-
-
-def differences(forge: Forge, pull: PullRequest) -> str:
-    """Parameters and metrics that differ between base and head; the agent's figures first, others folded."""
-    params = [_flat(parse_yaml(forge.read_file(sha, "params.yaml") or b"")) for sha in _ends(pull)]
-    metrics = [_metrics(forge, sha) for sha in _ends(pull)]
-    figures = [{k: v for k, v in side.items() if HEADLINE.fullmatch(k)} for side in metrics]
-    others = [{k: v for k, v in side.items() if not HEADLINE.fullmatch(k)} for side in metrics]
-    folded = f"<details><summary>All other metrics</summary>\n\n{_table('Metrics', *others)}\n\n</details>"
-    return (
-        "\n\n".join([_table("Parameters", *params), _table("Figures of the agent", *figures), folded]) + "\n"
-    )
-
-
-def _ends(pull: PullRequest) -> tuple[str, str]:
-    return pull.base_sha, pull.head_sha
-
-
-def _metrics(forge: Forge, sha: str) -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, content in forge.read_folder(sha, "metrics").items():
-        if name.endswith(".json"):
-            flat |= _flat(json.loads(content), name.removesuffix(".json"))
-    return flat
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, object]:
-    if isinstance(value, dict):
-        return {
-            k: v
-            for key, inner in value.items()
-            for k, v in _flat(inner, f"{prefix}.{key}".strip(".")).items()
-        }
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return {k: v for n, inner in enumerate(value) for k, v in _flat(inner, f"{prefix}[{n}]").items()}
-    return {prefix: value} if prefix else {}
-
-
-def _table(title: str, base: dict[str, object], head: dict[str, object]) -> str:
-    keys = [key for key in sorted({*base, *head}) if base.get(key) != head.get(key)]
-    if not keys:
-        return f"**{title}**: as in the base."
-    rows = [f"| `{_cell(k)}` | {_cell(base.get(k, '–'))} | {_cell(head.get(k, '–'))} |" for k in keys]
-    return "\n".join(
-        [f"**{title}** that differ from the base", "", "| | base | head |", "|---|---|---|", *rows]
-    )
-
-
-def _cell(value: object) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return one_line(text, 120).replace("|", "\\|").replace("`", "'").replace("<", "&lt;")
 
 
 def _check_belongs(forge: Forge, head: str, report: Path) -> None:

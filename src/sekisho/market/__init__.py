@@ -5,5 +5,16 @@ from sekisho.market.data import MarketData, Units, derive_units
 from sekisho.market.env import TradingMarket
 from sekisho.market.limits import apply_limits
 from sekisho.market.onnx import export_onnx
+from sekisho.market.regimes import REGIMES, volatility_regimes
 
-__all__ = ["Agent", "MarketData", "TradingMarket", "Units", "apply_limits", "derive_units", "export_onnx"]
+__all__ = [
+    "REGIMES",
+    "Agent",
+    "MarketData",
+    "TradingMarket",
+    "Units",
+    "apply_limits",
+    "derive_units",
+    "export_onnx",
+    "volatility_regimes",
+]

@@ -1,50 +1,61 @@
-"""What trading and holding cost: commission, half spread, market impact, borrow, funding.
+"""What trading and holding cost: commission, half spread, ticks, market impact, borrow, funding.
 
-Impact after the square-root law (Almgren et al. 2005, *Direct estimation of equity market impact*; Bouchaud
-2010): cost fraction ∝ daily volatility × √(traded value / daily traded value), plus a linear term.
+Impact follows the square-root law (Almgren et al. 2005, *Direct estimation of equity market impact*; Bouchaud
+2010, *Price impact*) plus a linear term: trading the share p of a day's volume costs C(p) = linear · p² +
+sqrt ·
+volatility · p^1.5 of that volume. It fades: what was traded in the last bars is remembered as a share m of
+the
+volume that decays geometrically, as the order book refills (Obizhaeva & Wang 2013, *Optimal trading strategy
+and supply/demand dynamics*), and a further trade in the same direction costs C(m + p) − C(m). An order cut
+into
+slices hence costs what it costs in one piece, less what has faded in between.
+
+A trade against the memory costs C(p), never less. In a propagator model, where it would fill at the displaced
+price, the displacement that an agent has caused itself turns into its profit as soon as impact is non-linear
+(Gatheral 2010, *No-dynamic-arbitrage and market impact*), and a learner finds that before anything else.
 """
 
 from __future__ import annotations
 
 import torch
 
-from sekisho.params import MarketParams
-
-SMALLEST_ADV = 1.0  # currency a day: keeps participation finite where an asset has no volume on record
+SMALLEST_SHARE = 1e-30  # of a day's volume: the derivative of the square root at 0 is infinite
 
 
-def trade_cost(
-    value: torch.Tensor,
-    half_spread: torch.Tensor,
-    adv: torch.Tensor,
-    volatility: torch.Tensor,
-    params: MarketParams,
+def trading_cost(
+    share: torch.Tensor,
+    memory: torch.Tensor | None,
+    rate: torch.Tensor,
+    sqrt_rate: torch.Tensor,
+    linear: float,
 ) -> torch.Tensor:
-    """Cost in currency of trading ``value`` (currency, any sign, ``(…, A)``); never negative.
+    """Cost of a trade of the signed ``share`` of a day's volume, in volumes, ``(…, A)``; never negative.
 
     Args:
-        value: traded value at the fill price.
-        half_spread: fraction.
-        adv: average traded value a day, currency, lagged.
-        volatility: daily, fraction.
+        share: traded value over the average traded value a day.
+        memory: what is left of earlier shares, signed; None where nothing is remembered.
+        rate: commission, half spread and tick, as a fraction.
+        sqrt_rate: coefficient of the square-root law × daily volatility (fraction).
+        linear: coefficient of the linear law.
     """
-    size = value.abs()
-    participation = size / adv.clamp(min=SMALLEST_ADV)
-    fraction = (
-        params.commission
-        + params.spread_multiple * half_spread
-        + params.impact_linear * participation
-        + params.impact_sqrt * volatility * participation.sqrt()
-    )
-    return size * fraction
+    size = share.abs()
+    if memory is None:
+        return size * (rate + linear * size + sqrt_rate * size.clamp(min=SMALLEST_SHARE).sqrt())
+    before = torch.where(share > 0, memory, -memory).clamp(min=0.0)
+    after = before + size
+    cost = size * rate + sqrt_rate * (_power(after) - _power(before))
+    return cost + (linear * size) * (after + before) if linear else cost
 
 
-def holding_cost(
-    position: torch.Tensor, borrow_rate: torch.Tensor, funding_rate: torch.Tensor
-) -> torch.Tensor:
-    """Cost in currency of holding ``position`` (currency, signed, ``(…, A)``) over one bar.
+def _power(share: torch.Tensor) -> torch.Tensor:
+    """``share`` to the power of 1.5, monotone in floating point, with derivative 0 at 0."""
+    return share * share.clamp(min=SMALLEST_SHARE).sqrt()
+
+
+def holding_cost(value: torch.Tensor, borrow_rate: torch.Tensor, funding_rate: torch.Tensor) -> torch.Tensor:
+    """Cost in currency of holding ``value`` (currency, signed, ``(…, A)``) over one bar.
 
     Shorts pay ``borrow_rate``. ``funding_rate`` is paid by longs and received by shorts, or the other way
     round where it is negative: the only part that can be an income.
     """
-    return (-position).clamp(min=0.0) * borrow_rate + position * funding_rate
+    return value * funding_rate - value.clamp(max=0.0) * borrow_rate

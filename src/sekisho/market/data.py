@@ -30,6 +30,8 @@ class MarketData:
     features: torch.Tensor  # (T, A, F) float32
     open: torch.Tensor
     close: torch.Tensor
+    volume: torch.Tensor  # units of the adjusted prices
+    adj_factor: torch.Tensor  # what raw prices were multiplied by
     adv: torch.Tensor  # currency a day
     half_spread: torch.Tensor  # fraction
     borrow_rate: torch.Tensor  # per bar
@@ -70,6 +72,8 @@ class MarketData:
             features=tensor(features),
             open=tensor(panel.open),
             close=tensor(panel.close),
+            volume=tensor(panel.volume),
+            adj_factor=tensor(panel.adj_factor),
             adv=tensor(panel.adv),
             half_spread=tensor(panel.half_spread),
             borrow_rate=tensor(panel.borrow_rate),

@@ -1,18 +1,21 @@
-"""The vectorised market: one step of N environments × A assets in a handful of tensor operations.
+"""The vectorised market: one step of N accounts × A assets in a handful of tensor operations.
 
 Order of events in one step from bar t to bar t+1:
 
 1. the agent has seen the features and weights at the close of t and decides on target weights;
 2. the limits are applied; the orders are sized in units at the close of t (nothing later is known);
-3. the orders fill at the open of t+1, with costs, in assets that are tradable then;
+3. the orders fill at the open of t+1, or ``latency_bars`` later, in whole lots, as far as the exchange's
+   rules and the bar's volume allow, with costs; the rest lapses;
 4. the book is held to the close of t+1 (borrow, funding) and marked there: reward, next observation.
 
-The ledger is float64 (cash and units); observations are float32. An episode's end by time is a truncation:
-its value must be bootstrapped from ``final_obs``. Only ruin terminates.
+Prices are adjusted: a dividend or a split is in the adjustment and makes no profit on its day. The ledger is
+float64 (cash and units); observations are float32. An episode's end by time is a truncation: its value must
+be bootstrapped from ``final_obs``. Only ruin terminates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import gymnasium
@@ -21,11 +24,12 @@ import numpy.typing as npt
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from torch.utils._pytree import tree_map
 
 from sekisho.errors import TrainingError
-from sekisho.market.costs import holding_cost, trade_cost
+from sekisho.market.core import Account, bar_table, feature_table, observe, step_accounts
 from sekisho.market.data import MarketData, Units
-from sekisho.market.limits import apply_limits
+from sekisho.market.regimes import REGIMES, volatility_regimes
 from sekisho.params import MarketParams
 
 RUIN = 0.1  # share of the starting equity below which an episode terminates: the account would be closed
@@ -36,20 +40,31 @@ Actions = torch.Tensor | npt.NDArray[np.floating[Any]]
 class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
     """``N`` accounts that trade the same ``A`` assets, each at its own time.
 
-    Observation ``(N, A, F+1)`` float32: features, then the asset's current weight. Action ``(N, A)``: with
-    ``mode="trade"`` a change of weight in ``units.trade``, with ``mode="weights"`` target weights.
-    Reward ``(N,)`` float32: return net of costs, in ``units.risk``, less half ``risk_aversion`` × its square.
+    Observation ``(N, A, F+1)`` float32: features, then the asset's weight with the orders in flight. Action
+    ``(N, A)``: with ``mode="trade"`` a change of weight in ``units.trade``, with ``mode="weights"`` target
+    weights. Reward ``(N,)`` float32: return net of costs, in ``units.risk``, less half ``risk_aversion`` ×
+    its square.
+
+    A step is differentiable in the actions of all steps before it (price limits, volume and position limits
+    pass no gradient where they bind; whole lots pass it straight through), up to the end of an episode.
 
     Args:
         window: bars ``[start, stop)`` that may be observed and traded.
         sequential: run from ``options={"start": bar}`` (default: the window's start) to the window's end,
-            without autoreset; otherwise episodes of ``episode_bars`` start anywhere in the window.
-        cost_multiple: scales all costs, a number or one per environment ``(N,)``.
+            without autoreset; otherwise episodes of ``episode_bars`` start anywhere in the window, with
+            ``params.stratify`` as often in each volatility regime.
+        cost_multiple: scales all costs, a number or one per account ``(N,)``.
+        capital: starting equity, a number or one per account ``(N,)``; by default ``params.capital``.
+        compiled: fuse the step with torch.compile; on a GPU it is replayed as a CUDA graph. The first step
+            takes seconds. Results differ from the eager ones in the last bits, where operations are fused or
+            summed in another order.
 
     ``infos`` of a step, all ``(N,)`` unless noted: ``net_return``, ``gross_return`` and ``cost`` (fractions
     of the equity before the step), ``turnover`` (sum of traded value over equity), ``equity``, ``cash``,
-    ``bar`` (index of the bar at whose close it stands), ``weights`` ``(N, A)`` at that close,
-    ``asset_reward`` ``(N, A)`` (see `_asset_reward`); ``final_obs``, ``_final_obs`` where an episode ended.
+    ``bar`` (index of the bar at whose close it stands), ``weights`` ``(N, A)`` at that close, ``ordered`` and
+    ``filled`` ``(N, A)`` (units), ``asset_net`` ``(N, A)`` (each asset's part of ``net_return``),
+    ``asset_reward`` ``(N, A)`` (see `core.difference_rewards`); ``final_obs``, ``_final_obs`` where an
+    episode ended.
 
     Raises:
         TrainingError: the window is shorter than an episode.
@@ -66,16 +81,13 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         mode: Literal["trade", "weights"] = "trade",
         sequential: bool = False,
         cost_multiple: float | torch.Tensor = 1.0,
+        capital: float | torch.Tensor | None = None,
+        compiled: bool = False,
         seed: int = 0,
     ) -> None:
         start, stop = window
         self.episode_bars = stop - start - 1 if sequential else params.episode_bars
-        if (
-            start < data.first_bar
-            or stop > len(data)
-            or stop - start <= self.episode_bars
-            or stop - start < 2
-        ):
+        if start < data.first_bar or stop > len(data) or stop - start < max(self.episode_bars + 1, 2):
             raise TrainingError(
                 f"{stop - start} bars in the window, an episode needs {self.episode_bars + 1} with features",
                 remedy="shorten market.episode_bars or bring a longer history",
@@ -84,46 +96,89 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         self.start, self.stop, self.sequential = start, stop, sequential
         self.num_envs, self.assets = num_envs, len(data.symbols)
         self.device = data.close.device
-        self.autoreset = AutoresetMode.DISABLED if sequential else AutoresetMode.SAME_STEP
-        self.metadata = {"autoreset_mode": self.autoreset, "render_modes": []}
-        shape = (self.assets, data.features.shape[2] + 1)
-        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
-        self.single_action_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.assets,), np.float32)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self._trade_unit = units.trade.to(self.device)
-        self._multiple = torch.as_tensor(cost_multiple, dtype=torch.float64, device=self.device).reshape(
-            -1, 1
-        )
+        self._set_spaces(data.features.shape[2])
+        self._table, self._features = bar_table(data, start, stop, params), feature_table(data, start, stop)
+        self._trade_unit = units.trade.to(self.device, torch.float64) if mode == "trade" else None
+        self._multiple = self._per_account(cost_multiple)[:, None]
+        self.capital = self._per_account(params.capital if capital is None else capital).expand(num_envs)
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self._everyone = torch.ones(num_envs, dtype=torch.bool, device=self.device)
+        strata = [] if sequential else self._starts_by_stratum()
+        self._starts = torch.cat(strata) if strata else None
+        self._stratum_sizes = torch.tensor([len(stratum) for stratum in strata], device=self.device)
+        self._step = _compiled(self.device) if compiled else step_accounts
         self._open_accounts()
 
+    def _set_spaces(self, features: int) -> None:
+        self.autoreset = AutoresetMode.DISABLED if self.sequential else AutoresetMode.SAME_STEP
+        self.metadata = {"autoreset_mode": self.autoreset, "render_modes": []}
+        shape = (self.assets, features + 1)
+        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
+        self.single_action_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.assets,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    def _per_account(self, value: float | torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(value, dtype=torch.float64, device=self.device).reshape(-1)
+
+    def _starts_by_stratum(self) -> list[torch.Tensor]:
+        """The bars where an episode may start, one tensor per volatility regime that has any, or all in
+        one."""
+        bars = torch.arange(self.start, self.stop - self.episode_bars, device=self.device)
+        if not self.params.stratify:
+            return [bars]
+        close = self.data.close.cpu().numpy()
+        regimes = volatility_regimes(close, self.params.vol_window, self.start, self.stop)
+        regime = torch.as_tensor(regimes, device=self.device)[bars]
+        strata = [bars[regime == number] for number in range(len(REGIMES))]
+        return [stratum for stratum in strata if len(stratum)]
+
     def _open_accounts(self) -> None:
-        accounts = (self.num_envs, self.assets)
-        self.positions = torch.zeros(accounts, dtype=torch.float64, device=self.device)  # units of the asset
-        self.cash = self.positions.new_full((self.num_envs,), self.params.capital)
+        # accounts lie side by side in memory, so that the arithmetic is vectorised over them
+        accounts = (self.assets, self.num_envs)
+        nothing = torch.zeros(accounts, dtype=torch.float64, device=self.device).t()
+        pending = nothing[:, None].repeat(1, self.params.latency_bars, 1)
+        self.account = Account(self.capital.clone(), nothing, nothing, pending)
         self.bar = torch.full((self.num_envs,), self.start, device=self.device)
         self.age = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+
+    @property
+    def cash(self) -> torch.Tensor:
+        """``(N,)`` quote currency."""
+        return self.account.cash
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """``(N, A)`` units of the asset."""
+        return self.account.positions
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Start every account at ``capital``, without positions.
+        """Start every account at its capital, without positions.
 
-        Options: ``start``, the bar where a sequential run begins, a number or one per environment ``(N,)``.
+        Options: ``start``, the bar where a sequential run begins, a number or one per account ``(N,)``.
+
+        Raises:
+            TrainingError: a start outside the window.
         """
         if seed is not None:
             self.generator.manual_seed(seed)
         self._open_accounts()
         if self.sequential:
             start = torch.as_tensor((options or {}).get("start", self.start), device=self.device)
+            if int(start.min()) < self.start or int(start.max()) + 1 >= self.stop:
+                raise TrainingError(
+                    f"a run cannot start at bar {start.tolist()}: its window is [{self.start}, {self.stop})",
+                    remedy="start inside the window, at least one bar before its end",
+                )
             self.bar = start.expand(self.num_envs).clone()
         else:
-            self._restart(self._everyone)
+            self.bar = self._draw_starts(self.num_envs)
             # spread the first ends over time: otherwise all accounts would end together, for ever
-            self.age = torch.randint(0, self.episode_bars, (self.num_envs,), generator=self.generator)
-            self.age = torch.minimum(self.age, self.bar - self.start)
+            age = torch.randint(
+                0, self.episode_bars, (self.num_envs,), generator=self.generator, device=self.device
+            )
+            self.age = torch.minimum(age, self.bar - self.start)
         return self._observe(), {}
 
     def step(
@@ -132,98 +187,86 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         """Trade and advance one bar; see the module for the order of events.
 
         Raises:
-            TrainingError: an action that is not finite, or a step past the end of a sequential run.
+            TrainingError: an action that is not finite or has another shape, or a step past the end of a
+                sequential run.
         """
         action = torch.as_tensor(actions, device=self.device).to(torch.float64)
-        if not bool(torch.isfinite(action).all()):
+        if action.shape != (self.num_envs, self.assets):
+            raise TrainingError(
+                f"actions of shape {tuple(action.shape)}, not {(self.num_envs, self.assets)}",
+                remedy="give one number per account and asset",
+            )
+        if not bool(action.detach().sum().isfinite()):
             raise TrainingError("an action is not finite", remedy="lower the learning rate")
         if self.sequential and int(self.bar.max()) + 1 >= self.stop:
             raise TrainingError("the run is over", remedy="call reset")
-        data, now, then = self.data, self.bar, self.bar + 1
-        close, price = data.close[now], data.open[then]
-        before = self.cash + (self.positions * close).sum(dim=1)
-        weights = self.positions * close / before[:, None]
-        target = weights + action * self._trade_unit if self.mode == "trade" else action
-        move = apply_limits(target, weights, self.params) - weights
-        order = torch.where(data.tradable[then], move * before[:, None] / close, 0.0)  # units
-
-        traded = order * price
-        trading = self._multiple * trade_cost(
-            traded, data.half_spread[then], data.adv[then], data.volatility[now], self.params
-        )
-        held = self.positions + order
-        holding = self._multiple * holding_cost(held * price, data.borrow_rate[then], data.funding_rate[then])
-        profit = self.positions * (price - close) + held * (data.close[then] - price)  # (N, A) before costs
-        cost = trading + holding
-        self.cash = self.cash - traded.sum(dim=1) - cost.sum(dim=1)
-        self.positions = held
-        self.bar, self.age = then, self.age + 1
-
-        values = held * data.close[then]
-        equity = self.cash + values.sum(dim=1)
-        net = (profit - cost) / before[:, None]  # (N, A)
-        net_return = net.sum(dim=1)
-        scaled = net_return / self.units.risk
-        reward = scaled - 0.5 * self.params.risk_aversion * scaled.square()
-        terminated = equity <= RUIN * self.params.capital
-        truncated = (self.age >= self.episode_bars) | (then + 1 >= self.stop)
-        infos: dict[str, Any] = {
-            "net_return": net_return,
-            "gross_return": profit.sum(dim=1) / before,
-            "cost": cost.sum(dim=1) / before,
-            "turnover": traded.abs().sum(dim=1) / before,
-            "equity": equity,
-            "cash": self.cash,
-            "bar": then,
-            "weights": values / equity[:, None],
-            "asset_reward": self._asset_reward(net).float(),
-        }
-        observation = self._observe()
-        done = terminated | truncated
-        if not self.sequential and bool(done.any()):
-            infos["final_obs"], infos["_final_obs"] = observation, done
-            self._restart(done)
-            observation = self._observe()
-        return observation, reward.float(), terminated, truncated, infos
-
-    def _asset_reward(self, net: torch.Tensor) -> torch.Tensor:
-        """Each asset's difference reward ``(N, A)``: the account's less what it would be without the asset.
-
-        With r the account's return and rₐ the asset's part, both in units of risk, and γ the risk aversion:
-        rₐ − γ (r rₐ − rₐ²/2). Its derivative by rₐ is that of the account's reward, so that agents that learn
-        from it per asset climb the same objective with an A times smaller variance (Wolpert & Tumer 2002).
-        """
-        part = net / self.units.risk
-        total = part.sum(dim=1, keepdim=True)
-        return part - self.params.risk_aversion * (total * part - 0.5 * part.square())
+        self.bar, self.age = self.bar + 1, self.age + 1
+        self.account, observation, reward, infos = self._step(
+            self._table, self._features, self.bar - self.start, self.account, action,
+            self._trade_unit, self._multiple, self.units.risk, self.params,
+        )  # fmt: skip
+        infos["bar"] = self.bar
+        terminated = infos["equity"] <= RUIN * self.capital
+        truncated = (self.age >= self.episode_bars) | (self.bar + 1 >= self.stop)
+        if not self.sequential:
+            done = terminated | truncated
+            if bool(done.any()):
+                infos["final_obs"], infos["_final_obs"] = observation, done
+                observation = self._restart(done, observation)
+        return observation, reward, terminated, truncated, infos
 
     def _observe(self) -> torch.Tensor:
-        values = self.positions * self.data.close[self.bar]
-        weights = values / (self.cash + values.sum(dim=1))[:, None]
-        return torch.cat((self.data.features[self.bar], weights.float()[..., None]), dim=2)
+        row = self.bar - self.start
+        awaited = self.positions + self.account.pending.sum(dim=1)
+        close = self.data.close[self.bar]
+        equity = self.cash + (self.positions * close).sum(dim=1)
+        return observe(self._features, row, awaited * close / equity[:, None])
 
-    def _restart(self, who: torch.Tensor) -> None:
-        """Open the accounts of ``who`` ``(N,)`` anew at random bars; draws for all, so that streams align."""
-        last = self.stop - self.episode_bars  # exclusive
-        bars = torch.randint(self.start, last, (self.num_envs,), generator=self.generator, device=self.device)
-        self.bar = torch.where(who, bars, self.bar)
+    def _draw_starts(self, count: int) -> torch.Tensor:
+        """Bars ``(count,)``: first a stratum, then a bar of it, each with equal probability."""
+        uniform = torch.rand((2, count), generator=self.generator, dtype=torch.float64, device=self.device)
+        sizes = self._stratum_sizes
+        stratum = (uniform[0] * len(sizes)).long()
+        place = (uniform[1] * sizes[stratum]).long() + (sizes.cumsum(0) - sizes)[stratum]
+        assert self._starts is not None  # None for sequential runs only, which draw nothing
+        return self._starts[place]
+
+    def _restart(self, who: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """Open the accounts of ``who`` ``(N,)`` anew; their first observations among the others' ``last``."""
+        which = who.nonzero()[:, 0]
+        bars = self._draw_starts(len(which))
+        self.bar = self.bar.index_copy(0, which, bars)
         self.age = torch.where(who, 0, self.age)
-        self.cash = torch.where(who, self.params.capital, self.cash)
-        self.positions = torch.where(who[:, None], 0.0, self.positions)
+        one, all_ = who[:, None], who[:, None, None]
+        self.account = Account(
+            cash=torch.where(who, self.capital, self.account.cash),
+            positions=torch.where(one, 0.0, self.account.positions),
+            footprint=torch.where(one, 0.0, self.account.footprint),
+            pending=torch.where(all_, 0.0, self.account.pending),
+        )
+        return last.index_copy(0, which, self._features[bars - self.start])  # their weights there are 0
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that a checkpoint needs to go on exactly."""
-        return {
-            "cash": self.cash,
-            "positions": self.positions,
-            "bar": self.bar,
-            "age": self.age,
-            "generator": self.generator.get_state(),
-        }
+        about = {"bar": self.bar, "age": self.age, "generator": self.generator.get_state()}
+        return self.account._asdict() | about
 
     def load_state(self, state: dict[str, torch.Tensor]) -> torch.Tensor:
         """Go on from ``state``; returns the observation there."""
-        self.cash, self.positions = state["cash"], state["positions"]
+        self.account = Account(*(state[name] for name in Account._fields))
         self.bar, self.age = state["bar"], state["age"]
         self.generator.set_state(state["generator"])
         return self._observe()
+
+
+def _compiled(device: torch.device) -> Callable[..., Any]:
+    """`step_accounts` as one kernel or a few; each call's results are its own to keep."""
+    if device.type != "cuda":
+        return torch.compile(step_accounts, fullgraph=True, dynamic=False)
+    graph = torch.compile(step_accounts, fullgraph=True, dynamic=False, mode="reduce-overhead")
+
+    def replay(*arguments: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return tree_map(torch.clone, graph(*arguments))  # the next replay overwrites the graph's own memory
+
+    return replay

@@ -82,13 +82,14 @@ def open_retrain(
             found=verdict.alarms[0].family,
             remedy="retraining does not mend the serving side: follow that alarm's runbook",
         )
-    key = f"retrain:{verdict.model}:{verdict.reference_digest[:16]}:{alarm.family}"
+    # without the reference's digest: a retrained model has another, and the cause would begin anew each time
+    key = f"retrain:{verdict.model}:{alarm.family}"
     _git(repo, "fetch", "--quiet", "--prune", "origin")
     pulls = [pull for pull in forge.list_pull_requests("all") if pull.branch == branch]
     open_pull = next((pull for pull in pulls if pull.state == "open"), None)
     if reason := _reason_not_to(verdict, key, pulls, repo, forge, params):
         return Retrain(None, branch, key, 0, reason)
-    added, sessions = _extend_branch(
+    added, sessions, head = _extend_branch(
         verdict, branch, open_pull, bars, repo, forge.current_actor(), params.data, remote
     )
     use = _use_of_sessions(verdict, sessions, params.split)
@@ -99,6 +100,8 @@ def open_retrain(
     if plot and plot.is_file():
         link = forge.publish_images(number, {"drift": plot})["drift"]
         forge.open_pull_request(branch, title, _body(verdict, seen, rollback, use, link), key)
+    if open_pull and added:  # the bot's own push to an open request starts nothing by itself
+        forge.start("pr.yml", {"number": str(number), "head": head}, f"head-{head}")
     return Retrain(number, branch, key, added, "updated" if open_pull else "opened")
 
 
@@ -157,9 +160,9 @@ def _extend_branch(
     actor: str,
     data: DataParams,
     remote: str,
-) -> tuple[int, list[dt.date]]:
-    """Commit the new partitions to the branch and push it; returns how many were added, and every session
-    that the branch's data then hold.
+) -> tuple[int, list[dt.date], str]:
+    """Commit the new partitions to the branch and push it; returns how many were added, every session that
+    the branch's data then hold, and its head.
 
     An open request's branch is extended; else it begins at main anew.
     """
@@ -183,7 +186,7 @@ def _extend_branch(
         if not open_pull or added:  # a branch left over from a decided request is replaced
             force = [] if open_pull else ["--force"]
             _git(repo, "push", "--quiet", *force, "origin", f"{head}:refs/heads/{branch}")
-        return added, _sessions_of(tree / "data" / "bars", data)
+        return added, _sessions_of(tree / "data" / "bars", data), head
 
 
 def _sessions_of(bars: Path, params: DataParams) -> list[dt.date]:

@@ -1,12 +1,8 @@
-"""Is the workspace what the committed ``dvc.lock`` says? Read without DVC: git is enough.
-
-Digests as DVC 3 makes them: md5 of a file's bytes; for a folder md5 of the JSON list of its files (`.dir`).
-"""
+"""Is the workspace what the committed ``dvc.lock`` says? Read without DVC: git is enough."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +10,9 @@ from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
+from sekisho.dvc_files import file_md5, folder_md5, lock_mismatches, locked_paths
 from sekisho.errors import CannotCheck
-from sekisho.params import lookup, parse_yaml
+from sekisho.params import parse_yaml
 from sekisho.release.manifest import canonical, list_files, walk
 
 REPRODUCE = "run `dvc repro`, commit dvc.lock, then export"
@@ -70,20 +67,14 @@ def committed(repo: Path, name: str) -> bytes:
 
 def track(path: Path, name: str) -> Tracked:
     """Size and DVC digest of a file or folder."""
-    if not path.is_dir():
-        return Tracked(name, _md5(path), path.stat().st_size, None)
-    files = [(relative, path / relative) for relative in sorted(walk(path))]
-    listing = [{"md5": _md5(file), "relpath": relative} for relative, file in files]
-    digest = hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
-    return Tracked(name, f"{digest}.dir", sum(file.stat().st_size for _, file in files), len(files))
-
-
-def _md5(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if not path.is_dir():
+            return Tracked(name, file_md5(path), path.stat().st_size, None)
+        files = [(relative, path / relative) for relative in walk(path)]
+        digest = folder_md5({relative: file_md5(file) for relative, file in files})
     except OSError as error:
         raise CannotCheck(f"{path}: {error.strerror}", remedy=REPRODUCE) from error
+    return Tracked(name, digest, sum(file.stat().st_size for _, file in files), len(files))
 
 
 def dvc_file(tracked: Tracked) -> bytes:
@@ -103,28 +94,29 @@ def dvc_file(tracked: Tracked) -> bytes:
 def check_lock(repo: Path, needed: list[str]) -> dict[str, str]:
     """Compare the workspace with the committed ``dvc.lock``; returns its md5 by path.
 
-    Checks that ``dvc.lock``, ``dvc.yaml`` and ``params.yaml`` are committed, that every stage took what the
-    stage before it gave and the parameters as they are now, and that the ``needed`` outputs are the locked
-    ones.
+    Checks that ``dvc.lock``, ``dvc.yaml`` and ``params.yaml`` are committed and that the lock is one of them
+    (:func:`dvc_files.lock_mismatches`), that everything in git that a stage names (code, metrics) is what
+    the stage had, and that the ``needed`` outputs here are the locked ones.
 
     Raises:
-        CannotCheck: any of that does not hold; names the path or the parameter.
+        CannotCheck: any of that does not hold; names the stage and the path, command or parameter.
     """
-    lock = _parse(committed(repo, "dvc.lock"), "dvc.lock")
-    params = _parse(committed(repo, "params.yaml"), "params.yaml")
-    committed(repo, "dvc.yaml")
-    stages: dict[str, Any] = lock.get("stages") or {}
-    given = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
-    taken = {}
-    for name, stage in stages.items():
-        for dependency in stage.get("deps", []):
-            path, md5 = dependency["path"], dependency["md5"]
-            if given.get(path, md5) != md5:
-                raise CannotCheck(f"dvc.lock: stage {name} took an older {path}", remedy=REPRODUCE)
-            taken[path] = md5
-        for key, value in stage.get("params", {}).get("params.yaml", {}).items():
-            if lookup(params, key) != value:
-                raise CannotCheck(f"dvc.lock: stage {name} ran with another {key}", remedy=REPRODUCE)
+    locked = _stages(repo, "dvc.lock")
+    pipeline = _stages(repo, "dvc.yaml")
+    named: dict[str, str] = {}
+    given: dict[str, str] = {}
+    try:
+        for mismatch in lock_mismatches(pipeline, locked, lambda file: _parse(committed(repo, file), file)):
+            raise CannotCheck(
+                f"dvc.lock: expected {mismatch.expected}, found {mismatch.found}", remedy=REPRODUCE
+            )
+        for name, stage in locked.items():
+            given |= locked_paths(name, stage, "outs")
+            named |= locked_paths(name, stage, "deps")
+    except ValueError as error:
+        raise CannotCheck(f"dvc.lock: {error}", remedy=REPRODUCE) from error
+    named |= given
+    _check_committed(repo, named)
     for path in needed:
         if path not in given:
             raise CannotCheck(f"dvc.lock: no stage gives {path}", remedy=REPRODUCE)
@@ -132,7 +124,34 @@ def check_lock(repo: Path, needed: list[str]) -> dict[str, str]:
             raise CannotCheck(f"{path}: not there", remedy="run `dvc pull` or `dvc repro`, then export")
         if track(repo / path, path).md5 != given[path]:
             raise CannotCheck(f"{path}: not what dvc.lock says", remedy=REPRODUCE)
-    return {**taken, **given}
+    return named
+
+
+def _stages(repo: Path, name: str) -> dict[str, Any]:
+    stages = _parse(committed(repo, name), name).get("stages")
+    if not isinstance(stages, dict):
+        raise CannotCheck(f"{name}: no stages", remedy="restore it from git")
+    return stages
+
+
+def _check_committed(repo: Path, named: dict[str, str]) -> None:
+    """What git holds of the named paths is as locked, and the workspace has it unchanged."""
+    changed = git(repo, "status", "--porcelain", "--untracked-files=all", "--", *named).decode().splitlines()
+    if changed:
+        raise CannotCheck(
+            f"{changed[0][3:]}: the workspace differs from the commit",
+            remedy="commit or restore it, then export",
+        )
+    for path, md5 in named.items():
+        files = git(repo, "ls-tree", "-r", "-z", "--name-only", "HEAD", "--", path).decode().split("\0")[:-1]
+        if not files:
+            continue  # DVC's, not git's
+        if files == [path]:
+            found = file_md5(repo / path)
+        else:
+            found = folder_md5({name.removeprefix(path + "/"): file_md5(repo / name) for name in files})
+        if found != md5:
+            raise CannotCheck(f"{path}: not what dvc.lock says", remedy=REPRODUCE)
 
 
 def _parse(raw: bytes, name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import polars as pl
 from sekisho import features
 from sekisho.errors import CannotCheck, Refused
 from sekisho.params import Params
-from sekisho.release import audit
+from sekisho.release import audit, judgement
 from sekisho.release.dvclock import check_lock, committed, dvc_file, head, sha256_of, track
 from sekisho.release.manifest import (
+    BUNDLES,
     CONTENT,
     MANIFEST,
+    ORIGIN,
     CreatedFrom,
     Manifest,
     Rollback,
@@ -30,11 +33,13 @@ from sekisho.release.manifest import (
     parse_manifest,
     read_manifest,
 )
-from sekisho.release.onnx_check import check_onnx, run_onnx
+from sekisho.release.onnx_check import check_onnx, replay, run_onnx
 
 COPIES = {  # content file -> where the pipeline leaves it
     "reference.json": "build/reference.json",
     "backtest.json": "metrics/backtest.json",
+    "trials.json": "metrics/trials.json",
+    "lookahead.json": "metrics/lookahead.json",
     "gate.json": "metrics/gate.json",
     "report.md": "build/report/report.md",
     "params.yaml": "params.yaml",
@@ -46,6 +51,8 @@ NEEDED = [
     "build/report",
     "build/reference.json",
     "metrics/backtest.json",
+    "metrics/trials.json",
+    "metrics/lookahead.json",
     "metrics/gate.json",
 ]
 DATA = ("data/bars", "build/bars", "build/features")
@@ -55,16 +62,21 @@ KEYS = ("symbol", "ts_close", "session")
 def export_release(repo: Path, params: Params, actor: str) -> Path:
     """Write ``releases/<model>/<seq>/`` with content, manifest, content.dvc; returns it.
 
-    The candidate is the last fold's agent of the first seed. The next seq is the largest so far plus one;
-    when the newest release already holds exactly this, it is returned instead of a new one.
+    A rollback's entry that waits for its signatures is returned as it is. Else the candidate is the last
+    fold's agent of the first seed. The next seq is the largest so far plus one; when the newest release
+    already holds exactly this, it is returned instead of a new one.
 
     Raises:
-        Refused: rules ``gate`` (the candidate failed it), ``onnx-*`` (the model breaks its contract).
+        Refused: rules ``gate`` (the candidate failed it), ``gate-judgement`` and ``judge*`` (the verdict is
+            not the gate's on these figures), ``onnx-*`` (the model breaks its contract).
         CannotCheck: the workspace is not what the committed dvc.lock says, or something is missing.
     """
+    releases = repo / "releases"
+    waiting = _waiting_rollback(releases, params.release.model)
+    if waiting:
+        return waiting
     require_gate(repo / "metrics/gate.json")
     digests = check_lock(repo, NEEDED)
-    releases = repo / "releases"
     with audit.locked(releases):
         folder = releases / params.release.model
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +89,13 @@ def export_release(repo: Path, params: Params, actor: str) -> Path:
             return publish(releases, params.release.model, fresh, created_from(repo), None, actor)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _waiting_rollback(releases: Path, model: str) -> Path | None:
+    """The newest release, if it is a rollback's entry that nobody has signed."""
+    existing = releases_of(releases, model)
+    newest = existing.get(max(existing, default=0))
+    return newest if newest and (newest / ORIGIN).is_dir() and not (newest / BUNDLES).is_dir() else None
 
 
 def require_gate(path: Path) -> None:
@@ -175,6 +194,7 @@ def write_content(repo: Path, params: Params, digests: dict[str, str], content: 
         raise CannotCheck(
             f"{candidate}: model.onnx is not the one of run.json", remedy="run `dvc repro train`"
         )
+    _check_judged(repo, seed, _read_json(content / "backtest.json"))
     observation = describe_observation(repo / "build/features", params, windows["train"])
     _write_json(content / "observation.json", observation)
     shape = (len(observation["symbols"]), len(observation["features"]))
@@ -182,8 +202,12 @@ def write_content(repo: Path, params: Params, digests: dict[str, str], content: 
     rows = validation_rows(repo / "build/features", windows["validation"], shape, params.release.golden_rows)
     inputs, outputs = run_onnx(content / "model.onnx", rows, observation["limits"])
     _write_json(content / "golden.json", {"observation": inputs.tolist(), "target_weights": outputs.tolist()})
+    tested = list(complete_bars(repo / "build/features", windows["test"], shape))
+    replayed = replay(content / "model.onnx", tested, observation["limits"])
     lineage = {
         "candidate": {"fold": fold, "seed": seed, "opset": opset},
+        "replayed_bars": replayed,
+        "judge": {"md5": judgement.judge_md5(), "limits": params.gate.model_dump(mode="json")},
         "windows": {name: windows[name] for name in ("train", "validation", "test")},
         "data": [_data_set(repo, path, digests[path]) for path in DATA if path in digests],
         "requirements": {
@@ -192,6 +216,21 @@ def write_content(repo: Path, params: Params, digests: dict[str, str], content: 
         },
     }
     _write_json(content / "lineage.json", lineage)
+    judgement.require_judged(content)
+
+
+def _check_judged(repo: Path, seed: int, backtest: dict[str, Any]) -> None:
+    """The agents here are those whose figures the gate judged."""
+    folds = sorted((repo / "build/train").glob("fold-*"), key=lambda p: int(p.name.removeprefix("fold-")))
+    found = judgement.candidate_digest([fold / f"seed-{seed}/model.onnx" for fold in folds])
+    claimed = (backtest.get("opening") or {}).get("candidate")
+    if claimed != found:
+        raise Refused(
+            "judged-candidate",
+            expected=f"a backtest of the agents in build/train, {found}",
+            found=f"one of {claimed}",
+            remedy="run `dvc repro`, commit, then export",
+        )
 
 
 def describe_observation(folder: Path, params: Params, window: list[str]) -> dict[str, Any]:
@@ -235,19 +274,34 @@ def validation_rows(
     folder: Path, window: list[str], shape: tuple[int, int], count: int
 ) -> npt.NDArray[np.float32]:
     """``(count, A, F)`` complete feature rows, evenly spread over the window."""
+    bars = np.concatenate(list(complete_bars(folder, window, shape)))
+    picks = np.unique(np.linspace(0, len(bars) - 1, count).astype(int))
+    rows: npt.NDArray[np.float32] = bars[picks]
+    return rows
+
+
+def complete_bars(
+    folder: Path, window: list[str], shape: tuple[int, int]
+) -> Iterator[npt.NDArray[np.float32]]:
+    """``(N, A, F)`` feature rows of the window in time's order, a block a session; incomplete ones left out.
+
+    Raises:
+        CannotCheck: a bar lacks a symbol, or no bar is complete.
+    """
     table = _features(folder, window).sort("ts_close", "symbol").collect()
-    values = table.drop(KEYS).cast(pl.Float32).to_numpy()
-    if len(values) % shape[0]:
-        raise CannotCheck(f"{folder}: not every bar has every symbol", remedy="run `dvc repro features`")
-    blocks = values.reshape(-1, *shape)
-    blocks = blocks[np.isfinite(blocks).all(axis=(1, 2))]
-    if not len(blocks):
+    found = False
+    for part in table.partition_by("session", maintain_order=True):
+        values = part.drop(KEYS).cast(pl.Float32).to_numpy()
+        if len(values) % shape[0]:
+            raise CannotCheck(f"{folder}: not every bar has every symbol", remedy="run `dvc repro features`")
+        block: npt.NDArray[np.float32] = values.reshape(-1, *shape)
+        block = block[np.isfinite(block).all(axis=(1, 2))]
+        found = found or bool(len(block))
+        yield block
+    if not found:
         raise CannotCheck(
             f"{folder}: no complete bar from {window[0]} to {window[1]}", remedy="run `dvc repro`"
         )
-    picks = np.unique(np.linspace(0, len(blocks) - 1, count).astype(int))
-    rows: npt.NDArray[np.float32] = blocks[picks]
-    return rows
 
 
 def _features(folder: Path, window: list[str]) -> pl.LazyFrame:

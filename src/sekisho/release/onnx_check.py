@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -72,14 +73,64 @@ def run_onnx(
         Refused: rules ``onnx-outputs`` (not finite), ``onnx-limits``.
         CannotCheck: ONNX Runtime cannot run the model.
     """
+    weights = np.zeros(rows.shape[1], dtype=np.float32)
+    session = _open(path)
+    return _answers(session, path, rows, weights, limits)
+
+
+def replay(path: Path, blocks: list[npt.NDArray[np.float32]], limits: dict[str, float]) -> int:
+    """Let the model decide every bar of the blocks ``(N, A, F)``; returns the number of bars.
+
+    Every answer must be finite and inside the limits, and be what onnx's own evaluator, which shares no code
+    with ONNX Runtime, computes from the same observation.
+
+    Raises:
+        Refused: rules ``onnx-outputs``, ``onnx-limits``, ``onnx-runtime`` (the two differ).
+        CannotCheck: one of the two cannot run the model.
+    """
+    from onnx.reference import ReferenceEvaluator
+
+    session = _open(path)
+    try:
+        evaluator = ReferenceEvaluator(str(path))
+    except Exception as error:  # the evaluator raises its own kinds for operators it lacks
+        raise CannotCheck(f"onnx cannot evaluate {path.name}: {error}", remedy=RETRAIN) from error
+    weights, bars = np.zeros(blocks[0].shape[1], dtype=np.float32), 0
+    for block in blocks:
+        if not len(block):
+            continue
+        inputs, outputs = _answers(session, path, block, weights, limits)
+        try:
+            (expected,) = cast("Any", evaluator.run(["target_weights"], {"observation": inputs}))
+        except Exception as error:
+            raise CannotCheck(f"onnx cannot evaluate {path.name}: {error}", remedy=RETRAIN) from error
+        gap = float(np.abs(outputs - expected).max())
+        if not gap <= TOLERANCE:
+            raise Refused("onnx-runtime", expected=f"a difference ≤ {TOLERANCE}", found=gap, remedy=RETRAIN)
+        weights, bars = outputs[-1], bars + len(block)
+    return bars
+
+
+def _open(path: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # the same sums in the same order
-    weights = np.zeros(rows.shape[1], dtype=np.float32)
+    try:
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+        raise CannotCheck(f"ONNX Runtime cannot open {path.name}: {error}", remedy=RETRAIN) from error
+
+
+def _answers(
+    session: Any,
+    path: Path,
+    rows: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32],
+    limits: dict[str, float],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     inputs, outputs = [], []
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         for row in rows:
             observation = np.concatenate([row, weights[:, None]], axis=1)
             (targets,) = session.run(["target_weights"], {"observation": observation[None]})
@@ -89,7 +140,7 @@ def run_onnx(
             weights = targets[0]
     except Refused:
         raise
-    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+    except Exception as error:
         raise CannotCheck(f"ONNX Runtime cannot run {path.name}: {error}", remedy=RETRAIN) from error
     return np.stack(inputs), np.stack(outputs)
 

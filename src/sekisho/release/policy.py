@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sekisho.errors import CannotCheck, Refused
 
 FACTS = ("provenance", "evaluation", "data", "approval")  # signed together, before any promotion
-Fact = Literal["provenance", "evaluation", "data", "approval", "deployment", "revocation"]
+Fact = Literal["provenance", "evaluation", "data", "approval", "deployment", "revocation", "summary"]
 LOCAL_ORGANISATION = "sekisho local authority"  # stands in every local root, so that it is known as one
 ROOT_LIMIT = 1 << 20  # bytes
 
@@ -53,6 +53,13 @@ class Signer(Section):
     github_environment: str | None  # null: the certificate must name none
 
 
+class SoakRule(Section):
+    """What a release must have lived through in another environment before it may come to this one."""
+
+    environment: Literal["local", "staging"]
+    sessions: Annotated[int, Field(ge=1)]  # of the exchange, judged ok, after the deployment there
+
+
 class Environment(Section):
     root: Annotated[PinnedRoot | LocalRoot, Field(discriminator="kind")]
     issuer: Annotated[str, Field(pattern=r"^https://[a-z0-9./-]+$")]
@@ -65,10 +72,13 @@ class Environment(Section):
     four_eyes_permissions: Annotated[list[Literal["admin", "maintain", "write"]], Field(min_length=1)]
     signers: dict[Fact, Signer]
     required: list[Fact]
+    soak: SoakRule | None  # null: a release may come here at once
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        missing = [fact for fact in (*FACTS, "deployment", "revocation") if fact not in self.signers]
+        missing = [
+            fact for fact in (*FACTS, "deployment", "revocation", "summary") if fact not in self.signers
+        ]
         if missing:
             raise ValueError(f"signers lack {', '.join(missing)}")
         if sorted(self.required) != sorted(FACTS):

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sekisho.errors import CannotCheck, Refused
 from sekisho.params import ReleaseParams
@@ -16,8 +16,9 @@ from sekisho.release import audit
 from sekisho.release.dvclock import head
 from sekisho.release.export import created_from, publish, releases_of
 from sekisho.release.manifest import BUNDLES, CONTENT, MANIFEST, ORIGIN, Rollback, check_files, read_manifest
-from sekisho.release.policy import FACTS, load_trust
+from sekisho.release.policy import FACTS, Fact, load_trust
 from sekisho.release.signer import Authority, install_local_root, open_signer, predicate_digest
+from sekisho.release.soak import check_soak
 from sekisho.release.statements import (
     AuditHead,
     Deployment,
@@ -27,6 +28,9 @@ from sekisho.release.statements import (
     subject_name,
 )
 from sekisho.release.verify import REVOCATIONS, VerifiedRelease, check_facts, read_revocations, verify_release
+
+if TYPE_CHECKING:
+    from sekisho.release.bundle import BundleVerifier
 
 NO_RELEASE = "RELEASE=none\n"  # what an environment points at before its first promotion
 POINTER = re.compile(r"RELEASE=([a-z][a-z0-9-]{0,62})/([1-9][0-9]{0,8})@sha256:([0-9a-f]{64})\n")
@@ -79,11 +83,12 @@ class Desk:
 
 
 def promote(
-    desk: Desk, release: Path, environment: str, reason: str
+    desk: Desk, release: Path, environment: str, reason: str, soak: Path | None = None
 ) -> tuple[VerifiedRelease, Pointer | None]:
     """Point ``environment`` at a release: sign the deployment, log it, change the one line.
 
-    Returns the release and what was there before.
+    Returns the release and what was there before. ``soak`` is monitoring's verdict on the release where it
+    ran before; environments whose trust policy asks for one are not reached without.
 
     Repeating it after an interruption completes it; repeating it when done changes nothing.
 
@@ -116,6 +121,9 @@ def promote(
                 found=target.model,
                 remedy="one environment, one model",
             )
+        moment = audit.now()
+        trust = load_trust(desk.trust, environment, now=moment)
+        soaked = check_soak(release, verified, trust, soak, moment) if trust.policy.soak else None
         action: Literal["promote", "rollback"] = "rollback" if verified.manifest.rollback else "promote"
         event, log = audit.next_event(
             releases,
@@ -131,7 +139,6 @@ def promote(
                 "previous": _text(current),
             },
         )
-        moment = audit.now()
         claim = Deployment(
             environment=cast(Any, environment),
             model=target.model,
@@ -142,13 +149,13 @@ def promote(
             actor=desk.actor,
             expires=moment + dt.timedelta(days=desk.params.deployment_days),
             audit=AuditHead(lines=log.lines, sha256=log.sha256),
+            soak=soaked,
         )
-        trust = load_trust(desk.trust, environment, now=moment)
         sign = open_signer(desk.authority, trust.policy, head(desk.repo)[0], desk.local_folder)
         name = subject_name(verified.manifest)
         bundle = sign("deployment", make_statement("deployment", name, target.digest, claim))
         path = release / BUNDLES / f"deployment-{environment}.sigstore.json"
-        _check_bundle(BundleVerifier(trust), bundle, path, target.digest, name)
+        check_bundle(BundleVerifier(trust), bundle, path, "deployment", name, target.digest)
         audit.append(releases, event)
         audit.write_atomically(path, bundle, staging=release.parent)
         audit.write_atomically(pointer_path(desk.repo, environment), f"RELEASE={target}\n".encode())
@@ -159,12 +166,13 @@ def _text(pointer: Pointer | None) -> str | None:
     return str(pointer) if pointer else None
 
 
-def _check_bundle(verifier: Any, bundle: bytes, path: Path, digest: str | None, name: str) -> None:
+def check_bundle(
+    verifier: BundleVerifier, bundle: bytes, path: Path, fact: Fact, name: str, digest: str | None
+) -> None:
     """Verify a bundle just made as anybody would, before it is put in place."""
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder) / path.name
         staged.write_bytes(bundle)
-        fact = "revocation" if digest is None else "deployment"
         verifier.verify(staged, fact, name, digest)
 
 
@@ -260,7 +268,7 @@ def revoke(desk: Desk, release: Path | None, reason: str, environment: str) -> R
         digest = predicate_digest(claim.model_dump(mode="json"))
         sign = open_signer(desk.authority, trust.policy, head(desk.repo)[0], desk.local_folder)
         bundle = sign("revocation", make_statement("revocation", REVOCATIONS, digest, claim))
-        _check_bundle(verifier, bundle, path, None, REVOCATIONS)
+        check_bundle(verifier, bundle, path, "revocation", REVOCATIONS, None)
         audit.write_atomically(path, bundle)
     return claim
 

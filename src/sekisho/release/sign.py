@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sekisho.errors import CannotCheck
 from sekisho.release import audit, statements
 from sekisho.release.dvclock import head
+from sekisho.release.judgement import recount, require_judged
 from sekisho.release.manifest import BUNDLES, CONTENT, Manifest, check_files, read_manifest
 from sekisho.release.policy import FACTS, Environment, Fact, load_trust
 from sekisho.release.signer import (
@@ -42,13 +43,16 @@ def sign_release(
     A release that is signed already is checked and left as it is.
 
     Raises:
-        Refused: what is signed would not verify (gate failed, approval does not fit, …).
+        Refused: what is signed would not verify (gate failed or forged, approval does not fit, …).
         CannotCheck: no approval record, no credential, files missing.
     """
     from sekisho.release.bundle import BundleVerifier
 
     manifest, digest = read_manifest(release)
     check_files(manifest, release / CONTENT)
+    if manifest.rollback is None:  # an old content's verdict was given by the gate of its time
+        require_judged(release / CONTENT)
+        recount(repo, manifest)
     if authority == "local":
         install_local_root(trust, local_folder)
     verifier = BundleVerifier(load_trust(trust, signing_environment(authority), now=audit.now()))
@@ -96,7 +100,7 @@ def make_claims(
             manifest, digest, lineage, policy.repository, policy.workflow_uri("provenance"), run
         ),
         "evaluation": statements.evaluation(
-            manifest, _load(content / "gate.json"), _load(content / "backtest.json")
+            manifest, *(_load(content / f"{name}.json") for name in ("gate", "backtest", "trials"))
         ),
         "data": statements.data(lineage),
         "approval": statements.read_approval(approval),

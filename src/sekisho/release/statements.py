@@ -1,9 +1,9 @@
 """The facts about a release as in-toto statements over its manifest's digest.
 
-``provenance`` is SLSA's predicate; the others are ours, versioned in their type. The models here are the
-schemas: ``schemas/<fact>.v1.json`` are printed from them for auditors and other tools, and every statement
-is validated when it is made and again when it is verified. https://in-toto.io/Statement/v1,
-https://slsa.dev/provenance/v1
+``provenance`` and ``summary`` are SLSA's predicates; the others are ours, versioned in their type. The models
+here are the schemas: ``schemas/<fact>.v1.json`` are printed from them for auditors and other tools, and every
+statement is validated when it is made and again when it is verified. https://in-toto.io/Statement/v1,
+https://slsa.dev/provenance/v1, https://slsa.dev/verification_summary/v1
 """
 
 from __future__ import annotations
@@ -63,10 +63,14 @@ class Evaluation(Predicate):
     gate_passed: bool
     gate_sha256: Sha256
     backtest_sha256: Sha256
+    trials_sha256: Sha256
+    lookahead_sha256: Sha256
     report_sha256: Sha256
     params_sha256: Sha256
     window: dict[str, Any]  # first, last, sessions
     trials: Annotated[int, Field(ge=1)]
+    deflated_sharpe: float
+    overfitting_probability: float | None
     figures: dict[str, Any]  # the agent's, as in backtest.json
 
 
@@ -102,6 +106,18 @@ class AuditHead(Predicate):
     sha256: Sha256
 
 
+class Soak(Predicate):
+    """How the release did where it was deployed before: the evidence behind a promotion to production."""
+
+    environment: Literal["local", "staging"]
+    deployment_sha256: Sha256  # of the signed deployment there
+    deployed_at: AwareDatetime
+    first_session: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    last_session: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    sessions: Annotated[int, Field(ge=1)]
+    verdict_sha256: Sha256  # of monitoring's verdict file
+
+
 class Deployment(Predicate):
     environment: Literal["local", "staging", "production"]
     model: ModelName
@@ -112,6 +128,7 @@ class Deployment(Predicate):
     actor: Person
     expires: AwareDatetime
     audit: AuditHead  # the log's head with this promotion's own line: cutting the log shorter shows
+    soak: Soak | None  # where the trust policy asks for one
 
 
 class Revoked(Predicate):
@@ -131,6 +148,23 @@ class Revocations(Predicate):
     revoked: list[Revoked]
 
 
+class Verifier(Predicate):
+    id: Text
+
+
+class Summary(Predicate):
+    """SLSA verification summary: that a verifier, under a policy, found the release good."""
+
+    verifier: Verifier
+    timeVerified: AwareDatetime
+    resourceUri: Text
+    policy: Resource
+    inputAttestations: list[Resource] = Field(min_length=1)
+    verificationResult: Literal["PASSED"]  # what is refused gets no summary
+    verifiedLevels: list[Text]
+    slsaVersion: Literal["1.1"]
+
+
 PREDICATES: dict[str, tuple[str, type[Predicate]]] = {
     "provenance": ("https://slsa.dev/provenance/v1", Provenance),
     "evaluation": ("https://sekisho.example/evaluation/v1", Evaluation),
@@ -138,6 +172,7 @@ PREDICATES: dict[str, tuple[str, type[Predicate]]] = {
     "approval": ("https://sekisho.example/approval/v1", Approval),
     "deployment": ("https://sekisho.example/deployment/v1", Deployment),
     "revocation": ("https://sekisho.example/revocation/v1", Revocations),
+    "summary": ("https://slsa.dev/verification_summary/v1", Summary),
 }
 
 
@@ -230,16 +265,22 @@ def provenance(
     )
 
 
-def evaluation(manifest: Manifest, gate: dict[str, Any], backtest: dict[str, Any]) -> Evaluation:
+def evaluation(
+    manifest: Manifest, gate: dict[str, Any], backtest: dict[str, Any], trials: dict[str, Any]
+) -> Evaluation:
     """What the backtest and the gate said, with the digests of the files that say it."""
     return Evaluation(
         gate_passed=gate["passed"],
         gate_sha256=manifest.sha256("gate.json"),
         backtest_sha256=manifest.sha256("backtest.json"),
+        trials_sha256=manifest.sha256("trials.json"),
+        lookahead_sha256=manifest.sha256("lookahead.json"),
         report_sha256=manifest.sha256("report.md"),
         params_sha256=manifest.sha256("params.yaml"),
         window=backtest["window"],
-        trials=backtest["trials"],
+        trials=trials["trials"],
+        deflated_sharpe=trials["deflated_sharpe"],
+        overfitting_probability=trials["pbo"],
         figures=backtest["agent"],
     )
 

@@ -109,7 +109,7 @@ def trace_release(repo: Path, folder: Path, *, trust: Path, environment: str | N
         "approval": cast(Approval, facts["approval"].predicate).model_dump(mode="json"),
         "data": cast(Data, facts["data"].predicate).model_dump(mode="json"),
         "parameters": {"sha256": evaluation.params_sha256, "values": _parameters(folder / CONTENT)},
-        "metrics": evaluation.model_dump(mode="json", include={"gate_passed", "trials", "window", "figures"}),
+        "metrics": evaluation.model_dump(mode="json", exclude={"report_sha256", "params_sha256"}),
         "built_from": [item.model_dump() for item in provenance.buildDefinition.resolvedDependencies],
         "signatures": [
             {

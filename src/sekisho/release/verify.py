@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sekisho.errors import CannotCheck, Refused
+from sekisho.release.judgement import judge_again, read_judged
 from sekisho.release.manifest import (
     BUNDLES,
     CONTENT,
@@ -179,6 +180,8 @@ def _check_evaluation(fact: SignedFact, manifest: Manifest) -> None:
     for path, claimed in {
         "gate.json": claim.gate_sha256,
         "backtest.json": claim.backtest_sha256,
+        "trials.json": claim.trials_sha256,
+        "lookahead.json": claim.lookahead_sha256,
         "report.md": claim.report_sha256,
         "params.yaml": claim.params_sha256,
     }.items():
@@ -242,7 +245,7 @@ def check_deployment(
 
     Raises:
         Refused: rules ``missing-fact``, ``deployment-environment``, ``deployment-release``,
-            ``deployment-expired``.
+            ``deployment-expired``, ``soak``.
     """
     if "deployment" not in facts:
         if required:
@@ -257,6 +260,15 @@ def check_deployment(
     remedy = "promote the release again"
     _same("deployment-environment", trust.environment, claim.environment, remedy)
     _same("deployment-release", (manifest.model, manifest.seq), (claim.model, claim.seq), remedy)
+    if rule := trust.policy.soak:
+        soaked = claim.soak and claim.soak.environment == rule.environment and claim.soak.sessions
+        if not soaked or soaked < rule.sessions:
+            raise Refused(
+                "soak",
+                expected=f"{rule.sessions} sessions judged ok in {rule.environment}",
+                found=f"{soaked} sessions" if soaked else "no soak result",
+                remedy=f"`sekisho promote RELEASE --environment {trust.environment} --soak VERDICT.json`",
+            )
     if required and now > claim.expires:
         raise Refused(
             "deployment-expired", expected=f"a time before {claim.expires}", found=now, remedy=remedy
@@ -267,7 +279,7 @@ def check_content(facts: Mapping[str, SignedFact], manifest: Manifest, content: 
     """What the files themselves say must agree with what was signed about them.
 
     Raises:
-        Refused: rules ``gate``, ``data-lineage``, ``evaluation-figures``.
+        Refused: rules ``gate``, ``gate-judgement``, ``data-lineage``, ``evaluation-figures``.
         CannotCheck: a file is not what it should be.
     """
     gate = _load(content / "gate.json")
@@ -280,16 +292,20 @@ def check_content(facts: Mapping[str, SignedFact], manifest: Manifest, content: 
             found=f"failed: {', '.join(map(str, failed)) or 'the verdict'}",
             remedy="improve the agent, do not edit the verdict",
         )
-    backtest = _load(content / "backtest.json")
+    judged = read_judged(content)
+    backtest, trials = judged["backtest"], judged["trials"]
     evaluation = cast(Evaluation, facts["evaluation"].predicate)
     remedy = "export and sign again; the figures must be those of the release"
-    for key, claimed in {
-        "window": evaluation.window,
-        "trials": evaluation.trials,
-        "agent": evaluation.figures,
-    }.items():
-        _same("evaluation-figures", backtest.get(key), claimed, remedy)
+    for figure, claimed in (
+        (backtest.get("window"), evaluation.window),
+        (backtest.get("agent"), evaluation.figures),
+        (trials.get("trials"), evaluation.trials),
+        (trials.get("deflated_sharpe"), evaluation.deflated_sharpe),
+        (trials.get("pbo"), evaluation.overfitting_probability),
+    ):
+        _same("evaluation-figures", figure, claimed, remedy)
     lineage = _load(content / "lineage.json")
+    judge_again(judged, gate, lineage.get("judge") or {})
     data = cast(Data, facts["data"].predicate).model_dump(mode="json")
     _same("data-lineage", lineage.get("data"), data["sets"], remedy)
     _same("data-lineage", lineage.get("windows"), data["windows"], remedy)

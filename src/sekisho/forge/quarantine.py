@@ -1,0 +1,148 @@
+"""Where a pull request's results lie until its merge: a folder of its own in the remote ``pull-request``.
+
+A pull request's run may write there and nowhere else. At the release, what the merged ``dvc.lock`` names is
+fetched from there and pushed to the production remote. On the way DVC holds every file against its digest in
+``dvc.lock`` (``verify = true`` in ``.dvc/config``) and drops what differs: nothing else ever gets in.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from ruamel.yaml.error import YAMLError
+
+from sekisho.errors import CannotCheck
+from sekisho.forge.markdown import one_line
+from sekisho.params import parse_yaml
+
+REMOTE = "pull-request"
+PRODUCTION = "storage"
+
+
+def use_remote(checkout: Path, number: int) -> str:
+    """Point the checkout's remote ``pull-request`` at the folder of pull request ``number``; its address.
+
+    Raises:
+        CannotCheck: ``.dvc/config`` has no such remote, or it does not verify.
+    """
+    base = ""
+    for name in ("config", "config.local"):  # a machine's own address wins
+        settings = configparser.ConfigParser()
+        settings.read(checkout / ".dvc" / name, encoding="utf-8")
+        section = f"'remote \"{REMOTE}\"'"
+        base = settings.get(section, "url", fallback=base)
+        if name == "config" and settings.get(section, "verify", fallback="") != "true":
+            raise CannotCheck(
+                f".dvc/config: the remote {REMOTE} is not there or does not verify",
+                remedy=f"give it a url and verify = true (dvc remote add {REMOTE} …)",
+            )
+    url = f"{re.sub(r'/[0-9]+$', '', base)}/{number}"
+    if "://" not in url:  # relative to the file that names it, as DVC reads it
+        url = str((checkout / ".dvc" / url).resolve())
+    _dvc(checkout, "remote", "modify", "--local", REMOTE, "url", url)
+    return url
+
+
+def changed_outputs(checkout: Path, base: str) -> list[str]:
+    """Outputs and tracked data whose digest here differs from commit ``base``, as DVC's targets."""
+    pointers = _git(checkout, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.dvc")
+    names = [name for name in pointers.split("\0") if name and "/" not in name]
+    targets = []
+    for name in ["dvc.lock", *sorted(names)]:
+        path = checkout / name
+        here = _digests(path.read_bytes() if path.is_file() else b"", name)
+        there = _digests(_show(checkout, base, name), name)
+        targets += sorted(path for path, digest in here.items() if there.get(path) != digest)
+    return [target for target in targets if target not in _uncached(checkout)]
+
+
+def push(checkout: Path, number: int, base: str) -> list[str]:
+    """Push what differs from ``base`` to the pull request's own folder, and nothing to anywhere else."""
+    use_remote(checkout, number)
+    targets = changed_outputs(checkout, base)
+    if targets:
+        _check_complete(checkout, targets)
+        _dvc(checkout, "push", "--quiet", "--remote", REMOTE, *targets)
+    return targets
+
+
+def admit(checkout: Path, number: int, base: str) -> list[str]:
+    """Take what differs from ``base`` from the pull request's folder into the production remote.
+
+    May be repeated: what is there already is not copied again.
+
+    Raises:
+        CannotCheck: a file is missing in the folder, or is not the one that dvc.lock names.
+    """
+    use_remote(checkout, number)
+    targets = changed_outputs(checkout, base)
+    if targets:
+        _dvc(checkout, "fetch", "--quiet", "--remote", REMOTE, *targets)
+        _check_complete(checkout, targets)
+        _dvc(checkout, "push", "--quiet", "--remote", PRODUCTION, *targets)
+    return targets
+
+
+def _check_complete(checkout: Path, targets: list[str]) -> None:
+    """Every file of the targets is in the cache: DVC drops one that fails its digest without an error."""
+    status = json.loads(_dvc(checkout, "data", "status", "--granular", "--json") or "{}")
+    folders = tuple(f"{target}/" for target in targets)
+    missing = [n for n in status.get("not_in_cache", []) if n in targets or n.startswith(folders)]
+    if missing:
+        raise CannotCheck(
+            f"{len(missing)} files are missing or are not what dvc.lock names: {', '.join(missing[:5])}",
+            remedy="run the pipeline on this head again; if it comes back, somebody writes into the remote",
+        )
+
+
+def _digests(raw: bytes, name: str) -> dict[str, str]:
+    """Digest of each output that a ``dvc.lock`` or ``.dvc`` file names, by path."""
+    try:
+        content = parse_yaml(raw) or {}
+        holders = list(content.get("stages", {}).values()) if name == "dvc.lock" else [content]
+        return {str(out["path"]): str(out["md5"]) for each in holders for out in each.get("outs", [])}
+    except (YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise CannotCheck(f"{name} is not DVC's: {error}", remedy="run dvc repro") from error
+
+
+def _uncached(checkout: Path) -> set[str]:
+    """Outputs that ``dvc.yaml`` leaves to git (``cache: false``)."""
+    path = checkout / "dvc.yaml"
+    stages = (parse_yaml(path.read_bytes()) or {}).get("stages", {}) if path.is_file() else {}
+    found = set()
+    for stage in stages.values():
+        for kind in ("outs", "metrics", "plots"):
+            for out in stage.get(kind, []):
+                if isinstance(out, dict):
+                    found |= {name for name, options in out.items() if options.get("cache") is False}
+    return found
+
+
+def _show(checkout: Path, base: str, name: str) -> bytes:
+    _git(checkout, "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}")
+    done = subprocess.run(["git", "show", f"{base}:{name}"], cwd=checkout, capture_output=True, check=False)
+    return b"" if done.returncode else done.stdout
+
+
+def _git(checkout: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=checkout, capture_output=True, check=False)
+    if done.returncode:
+        reason = one_line(done.stderr.decode(errors="replace")) or "no such commit"
+        raise CannotCheck(f"git {' '.join(words)}: {reason}", remedy="run it in a checkout with its history")
+    return done.stdout.decode()
+
+
+def _dvc(checkout: Path, *words: str) -> str:
+    program = [sys.executable, "-m", "dvc"]
+    done = subprocess.run([*program, *words], cwd=checkout, capture_output=True, check=False)
+    if done.returncode:
+        reason = one_line(done.stderr.decode(errors="replace"), 500)
+        raise CannotCheck(
+            f"dvc {words[0]} failed: {reason}", remedy=f"run dvc {words[0]} by hand to see more"
+        )
+    return done.stdout.decode()

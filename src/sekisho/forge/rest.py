@@ -1,0 +1,124 @@
+"""GitHub's REST API: one request at a time, paginated, retried, and never sent to another host.
+
+Source: GitHub REST API, version 2022-11-28. The token is an App installation's (``GITHUB_TOKEN``), because a
+pull request opened with a workflow's own token starts no checks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import httpx
+
+from sekisho.errors import ForgeError
+from sekisho.forge.markdown import one_line
+from sekisho.params import ForgeParams
+
+CREATED, NO_CONTENT, NOT_FOUND, NOT_MERGEABLE, CONFLICT, UNPROCESSABLE = 201, 204, 404, 405, 409, 422
+TOO_MANY, FORBIDDEN, SERVER = 429, 403, 500
+
+Json = dict[str, Any]
+
+
+class Rest:
+    """See the module. ``repository``: ``owner/name``; ``transport``: the network, replaced in tests.
+
+    Paths that begin with ``/`` lie under the repository; others are whole addresses of the API.
+    """
+
+    def __init__(
+        self,
+        repository: str,
+        params: ForgeParams,
+        token: str,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9-]+/[A-Za-z0-9._-]+", repository):
+            raise ForgeError(f"{repository!r} is not owner/repository", remedy="mend SEKISHO_FORGE")
+        if not token:
+            raise ForgeError("no token for GitHub", remedy="put the App's token into GITHUB_TOKEN")
+        self.repository, self.params = repository, params
+        self.server = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
+        self.api = os.environ.get("GITHUB_API_URL", "https://api.github.com").rstrip("/")
+        self._http = httpx.Client(
+            transport=transport,
+            timeout=params.timeout,
+            headers={
+                "Authorization": f"Bearer {token}",
+                "Accept": "application/vnd.github+json",
+                "X-GitHub-Api-Version": "2022-11-28",
+            },
+        )
+
+    def pages(self, path: str, params: Mapping[str, str]) -> Iterator[Json]:
+        answer = self.ask("GET", path, params=dict(params) | {"per_page": "100"})
+        while True:
+            yield from answer.json()
+            following = answer.links.get("next", {}).get("url")
+            if not following:
+                return
+            if not following.startswith(f"{self.api}/"):
+                raise ForgeError("GitHub's next page lies on another host", remedy="check GITHUB_API_URL")
+            answer = self.ask("GET", following)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Json | None = None,
+        params: Mapping[str, str] | None = None,
+        allow: tuple[int, ...] = (),
+        accept: str | None = None,
+        done_already: Callable[[], Json | None] | None = None,
+    ) -> httpx.Response:
+        """One request, retried on timeouts, 429, rate limits and 5xx with doubling pauses.
+
+        ``done_already``: asked before a retry of what must not happen twice; what it finds is the answer.
+
+        Raises:
+            ForgeError: refused by GitHub, or still failing after ``forge.retries``; never shows the token.
+        """
+        url = path if path.startswith("http") else f"{self.api}/repos/{self.repository}{path}"
+        headers = {"Accept": accept} if accept else {}
+        problem = ""
+        for attempt in range(self.params.retries + 1):
+            if attempt and done_already and (found := done_already()) is not None:
+                return httpx.Response(CREATED, json=found)
+            try:
+                answer = self._http.request(method, url, json=json, params=params, headers=headers)
+            except httpx.TransportError as error:  # includes timeouts
+                problem, pause = type(error).__name__, ""
+            else:
+                limited = answer.status_code == FORBIDDEN and (
+                    "retry-after" in answer.headers or answer.headers.get("x-ratelimit-remaining") == "0"
+                )
+                if answer.is_success or answer.status_code in allow:
+                    return answer
+                if not limited and answer.status_code != TOO_MANY and answer.status_code < SERVER:
+                    raise failed(answer)
+                problem, pause = f"status {answer.status_code}", answer.headers.get("retry-after", "")
+            if attempt < self.params.retries:
+                wait = float(pause) if pause.isdigit() else self.params.backoff * 2.0**attempt
+                time.sleep(min(wait, self.params.longest_wait))
+        raise ForgeError(
+            f"GitHub did not answer {method} {httpx.URL(url).path} ({problem}, {self.params.retries + 1}×)",
+            remedy="look at GitHub's status page and run the job again: nothing is done twice",
+        )
+
+
+def failed(answer: httpx.Response) -> ForgeError:
+    """What GitHub said when it did not do what was asked."""
+    try:
+        message = str(answer.json().get("message", ""))
+    except ValueError:
+        message = ""
+    asked = f"{answer.request.method} {answer.request.url.path}"
+    return ForgeError(
+        f"GitHub refused {asked}: {answer.status_code} {one_line(message)}".rstrip(),
+        remedy="check the App's permissions on this repository and that the thing still exists",
+    )

@@ -1,0 +1,475 @@
+"""What all trainers share, so that a file of ``training/`` is the algorithm alone.
+
+A trainer is a function ``learn(task, options, seed, run)``. The task says what to learn, the run counts the
+updates, watches the figures, keeps the best agent and survives a kill:
+
+    def learn(task, options, seed, run):
+        optimizer, generator = ...
+        observation = run.start(seed, optimizer=optimizer, generator=generator)
+        for update in run.updates(samples_each):
+            ...  # anneal by run.share, collect from task.market, improve task.agent
+            run.record(reward=..., turnover=..., policy_loss=...)
+
+The same function trains on the files of one walk-forward fold (`train_fold`, `main`) and, with a run that
+lives in memory, on any market of the same interface: ``learn(task, options, seed, Run(task, samples))``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import inspect
+import io
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from gymnasium.vector import VectorEnv
+from rich.console import Console
+from rich.progress import Progress
+
+from sekisho.backtest.splits import Fold, walk_forward
+from sekisho.data.panel import load_panel
+from sekisho.data.store import replaced
+from sekisho.errors import ParamsError, SekishoError, TrainingError
+from sekisho.features import load_features
+from sekisho.market import Agent, MarketData, TradingMarket, derive_units, export_onnx
+from sekisho.params import MarketParams, Params, Section, load_params
+from sekisho.train import run_key, sessions_of
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+EXPLODED = 1e6  # a figure beyond this cannot come back: rewards are of order one
+EVALUATION_BARS = 132  # the validation window is cut into equal runs of at most so many bars, side by side
+KEPT = 2  # checkpoints: the newest, and the one before it should the newest be broken
+LOOP = ("evaluate_every", "patience", "checkpoint_every", "device")  # of `train:`, also on the command line
+
+Market = VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]
+Learn = Callable[["Task", Any, int, "Run"], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learned.
+
+    ``market``: observations ``(N, A, F+1)`` float32 whose last column is the position, actions ``(N, A)``
+    trades in units, ``infos["asset_reward"]`` ``(N, A)``, ``final_obs`` and ``_final_obs`` where an episode
+    ended, ``state()`` and ``load_state()`` (which returns the observation). ``validate``: the figure that
+    decides which agent is kept, higher is better.
+    """
+
+    market: Market
+    agent: Agent
+    validate: Callable[[], float]
+
+
+class Run:
+    """The updates of one training. Without ``checkpoints`` and ``tensorboard`` it lives in memory alone.
+
+    Args:
+        samples: budget, environment steps × environments.
+        evaluate_every: updates between two looks at ``task.validate``; the last update is always looked at.
+        patience: looks without a better figure after which it stops; 0 never stops early.
+        checkpoints: folder to go on from and to save to every ``checkpoint_every`` updates.
+        tensorboard: folder of the scalars.
+        title: of the progress bar; silent without one.
+
+    ``curve`` has one row per update (``update``, ``samples``, the recorded figures, ``validation`` or None);
+    ``best`` is the best update, its figure and its weights. When the updates are through, ``task.agent`` has
+    the best weights.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        samples: int,
+        *,
+        evaluate_every: int = 1,
+        patience: int = 0,
+        checkpoints: Path | None = None,
+        checkpoint_every: int = 1,
+        tensorboard: Path | None = None,
+        title: str = "",
+    ) -> None:
+        self.task, self.samples = task, samples
+        self.evaluate_every, self.patience = evaluate_every, patience
+        self.checkpoints, self.checkpoint_every = checkpoints, checkpoint_every
+        self.tensorboard, self.title = tensorboard, title
+        self.update, self.total, self.samples_each = 0, 1, samples
+        self.curve: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {"update": 0, "validation": -math.inf, "agent": _weights(task.agent)}
+        self._stateful: dict[str, Any] = {}
+        self._board: SummaryWriter | None = None
+
+    def start(self, seed: int, **stateful: Any) -> torch.Tensor:
+        """Reset the market by ``seed``, or put everything back where a checkpoint is; the observation there.
+
+        ``stateful`` is what the trainer keeps from update to update beside market and agent: optimizers and
+        modules (``state_dict``), generators, tensors that are changed in place.
+        """
+        self._stateful = stateful
+        observation, _ = self.task.market.reset(seed=seed)
+        state = load_checkpoint(self.checkpoints) if self.checkpoints else None
+        if state is not None:
+            self.task.agent.load_state_dict(state["agent"])
+            for name, thing in stateful.items():
+                _put_back(thing, state["stateful"][name])
+            self.update, self.best, self.curve = state["update"], state["best"], state["curve"]
+            observation = self.task.market.load_state(state["market"])  # type: ignore[attr-defined]
+        if self.tensorboard is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # what a killed run wrote after its checkpoint is written again
+            self._board = SummaryWriter(str(self.tensorboard), purge_step=self.update + 1)
+        return observation
+
+    @property
+    def share(self) -> float:
+        """Of the updates that are done, in [0, 1): for annealing."""
+        return (self.update - 1) / self.total
+
+    def updates(self, samples_each: int) -> Iterator[int]:
+        """Count the updates, from 1 or from the checkpoint, until samples or patience are used up."""
+        self.samples_each, self.total = samples_each, max(1, self.samples // samples_each)
+        with _progress(self.title, self.update, self.total) as show:
+            while self.update < self.total and not self._out_of_patience():
+                self.update += 1
+                yield self.update
+                show(self.update)
+        self.task.agent.load_state_dict(self.best["agent"])
+        if self._board is not None:
+            self._board.close()
+
+    def record(self, **figures: torch.Tensor | float) -> None:
+        """Close an update: check and keep its figures, look at the validation when due, save when due.
+
+        Raises:
+            TrainingError: a figure is not finite or has exploded; names it. Nothing of this update is saved.
+        """
+        names = list(figures)
+        values = torch.stack([torch.as_tensor(figures[name]).detach().double().cpu() for name in names])
+        row: dict[str, Any] = {"update": self.update, "samples": self.update * self.samples_each}
+        row |= dict(zip(names, values.tolist(), strict=True))
+        for name in names:
+            self._check(name, row[name])
+        row["validation"] = None
+        if self.update % self.evaluate_every == 0 or self.update == self.total:
+            row["validation"] = self.task.validate()
+            if row["validation"] > self.best["validation"]:
+                self.best = {
+                    "update": self.update, "validation": row["validation"], "agent": _weights(self.task.agent)
+                }  # fmt: skip
+        self.curve.append(row)
+        if self._board is not None:
+            for name, value in row.items():
+                if name not in ("update", "samples") and value is not None:
+                    self._board.add_scalar(name, value, self.update)
+        if self.checkpoints and self.update % self.checkpoint_every == 0 and self.update < self.total:
+            save_checkpoint(self.checkpoints, self.update, self._state())
+
+    def _check(self, name: str, value: float) -> None:
+        if abs(value) < EXPLODED:  # false for NaN
+            return
+        saved = "the last good checkpoint is kept" if self.checkpoints else "nothing of it was kept"
+        if name == "reward":
+            remedy = f"check the bars of the training window; {saved}"
+            raise TrainingError(f"update {self.update}: the reward is not finite: {value}", remedy=remedy)
+        remedy = f"lower the learning rate; {saved}"
+        raise TrainingError(f"update {self.update}: {name} is {value}", remedy=remedy)
+
+    def _out_of_patience(self) -> bool:
+        looks = [row for row in self.curve if row["validation"] is not None]
+        return 0 < self.patience <= sum(bool(row["update"] > self.best["update"]) for row in looks)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "update": self.update,
+            "agent": self.task.agent.state_dict(),
+            "stateful": {name: _taken(thing) for name, thing in self._stateful.items()},
+            "market": self.task.market.state(),  # type: ignore[attr-defined]
+            "best": self.best,
+            "curve": self.curve,
+        }
+
+
+def _weights(agent: Agent) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in agent.state_dict().items()}
+
+
+def _taken(thing: Any) -> Any:
+    if isinstance(thing, torch.Tensor):
+        return thing
+    return thing.get_state() if isinstance(thing, torch.Generator) else thing.state_dict()
+
+
+def _put_back(thing: Any, state: Any) -> None:
+    if isinstance(thing, torch.Tensor):
+        thing.copy_(state)
+    elif isinstance(thing, torch.Generator):
+        thing.set_state(state)
+    else:
+        thing.load_state_dict(state)
+
+
+class _progress:
+    """A bar on a terminal, else one line per update; nothing without a title."""
+
+    def __init__(self, title: str, done: int, total: int) -> None:
+        self.title, self.done, self.total = title, done, total
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> Callable[[int], None]:
+        if not self.title:
+            return lambda update: None
+        if not sys.stderr.isatty():
+            return lambda update: print(f"update {update}/{self.total}", flush=True)
+        bar = self.bar = Progress(console=Console(stderr=True))
+        task = bar.add_task(self.title, total=self.total, completed=self.done)
+        bar.start()
+        return lambda update: bar.update(task, completed=update)
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def save_checkpoint(folder: Path, update: int, state: dict[str, Any]) -> None:
+    """Write atomically, digest in the name; keep the newest two."""
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    path = folder / f"{update:07d}-{hashlib.sha256(content).hexdigest()}.pt"
+    temporary = folder / f".{path.name}.{os.getpid()}"
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    for old in sorted(folder.glob("*.pt"))[:-KEPT]:
+        old.unlink()
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint whose content matches its digest, or None; a broken one is named and left out."""
+    for path in sorted(folder.glob("*.pt"), reverse=True):
+        content = path.read_bytes()
+        if path.stem.split("-")[1] == hashlib.sha256(content).hexdigest():
+            state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+            return state
+        print(f"checkpoint {path} is damaged, going back to the one before", file=sys.stderr)
+    return None
+
+
+def train_fold(
+    learn: Learn,
+    params: Params,
+    *,
+    fold: int,
+    seed: int,
+    out: Path,
+    bars: Path,
+    features: Path,
+    checkpoints: Path | None = None,
+    tensorboard: Path | None = None,
+) -> None:
+    """Train on the fold's training window, keep what did best on its validation window, publish to ``out``.
+
+    The test window is not even loaded. ``checkpoints`` is by default
+    ``.sekisho/checkpoints/<digest of what determines the result>``.
+
+    Raises:
+        TrainingError: no such fold, a window too short, figures that are not finite.
+        DataError: bars or features are missing or stale; the disk is full.
+    """
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    device = device_of(params.train.device)
+    source = Path(inspect.getfile(learn))
+    options = getattr(params, source.stem)
+    key = run_key(bars, features, params, source, fold=fold, seed=seed, device=device)
+    checkpoints = checkpoints or Path(".sekisho/checkpoints") / key
+    folds = walk_forward(sessions_of(bars), params.split)
+    if not 0 <= fold < len(folds):
+        raise TrainingError(f"there is no fold {fold}", remedy=f"choose one of 0 to {len(folds) - 1}")
+    chosen = folds[fold]
+    panel = load_panel(bars, last=chosen.validation[1])
+    data = MarketData.from_panel(panel, load_features(features, panel), params.market, device)
+    train, validation = data.window(*chosen.train), data.window(*chosen.validation)
+    units = derive_units(data, *train, params.market)
+
+    recurrent = getattr(options, "recurrent", 0)
+    torch.manual_seed(seed)  # initial weights only; everything later draws from its own generator
+    agent = Agent(data.features.shape[2], len(data.symbols), options.hidden, params.market, recurrent)
+    agent.fit_scales(data, *train, units)
+    agent.to(device)
+    task = Task(
+        market=TradingMarket(data, params.market, units, options.environments, train),
+        agent=agent,
+        validate=lambda: evaluate(agent, data, validation, params.market),
+    )
+    run = Run(
+        task,
+        options.samples,
+        evaluate_every=params.train.evaluate_every,
+        patience=params.train.patience,
+        checkpoints=checkpoints,
+        checkpoint_every=params.train.checkpoint_every,
+        tensorboard=tensorboard and tensorboard / f"{source.stem}-fold-{fold}-seed-{seed}-{key[:12]}",
+        title=f"fold {fold} seed {seed}",
+    )
+    learn(task, options, seed, run)
+    record = {"trainer": source.stem, "fold": fold, "seed": seed, "windows": _windows(chosen)}
+    publish(out, agent, data.features[train[0] : train[0] + 64].cpu(), run, record)
+    shutil.rmtree(checkpoints, ignore_errors=True)  # the run is published; nothing to go back to
+
+
+def device_of(name: str) -> str:
+    """``auto`` resolved: cuda where there is one.
+
+    Raises:
+        TrainingError: cuda is asked for and not there.
+    """
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise TrainingError("train.device is cuda and there is none", remedy="set it to auto or cpu")
+    if name == "cpu" or not there:
+        return "cpu"
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
+    return "cuda"
+
+
+@torch.no_grad()
+def evaluate(agent: Agent, data: MarketData, window: tuple[int, int], params: MarketParams) -> float:
+    """Annualised net Sharpe ratio of the deterministic agent on ``window``, all costs on.
+
+    The window is cut into equal runs side by side, each from an empty book: cheap, and a little too modest.
+    What the division leaves, fewer bars than there are runs, is left out at the window's end.
+    """
+    start, stop = window
+    runs = math.ceil((stop - start - 1) / EVALUATION_BARS)
+    length = (stop - start - 1) // runs
+    starts = start + length * torch.arange(runs, device=data.close.device)
+    units = derive_units(data, start, stop, params)  # reward scale only; the agent has its own trade unit
+    market = TradingMarket(data, params, units, len(starts), window, mode="weights", sequential=True)
+    observation, _ = market.reset(options={"start": starts})
+    returns, state = [], agent.first_state(runs)
+    for _ in range(length):
+        weights, state = agent.act(observation, state)
+        observation, _, _, _, infos = market.step(weights)
+        returns.append(infos["net_return"])
+    net = torch.cat(returns)
+    years = (data.ts_close[stop - 1] - data.ts_close[start]).astype(float) / (365.25 * 86_400e6)
+    spread = net.std()
+    if not spread > 0:
+        return 0.0
+    return float(net.mean() / spread) * math.sqrt((stop - start) / years)
+
+
+def publish(out: Path, agent: Agent, features: torch.Tensor, run: Run, record: dict[str, Any]) -> None:
+    """Write model.onnx, curve.csv and run.json beside ``out`` and put the folder in its place.
+
+    ``features`` ``(N, A, F)`` are those on which the exported graph is compared with the agent.
+    """
+    device = next(agent.parameters()).device.type
+    weights = torch.linspace(-1, 1, features.shape[0] * features.shape[1]).reshape(features.shape[:2])
+    probe = torch.cat((features, weights[..., None]), dim=2)
+    curve = [
+        {"validation_sharpe" if name == "validation" else name: value for name, value in row.items()}
+        for row in run.curve
+    ]
+    with replaced(out) as (fresh,):
+        digest = export_onnx(agent.cpu(), fresh / "model.onnx", probe)
+        with (fresh / "curve.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(curve[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(curve)
+        record = record | {
+            "samples": curve[-1]["samples"],
+            "updates": curve[-1]["update"],
+            "best_update": run.best["update"],
+            "validation_sharpe": run.best["validation"],
+            "onnx_sha256": digest,
+            "torch": torch.__version__,
+            "device": device,
+            "threads": torch.get_num_threads(),
+        }
+        (fresh / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _windows(fold: Fold) -> dict[str, list[str]]:
+    return {name: [str(day) for day in getattr(fold, name)] for name in ("train", "validation", "test")}
+
+
+def main(learn: Learn) -> None:
+    """Command line of a trainer: every option of its section, of the loop, and the places of the files."""
+    source = Path(inspect.getfile(learn))
+    try:
+        early = argparse.ArgumentParser(add_help=False)
+        early.add_argument("--params", type=Path, default=Path("params.yaml"), help="the options' values")
+        file = early.parse_known_args()[0].params
+        params = load_params(file)
+        parser = argparse.ArgumentParser(
+            parents=[early],
+            description=inspect.getdoc(inspect.getmodule(learn)),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        for name, kind, meaning in (
+            ("fold", int, "walk-forward window, from 0"),
+            ("seed", int, "of the network, the exploration and the episodes"),
+            ("out", Path, "folder to publish: model.onnx, curve.csv, run.json"),
+        ):
+            parser.add_argument(f"--{name}", type=kind, required=True, help=meaning)
+        for name, place in (("bars", "build/bars"), ("features", "build/features")):
+            parser.add_argument(f"--{name}", type=Path, default=Path(place), help=f"(default: {place})")
+        parser.add_argument("--checkpoints", type=Path, help="folder (default: below .sekisho/checkpoints)")
+        parser.add_argument("--tensorboard", type=Path, default=Path("build/tensorboard"), help="folder")
+        for section, names in ((source.stem, None), ("train", LOOP)):
+            _add_options(parser, file, section, getattr(params, section), names)
+        given = vars(parser.parse_args())
+        for section in (source.stem, "train"):
+            params = _with_options(params, section, given)
+        places = ("fold", "seed", "out", "bars", "features", "checkpoints", "tensorboard")
+        began = time.perf_counter()
+        train_fold(learn, params, **{name: given[name] for name in places})
+        print(f"trained fold {given['fold']} seed {given['seed']} in {time.perf_counter() - began:.1f} s")
+    except SekishoError as error:
+        print(f"{source.stem}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _add_options(
+    parser: argparse.ArgumentParser, file: Path, section: str, values: Section, names: tuple[str, ...] | None
+) -> None:
+    """One option per parameter; what it means is the comment beside it in ``file``."""
+    text = re.split(r"^(\w+):.*$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    comments = dict(re.findall(r"^  (\w+):.*?# (.*)$", text[text.index(section) + 1], flags=re.MULTILINE))
+    group = parser.add_argument_group(section)
+    for name in names or type(values).model_fields:
+        meaning = f"{comments.get(name, '')} (default: {getattr(values, name)})".replace("%", "%%")
+        group.add_argument(f"--{name.replace('_', '-')}", dest=f"{section}.{name}", metavar="", help=meaning)
+
+
+def _with_options(params: Params, section: str, given: dict[str, Any]) -> Params:
+    values: Section = getattr(params, section)
+    changes = {
+        name: given[f"{section}.{name}"]
+        for name in type(values).model_fields
+        if given.get(f"{section}.{name}") is not None
+    }
+    try:
+        changed = type(values).model_validate(values.model_dump() | changes)
+    except ValueError as error:
+        raise ParamsError(str(error), remedy="the ranges are in src/sekisho/params.py") from error
+    return params.model_copy(update={section: changed})

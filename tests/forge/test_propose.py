@@ -1,0 +1,108 @@
+"""The bot's proposals: one branch a cause, from main anew after a decision, and one winner of a race."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sekisho.errors import Refused
+from sekisho.forge.propose import Proposal, propose
+
+BOT = "sekisho[bot]"
+POINTER = "deploy/policy/production/release.env"
+PROGRAM = """
+import sys
+from pathlib import Path
+from sekisho.errors import Refused
+from sekisho.forge.local import LocalForge
+from sekisho.forge.propose import Proposal, propose
+from sekisho.params import load_params
+folder, params, checkout, release, actor = sys.argv[1:]
+forge = LocalForge(Path(folder), load_params(Path(params)).forge, actor)
+real = forge.commit_files
+def slow(*words, **more):  # both have looked and found the place free; now both push
+    print("ready", flush=True)
+    sys.stdin.readline()
+    return real(*words, **more)
+forge.commit_files = slow
+proposal = Proposal("promote/production", f"Promote {release}", "", "promote/production", exclusive=True)
+try:
+    print("made", propose(forge, Path(checkout), ["deploy"], proposal), flush=True)
+except Refused as error:
+    print(error.rule, error.found, flush=True)
+"""
+
+
+def point_at(world, release: str, checkout: Path | None = None) -> Path:
+    """A checkout of main whose production points at a release, not committed."""
+    folder = checkout or world.folder.parent / f"at-{release.replace('/', '-')}"
+    if not checkout:
+        origin = str(world.folder / "origin.git")
+        world.git("clone", "--quiet", origin, str(folder), cwd=world.folder.parent)
+    path = folder / POINTER
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"RELEASE={release}\n")
+    return folder
+
+
+def promotion(release: str) -> Proposal:
+    return Proposal("promote/production", f"Promote {release}", "", "promote/production", exclusive=True)
+
+
+def test_two_promotions_at_once_have_one_winner_and_the_other_says_why(world):
+    root = Path(__file__).parents[2]
+    running = []
+    for release in ("policy/3", "policy/4"):
+        checkout = point_at(world, release)
+        words = [str(world.folder), str(root / "params.yaml"), str(checkout), release, "engineer"]
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, *words],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+    assert [process.stdout.readline().strip() for process in running] == ["ready", "ready"]
+    for process in running:  # both go on before either is heard
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60)[0].strip() for process in running]
+    assert sorted(line.split()[0] for line in said) == ["forge.head-unchanged", "made"]
+    (pull,) = world.act(BOT).list_pull_requests("all")
+    winner = ("policy/3", "policy/4")[[line.startswith("made") for line in said].index(True)]
+    assert pull.title == f"Promote {winner}"
+    found = world.act(BOT).read_file(pull.head_sha, POINTER)
+    assert found == f"RELEASE={winner}\n".encode()
+
+
+def test_a_second_promotion_waits_for_the_first_and_the_same_one_is_idempotent(world):
+    bot = world.act(BOT)
+    first = propose(bot, point_at(world, "policy/3"), ["deploy"], promotion("policy/3"))
+    assert propose(bot, point_at(world, "policy/3", world.folder.parent / "at-policy-3"), ["deploy"],
+                   promotion("policy/3")) == first  # fmt: skip
+    with pytest.raises(Refused, match=r"pull request 1, `` Promote policy/3 ``, is open"):
+        propose(bot, point_at(world, "policy/4"), ["deploy"], promotion("policy/4"))
+    assert len(bot.list_pull_requests("all")) == 1
+
+
+def test_after_a_decision_the_branch_begins_at_main_anew(world):
+    bot = world.act(BOT)
+    first = propose(bot, point_at(world, "policy/3"), ["deploy"], promotion("policy/3"))
+    bot.merge(first, bot.get_pull_request(first).head_sha, "Merge")
+    main = bot.branch_head("main")
+    second = propose(bot, point_at(world, "policy/4"), ["deploy"], promotion("policy/4"))
+    assert second == first + 1
+    world.git("fetch", "--quiet", "origin")
+    assert world.git("rev-parse", f"{bot.get_pull_request(second).head_sha}^") == main
+
+
+def test_an_open_proposal_that_is_not_exclusive_grows_by_a_commit(world):
+    bot = world.act(BOT)
+    words = ("locks", "Recompile the locks", "", "locks")
+    first = propose(bot, point_at(world, "a/1"), ["deploy"], Proposal(*words, exclusive=False))
+    head = bot.get_pull_request(first).head_sha
+    assert propose(bot, point_at(world, "a/2"), ["deploy"], Proposal(*words, exclusive=False)) == first
+    world.git("fetch", "--quiet", "origin")
+    assert world.git("rev-parse", f"{bot.get_pull_request(first).head_sha}^") == head

@@ -1,0 +1,333 @@
+"""Evidence for others: the audit pack, the verification summary, the soak that a deployment carries."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from sekisho.cli import main
+from sekisho.errors import CannotCheck, Refused
+from sekisho.release.audit import now
+from sekisho.release.bundle import BundleVerifier
+from sekisho.release.manifest import canonical
+from sekisho.release.pack import export_pack
+from sekisho.release.policy import Trust, load_trust
+from sekisho.release.promote import promote, revoke, rollback
+from sekisho.release.soak import check_soak
+from sekisho.release.statements import Summary
+from sekisho.release.summary import write_summary
+from sekisho.release.verify import check_deployment
+
+TODAY = now().date()
+# what an auditor's machine lacks: importing any of it fails
+ABSENT = ("sekisho", "yaml", "ruamel", "numpy", "polars", "click", "onnx", "torch")
+
+
+def make_pack(shop: Any, out: Path) -> Path:
+    return export_pack(shop.repo, shop.trust, "local", TODAY, TODAY + dt.timedelta(days=1), out)
+
+
+def run_alone(pack: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The pack's own verifier, with nothing but sigstore and, where the system allows it, no network."""
+    program = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({ABSENT!r}))\n"
+        f"sys.argv = ['verify.py', *{list(words)!r}]\n"
+        f"runpy.run_path({str(pack / 'verify.py')!r}, run_name='__main__')"
+    )
+    offline = (
+        ["unshare", "-rn"] if subprocess.run(["unshare", "-rn", "true"], check=False).returncode == 0 else []
+    )
+    return subprocess.run(
+        [*offline, sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False, cwd="/"
+    )
+
+
+@pytest.fixture
+def pack(shop: Any, tmp_path: Path) -> Path:
+    """A pack of one promoted release."""
+    promote(shop.desk, shop.release, "local", "first")
+    return make_pack(shop, tmp_path / "pack")
+
+
+def test_a_pack_verifies_with_nothing_but_sigstore_and_no_network(pack: Path) -> None:
+    done = run_alone(pack)
+    assert done.returncode == 0, done.stderr
+    assert "the pack holds: 6 bundles" in done.stdout
+    facts = {row["fact"] for row in json.loads(run_alone(pack, "--json").stdout)["bundles"]}
+    assert facts == {"provenance", "evaluation", "data", "approval", "deployment-local", "revocation"}
+
+
+def test_the_same_days_give_the_same_pack(shop: Any, tmp_path: Path) -> None:
+    one, two = make_pack(shop, tmp_path / "one"), make_pack(shop, tmp_path / "two")
+    assert (one / "SHA256SUMS").read_bytes() == (two / "SHA256SUMS").read_bytes()
+
+
+def test_a_pack_of_a_rollback_brings_the_release_it_returns_to(shop: Any, tmp_path: Path) -> None:
+    shop.commit()
+    (shop.repo / "build/report/report.md").write_text("# Report\n\nSharpe 1.3\n")
+    shop.lock()
+    shop.commit("better candidate")
+    shop.sign(shop.export())
+    shop.commit()
+    folder = rollback(shop.desk, 1, "seq 2 loses money", "local")
+    shop.commit("rollback PR")
+    shop.sign(folder)
+    revoke(shop.desk, shop.repo / "releases/policy/2", "loses money", "local")
+    pack = make_pack(shop, tmp_path / "pack")
+    assert run_alone(pack).returncode == 0
+    names = [entry["name"] for entry in json.loads((pack / "pack.json").read_text())["releases"]]
+    assert names == ["policy/1", "policy/2", "policy/3"]
+    assert "loses money" in (pack / "README.md").read_text()
+
+
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
+    value = json.loads(path.read_bytes())
+    change(value)
+    path.write_bytes(canonical(value))
+
+
+def sums(pack: Path) -> None:
+    """What a careful forger does after any change."""
+    from sekisho.release.pack import _write_sums
+
+    (pack / "SHA256SUMS").unlink()
+    _write_sums(pack)
+
+
+def cut_log(pack: Path) -> None:
+    path = pack / "audit.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    sums(pack)
+
+
+def edit_log(pack: Path) -> None:
+    path = pack / "audit.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"releaser", b"somebody", 1))
+    sums(pack)
+
+
+def swap_bundles(pack: Path) -> None:
+    folder = pack / "releases/policy/1/bundles"
+    shutil.copy(folder / "data.sigstore.json", folder / "evaluation.sigstore.json")
+    sums(pack)
+
+
+def drop_bundle(pack: Path) -> None:
+    (pack / "releases/policy/1/bundles/approval.sigstore.json").unlink()
+    sums(pack)
+
+
+def edit_manifest(pack: Path) -> None:
+    edit_json(
+        pack / "releases/policy/1/manifest.json", lambda m: m.update(previous=None, seq=1, model="other")
+    )
+    sums(pack)
+
+
+def edit_content(pack: Path) -> None:
+    (pack / "releases/policy/1/content/gate.json").write_text('{"passed": true, "rules": []}')
+    sums(pack)
+
+
+def link(pack: Path) -> None:
+    (pack / "README.md").unlink()
+    (pack / "README.md").symlink_to("/etc/hostname")
+
+
+def other_root(pack: Path) -> None:
+    shutil.copy(Path(__file__).parents[2] / "trust/trusted_root.json", pack / "trust/trusted_root.json")
+    sums(pack)
+
+
+def other_identity(pack: Path) -> None:
+    edit_json(pack / "identities.json", lambda v: v["local"]["approval"]["extensions"].update({"15": "2"}))
+    sums(pack)
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (lambda pack: (pack / "extra").write_text("x"), "files of the pack"),
+        (lambda pack: (pack / "README.md").write_text("All is well."), "sha256 of README.md"),
+        (link, "README.md is a plain file"),
+        (cut_log, "head of audit.jsonl"),
+        (edit_log, "audit.jsonl line 2"),
+        (swap_bundles, "certificate|kind of fact"),
+        (drop_bundle, "facts"),
+        (edit_manifest, "digest of its manifest"),
+        (edit_content, "gate.json"),
+        (other_root, "."),
+        (other_identity, "certificate extension 15"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_falsified_pack_is_refused(pack: Path, attack: Callable[[Path], object], message: str) -> None:
+    import re
+
+    attack(pack)
+    done = run_alone(pack)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(message, done.stderr), done.stderr
+
+
+def test_no_pack_is_made_of_a_broken_log_or_of_nothing(shop: Any, tmp_path: Path) -> None:
+    with pytest.raises(CannotCheck, match="no release event"):
+        export_pack(shop.repo, shop.trust, "local", dt.date(2020, 1, 1), dt.date(2020, 2, 1), tmp_path / "no")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(CannotCheck, match="exists already"):
+        make_pack(shop, tmp_path / "there")
+    log = shop.repo / "releases/audit.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"releaser", b"somebody"))
+    with pytest.raises(Refused, match="audit-chain"):
+        make_pack(shop, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("words", [["log"], ["check"], ["trace", "policy/1"], ["page", "--out", "page.html"]])
+def test_an_audit_in_the_wrong_folder_is_an_error(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CannotCheck, match="no such folder"):
+        CliRunner().invoke(main, ["audit", *words], catch_exceptions=False)
+    assert not list(tmp_path.iterdir())
+
+
+# the verification summary
+
+
+def test_a_summary_says_what_was_verified_and_is_signed(shop: Any, tmp_path: Path) -> None:
+    verified = shop.verify()
+    path = write_summary(shop.desk, verified, "local", tmp_path / "summary.sigstore.json")
+    verifier = BundleVerifier(load_trust(shop.trust, "local"))
+    summary = verifier.verify(path, "summary", "policy/1", verified.digest).predicate
+    assert isinstance(summary, Summary)
+    assert summary.verificationResult == "PASSED"
+    used = {item.digest["sha256"] for item in summary.inputAttestations}
+    assert used == {fact.bundle_sha256 for fact in verified.facts.values()}
+    with pytest.raises(Refused, match="wrong-subject"):
+        verifier.verify(path, "summary", "policy/2", verified.digest)
+
+
+def test_a_refused_release_gets_no_summary(
+    shop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shop.release / "content/report.md").write_text("changed")
+    monkeypatch.chdir(shop.repo)
+    words = ["verify", "policy/1", "--environment", "local", "--summary", str(tmp_path / "s.json")]
+    with pytest.raises(Refused, match="file-size"):
+        CliRunner().invoke(main, words, catch_exceptions=False)
+    assert not (tmp_path / "s.json").exists()
+
+
+# the soak
+
+
+def demand_soak(shop: Any) -> Trust:
+    """Trust of an environment that wants three sessions in `local`; from here on `local` is it."""
+    path = shop.trust / "policy.yaml"
+    path.write_text(
+        path.read_text().replace("    soak: null", "    soak: {environment: local, sessions: 3}", 1)
+    )
+    return load_trust(shop.trust, "local")
+
+
+def verdict(shop: Any, **changes: Any) -> Path:
+    first = TODAY
+    value = {
+        "model": "policy",
+        "seq": 1,
+        "manifest_digest": shop.verify().digest,
+        "state": "ok",
+        "problems": [],
+        "alarms": [],
+        "first_session": str(first),
+        "last_session": str(first + dt.timedelta(days=14)),
+        "sessions": 5,
+    }
+    path: Path = shop.repo / "verdict.json"
+    path.write_text(json.dumps(value | changes))
+    return path
+
+
+LATER = dt.timedelta(days=20)
+
+
+def soak(shop: Any, path: Path | None) -> Any:
+    verified = shop.verify()
+    # the sessions are over by then; the signatures keep their own time
+    return check_soak(shop.release, verified, demand_soak(shop), path, now() + LATER)
+
+
+def test_a_release_that_soaked_has_its_evidence_signed_into_its_deployment(shop: Any) -> None:
+    promote(shop.desk, shop.release, "local", "first")
+    deployment = shop.verify().facts["deployment"]
+    found = soak(shop, verdict(shop))
+    assert (found.environment, found.sessions) == ("local", 5)
+    assert found.deployment_sha256 == deployment.bundle_sha256
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"state": "alarm"}, "alarm"),
+        ({"state": "cannot-judge", "problems": ["log missing"]}, "cannot-judge"),
+        ({"alarms": [{"family": "mean"}]}, "mean"),
+        ({"manifest_digest": "f" * 64}, "f" * 64),
+        ({"seq": 2}, "2"),
+        ({"sessions": 2}, "2 from"),
+        ({"sessions": 99}, "99 from"),  # more than the exchange held
+        ({"first_session": "2020-01-06"}, "False"),  # before it was deployed
+        ({"last_session": "2999-01-01"}, "False"),
+    ],
+)
+def test_a_soak_that_proves_nothing_is_refused(shop: Any, changes: dict[str, Any], found: str) -> None:
+    promote(shop.desk, shop.release, "local", "first")
+    path = verdict(shop, **changes)
+    with pytest.raises(Refused, match=f"refused by rule soak: .*{found}"):
+        soak(shop, path)
+
+
+def test_a_release_that_was_never_there_has_not_soaked(shop: Any) -> None:
+    path = verdict(shop)
+    with pytest.raises(Refused, match="missing-fact"):
+        soak(shop, path)
+
+
+def test_without_a_verdict_a_soak_cannot_be_checked(shop: Any) -> None:
+    promote(shop.desk, shop.release, "local", "first")
+    with pytest.raises(CannotCheck, match="no verdict given"):
+        soak(shop, None)
+
+
+def test_a_deployment_without_its_soak_is_refused(shop: Any) -> None:
+    promote(shop.desk, shop.release, "local", "first")
+    verified = shop.verify(deployed=True)
+    with pytest.raises(Refused, match=r"refused by rule soak: .*no soak result"):
+        check_deployment(verified.facts, verified.manifest, demand_soak(shop), now(), required=True)
+
+
+def test_a_deployment_after_too_short_a_soak_is_refused(shop: Any) -> None:
+    promote(shop.desk, shop.release, "local", "first")
+    held = {
+        "environment": "local",
+        "deployment_sha256": "a" * 64,
+        "deployed_at": "2026-01-02T03:04:05Z",
+        "first_session": "2026-01-05",
+        "last_session": "2026-01-06",
+        "sessions": 2,
+        "verdict_sha256": "b" * 64,
+    }
+    shop.forge("deployment-local", lambda statement: statement["predicate"].update(soak=held))
+    demand_soak(shop)
+    with pytest.raises(Refused, match=r"refused by rule soak: .*2 sessions"):
+        shop.verify(deployed=True)

@@ -1,0 +1,232 @@
+"""The whole loop at a stand-in of GitHub, every workflow executed by act: what each job did and left.
+
+One test, because each step needs what the last one left: an engineer's pull request is reproduced, reported,
+approved, merged, signed, promoted, rolled back. Fulcio certifies only runs at GitHub; up to it everything is
+real, behind it the local authority signs (world.py, SIGN_HERE).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.workflows.stand_in import BOT
+from tests.workflows.world import World
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    made = World(tmp_path_factory.mktemp("world"))
+    yield made
+    print("\n".join(f"{name:<14} {ran.seconds:5.1f} s  {ran.jobs}" for name, ran in made.started))
+    made.close()
+
+
+def test_a_change_goes_from_its_pull_request_to_production_and_back(world: World) -> None:
+    number = _reproduce(world)
+    _bots_push_runs_no_pipeline(world, number)
+    merged = _approve_and_merge(world, number)
+    _signing_needs_github(world, merged)
+    release = _release(world, merged)
+    _promote(world, release, "policy/1")
+    _second_release(world)
+    _rollback(world, release)
+    _revoke(world)
+    _night(world)
+    assert world.github.chat == [], "the chat hears of failures only"
+
+
+def _bot_comments(world: World, number: int, marker: str) -> list[dict[str, Any]]:
+    found = world.github.comments.get(number, [])
+    return [c for c in found if c["user"]["login"] == BOT and c["body"].startswith(f"<!-- sekisho:{marker}")]
+
+
+def _say(world: World, number: int, who: str, text: str) -> str:
+    """Someone comments; the workflow judges; the bot's answer."""
+    comment = world.github.comment(number, who, text)
+    ran = world.act("commands.yml", "issue_comment", world.issue_comment(number, comment))
+    assert ran.jobs == {"judge": "success"}
+    answers = _bot_comments(world, number, f"answer-{comment['id']} ")
+    assert len(answers) == 1
+    return str(answers[0]["body"])
+
+
+def _reproduce(world: World) -> int:
+    title = 'Raise it $(touch pwned) "`touch pwned`\n; é'
+    head = world.branch("gentler", "params.yaml", "risk_aversion: 0.05", "risk_aversion: 0.06")
+    number = int(world.github.open_pull("engineer", "gentler", title)["number"])
+    opened = world.pull_request(number, "opened")
+    ran = world.act("pr.yml", "pull_request", opened, sha=head, ref=f"refs/pull/{number}/merge")
+    assert ran.jobs == {"check": "success", "pipeline": "success", "report": "skipped"}
+    for tool in ("ruff", "mypy", "zizmor", "pytest"):
+        assert f"{tool} was called" in ran.output("check")
+    assert "Running stage 'train'" in ran.output("pipeline")
+    for secret in ("SEKISHO_APP_KEY", "the-private-key"):
+        assert secret not in json.dumps(ran.log)
+
+    report = world.workflow_run(ran, "completed", "pr", "pull_request", number)
+    before = world.head("gentler")
+    ran = world.act("report.yml", "workflow_run", report)
+    assert ran.jobs == {"stale": "skipped", "report": "success"}
+    after = world.head("gentler")
+    changed = world.github.git("diff", "--name-only", before, after).split("\n")
+    assert "dvc.lock" in changed
+    assert all(name == "dvc.lock" or name.startswith("metrics/") for name in changed)
+    assert "skip ci" not in world.github.git("log", "-1", "--format=%B", after)
+    (comment,) = _bot_comments(world, number, "report ")
+    assert f"head={after}" in comment["body"]
+    assert "CML watermark" in comment["body"]
+    assert "market.risk_aversion" in comment["body"]
+    assert not list(world.folder.rglob("pwned"))
+    return number
+
+
+def _bots_push_runs_no_pipeline(world: World, number: int) -> None:
+    """The results' commit is checked like any other; it starts neither the pipeline nor another commit."""
+    head, comments = world.head("gentler"), len(world.github.comments[number])
+    pushed = world.pull_request(number, "synchronize", sender=BOT)
+    ran = world.act("pr.yml", "pull_request", pushed, sha=head, ref=f"refs/pull/{number}/merge")
+    assert ran.jobs == {"check": "success", "pipeline": "skipped", "report": "skipped"}
+    ended = world.workflow_run(ran, "completed", "pr", "pull_request", number)
+    ran = world.act("report.yml", "workflow_run", ended)
+    assert ran.jobs["report"] == "success"  # there was no result to take
+    assert (world.head("gentler"), len(world.github.comments[number])) == (head, comments)
+
+
+def _approve_and_merge(world: World, number: int) -> str:
+    head = world.head("gentler")
+    assert "**refused**" in _say(world, number, "engineer", f"/approve {head}")
+    assert "**refused**" in _say(world, number, "reader", f"/approve {head}")
+    assert "**done**" in _say(world, number, "reviewer", f"/approve {head}")
+    assert "can be merged: yes" in _say(world, number, "reader", "/explain")
+    return world.github.merge(number, head, f"Merge pull request #{number} from gentler")
+
+
+def _signing_needs_github(world: World, merged: str) -> None:
+    """Everything up to the certificate is done; without GitHub's identity nothing is proposed."""
+    branches = world.github.git("for-each-ref", "--format=%(refname)")
+    ran = world.act("release.yml", "push", world.push(merged), sha=merged)
+    assert ran.jobs == {"sign": "failure", "propose": "skipped"}
+    assert ran.result("sign", "sekisho export") == "success"
+    assert ran.result("sign", "sekisho sign") == "failure"
+    assert "OIDC" in ran.output("sign")
+    assert world.github.git("for-each-ref", "--format=%(refname)") == branches
+
+
+def _release(world: World, merged: str) -> int:
+    ran = world.act("release.yml", "push", world.push(merged), sha=merged, sign_here=True)
+    assert ran.jobs == {"sign": "success", "propose": "success"}
+    assert "Running stage" not in ran.output("sign"), "nothing is trained again"
+    return _merge_proposal(
+        world, "release/policy/1", {"releases/policy/1/manifest.json", "releases/audit.jsonl"}
+    )
+
+
+def _merge_proposal(world: World, branch: str, expected: set[str]) -> int:
+    """The bot's pull request from ``branch`` holds the files and no content of a release; people merge it."""
+    (number,) = [
+        n for n, p in world.github.pulls.items() if p["head"]["ref"] == branch and p["state"] == "open"
+    ]
+    pull = world.github.pull(number)
+    assert pull["user"]["login"] == BOT
+    changed = set(world.github.git("diff", "--name-only", "main", f"refs/heads/{branch}").split("\n"))
+    assert expected <= changed, changed
+    assert not [name for name in changed if "/content/" in name]
+    world.github.merge(number, pull["head"]["sha"], f"Merge pull request #{number} from {branch}")
+    return number
+
+
+def _promote(world: World, number: int, release: str) -> None:
+    world.github.dispatches.clear()
+    assert "**accepted**" in _say(world, number, "admin", "/promote staging")
+    (started,) = world.github.dispatches
+    assert (started["workflow"], started["inputs"]["release"]) == ("promote.yml", release)
+    ran = world.act("promote.yml", "workflow_dispatch", world.dispatch(started), sign_here=True)
+    assert ran.jobs == {"promote": "success"}
+    _merge_proposal(world, "promote/staging", {"deploy/policy/local/release.env"})
+    pointer = world.github.git("show", "main:deploy/policy/local/release.env")
+    assert re.fullmatch(rf"RELEASE={release}@sha256:[0-9a-f]{{64}}", pointer)
+
+
+def _second_release(world: World) -> None:
+    """A change that moves no figure: DVC takes all results from the remote, /retrain posts their report."""
+    head = world.branch("note", "README.md", "Sekisho takes", "Sekisho still takes")
+    number = int(world.github.open_pull("engineer", "note", "Note")["number"])
+    world.github.dispatches.clear()
+    assert "**accepted**" in _say(world, number, "reviewer", "/retrain")
+    (started,) = world.github.dispatches
+    assert started["inputs"]["head"] == head
+    ran = world.act("pr.yml", "workflow_dispatch", world.dispatch(started))
+    assert ran.jobs == {"check": "skipped", "pipeline": "success", "report": "success"}
+    assert "Running stage" not in ran.output("pipeline")
+    assert world.head("note") == head, "the results were there already"
+    merged = _approved(world, number)
+    ran = world.act("release.yml", "push", world.push(merged), sha=merged, sign_here=True)
+    assert ran.jobs == {"sign": "success", "propose": "success"}
+    _merge_proposal(world, "release/policy/2", {"releases/policy/2/manifest.json"})
+
+
+def _approved(world: World, number: int) -> str:
+    """The merge commit of a pull request that has its report."""
+    pull = world.github.pull(number)
+    assert len(_bot_comments(world, number, "report ")) == 1
+    assert "**done**" in _say(world, number, "reviewer", f"/approve {pull['head']['sha']}")
+    return world.github.merge(number, pull["head"]["sha"], f"Merge pull request #{number}")
+
+
+def _rollback(world: World, first: int) -> None:
+    """The content of release 1 comes back as release 3: proposed, approved, and signed as any release is."""
+    world.github.dispatches.clear()
+    assert "**accepted**" in _say(
+        world, first, "admin", "/rollback 1 loses money since Monday; $(touch pwned)"
+    )
+    (started,) = world.github.dispatches
+    ran = world.act("rollback.yml", "workflow_dispatch", world.dispatch(started), sign_here=True)
+    assert ran.jobs == {"rollback": "success"}
+    (number,) = [n for n, p in world.github.pulls.items() if p["head"]["ref"] == "rollback/1"]
+    head = str(world.github.pull(number)["head"]["sha"])
+    assert "releases/policy/3/origin/manifest.json" in world.github.git("ls-tree", "-r", "--name-only", head)
+
+    opened = world.pull_request(number, "opened", sender=BOT)
+    ran = world.act("pr.yml", "pull_request", opened, sha=head, ref=f"refs/pull/{number}/merge")
+    assert ran.jobs == {"check": "success", "pipeline": "success", "report": "skipped"}
+    ran = world.act(
+        "report.yml", "workflow_run", world.workflow_run(ran, "completed", "pr", "pull_request", number)
+    )
+    assert ran.jobs["report"] == "success"
+    merged = _approved(world, number)
+    ran = world.act("release.yml", "push", world.push(merged), sha=merged, sign_here=True)
+    assert ran.jobs == {"sign": "success", "propose": "success"}
+    release = _merge_proposal(world, "release/policy/3", {"releases/policy/3/bundles/approval.sigstore.json"})
+    _promote(world, release, "policy/3")
+    assert not list(world.folder.rglob("pwned"))
+
+
+def _revoke(world: World) -> None:
+    ran = world.act("revoke.yml", "schedule", world.schedule("0 3 * * *"), sign_here=True)
+    assert ran.jobs == {"sign": "success", "propose": "success"}
+    _merge_proposal(world, "revocations", {"trust/local/revoked.sigstore.json", "releases/audit.jsonl"})
+
+
+def _night(world: World) -> None:
+    """A candidate is trained on the day's bars, nothing is released; weekly main reproduces from nothing."""
+    world.upload(world.bars_after_the_sample(2), "source")
+    before = world.github.git("for-each-ref")
+    ran = world.act("nightly.yml", "schedule", world.schedule("0 8 * * 1-5"))
+    assert ran.jobs == {"bars": "success", "candidate": "success", "reproduce": "skipped"}
+    assert "2 new partitions" in ran.output("candidate")
+    assert "Running stage 'train'" in ran.output("candidate")
+    assert (world.folder / "artifacts" / str(world.runs) / "report/report.md").is_file()
+    ran = world.act("nightly.yml", "schedule", world.schedule("0 8 * * 6"))
+    assert ran.jobs == {"bars": "skipped", "candidate": "skipped", "reproduce": "success"}
+    assert world.github.git("for-each-ref") == before
+
+
+def test_the_scratch_is_elsewhere(world: World) -> None:
+    assert Path(__file__).parents[2] not in world.folder.parents

@@ -319,12 +319,13 @@ def test_results_of_a_reproduced_checkout_are_committed_and_nothing_else(world, 
     bot, old = world.act(BOT), head(world, pull)
     assert commit_results(bot, pull, world.clone, old) is None
     (world.clone / "dvc.lock").write_text((world.clone / "dvc.lock").read_text() + "\n")
+    (world.clone / "metrics/returns.csv").write_text("session,agent\n")
     (world.clone / "metrics/evil.sh").write_text("rm")
     (world.clone / "src/code.py").write_text("x = 3\n")
     new = commit_results(bot, pull, world.clone, old)
     assert new == head(world, pull) != old
     world.git("fetch", "--quiet", "origin")
-    assert world.git("diff", "--name-only", old, new) == "dvc.lock"
+    assert world.git("diff", "--name-only", old, new) == "dvc.lock\nmetrics/returns.csv"
 
 
 def test_results_of_another_head_are_not_committed(world, pull):

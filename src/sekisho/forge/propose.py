@@ -11,9 +11,11 @@ from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.interface import Forge, head_moved
 from sekisho.forge.markdown import one_line, quoted
 
+RESULTS = (".json", ".csv")  # what stages write under metrics/
+
 
 def commit_results(forge: Forge, number: int, folder: Path, head: str) -> str | None:
-    """Commit ``dvc.lock`` and ``metrics/*.json`` of a reproduced checkout to the pull request's branch.
+    """Commit ``dvc.lock`` and the files of ``metrics/`` (JSON, CSV) of a reproduced checkout to the branch.
 
     Nothing else of ``folder`` is taken, whatever it holds. Returns the commit, None if nothing differed.
 
@@ -27,8 +29,9 @@ def commit_results(forge: Forge, number: int, folder: Path, head: str) -> str | 
     pull = forge.get_pull_request(number)
     if pull.head_sha != head:
         raise head_moved(head, pull.head_sha)
-    paths = [folder / "dvc.lock", *sorted((folder / "metrics").glob("*.json"))]
-    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+    metrics = (path for path in (folder / "metrics").glob("*") if path.suffix in RESULTS)
+    paths = [path for path in (folder / "dvc.lock", *sorted(metrics)) if path.is_file()]
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
     if "dvc.lock" not in found:
         raise CannotCheck(f"{folder}: no dvc.lock", remedy="run dvc repro first")
     changed = {path: data for path, data in found.items() if forge.read_file(head, path) != data}

@@ -101,3 +101,18 @@ def test_every_named_dependency_is_needed(stage: str, dep: str) -> None:
 
 def test_the_report_reads_the_counts_of_validation() -> None:
     assert "metrics/validate.json" in STAGES["report"]["deps"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_run_cache_takes_every_stage(stage: str) -> None:
+    """DVC leaves out stages with outputs that persist, or that git keeps and are no metric and no plot."""
+    kinds = {kind: STAGES[stage].get(kind, []) for kind in ("outs", "metrics", "plots")}
+    options = [
+        (kind, value)
+        for kind, entries in kinds.items()
+        for entry in entries
+        if isinstance(entry, dict)
+        for value in entry.values()
+    ]
+    assert not [value for _, value in options if value.get("persist")]
+    assert not [value for kind, value in options if kind == "outs" and value.get("cache") is False]

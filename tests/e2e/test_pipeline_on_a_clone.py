@@ -59,8 +59,11 @@ def test_an_experiment_ends_in_a_report_and_a_verdict(clone: Path) -> None:
     assert "exp" in run(clone, "git", "for-each-ref", "refs/exps")
 
 
-def test_a_second_repro_runs_nothing(clone: Path) -> None:
-    assert "Running stage" not in run(clone, "dvc", "repro")
+def test_a_second_repro_counts_the_trials_and_changes_nothing(clone: Path) -> None:
+    before = run(clone, "git", "diff", "HEAD")
+    log = run(clone, "dvc", "repro")
+    assert [line for line in log.splitlines() if line.startswith("Running")] == ["Running stage 'trials':"]
+    assert run(clone, "git", "diff", "HEAD") == before
 
 
 def test_metrics_and_plots_can_be_compared_with_main(clone: Path) -> None:

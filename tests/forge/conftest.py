@@ -13,6 +13,7 @@ import pytest
 from sekisho.calendar import Calendar
 from sekisho.dvc_files import files_under, folder_digest
 from sekisho.forge.local import LocalForge, create_local_forge
+from sekisho.forge.propose import Proposal, propose
 from sekisho.params import ForgeParams, load_params
 
 ROOT = Path(__file__).parents[2]
@@ -130,3 +131,19 @@ def say(world: World) -> Callable[..., object]:
         return handle(bot, number, comment, TOKYO, now)
 
     return _say
+
+
+@pytest.fixture
+def release(world: World) -> int:
+    """A merged pull request by which the bot recorded release policy/3."""
+    bot = world.act(BOT)
+    (world.clone / "releases/policy/3").mkdir(parents=True)
+    (world.clone / "releases/policy/3/manifest.json").write_text("{}")
+    proposal = Proposal("release/policy/3", "Release policy/3", "", None, exclusive=False)
+    number = propose(bot, world.clone, ["releases"], proposal)
+    assert propose(bot, world.clone, ["releases"], proposal) == number
+    assert bot.read_folder(bot.get_pull_request(number).head_sha, "releases") == {
+        "policy/3/manifest.json": b"{}"
+    }
+    bot.merge(number, bot.get_pull_request(number).head_sha, "Merge")
+    return number

@@ -370,34 +370,90 @@ def test_dvc_itself_agrees_with_the_folder_digest(world, tmp_path):
 
 
 CML = """#!{python}
-import sys
+# `cml comment update` as CML 0.20.6 does it: of the first page the last with the watermark is edited
+import re, sys
 from pathlib import Path
 from sekisho.forge.local import LocalForge
 from sekisho.params import load_params
 assert sys.argv[1:5] == ["comment", "update", "--target=pr/1", "--watermark-title=sekisho-report"], sys.argv
-params = load_params(Path({params!r})).forge
-forge = LocalForge(Path({folder!r}), params, {actor!r})
-forge.add_comment(1, Path(sys.argv[-1]).read_text() + "\\n![](watermark)")
+if {actor!r} == "nobody":
+    sys.exit(1)
+forge = LocalForge(Path({folder!r}), load_params(Path({params!r})).forge, {actor!r})
+mark = '![](https://cml.dev/watermark.png#' + "a" * 40 + ' "CML watermark sekisho-report")'
+body = Path(sys.argv[-1]).read_text() + "\\n\\n" + mark
+found = [c.id for c in forge.comments(1)[:30] if re.search(r'watermark.png#[0-9a-f]+ "CML watermark', c.body)]
+forge.edit_comment(1, found[-1], body) if found else forge.add_comment(1, body)
 """
+PLANTED = f'![](https://cml.dev/watermark.png#{"b" * 40} "CML watermark sekisho-report")'
 
 
-@pytest.mark.parametrize("actor", [BOT, "reader"])
-def test_cml_may_post_the_report_but_only_as_the_bot(world, monkeypatch, actor):
+@pytest.fixture
+def cml(world, monkeypatch):
+    """Puts a cml on the path that acts as somebody; "nobody": it fails."""
     world.push("tuned")
     number = world.act("engineer").open_pull_request("tune", "Tune", "")
     program = world.folder.parent / "bin/cml"
     program.parent.mkdir()
-    program.write_text(
-        CML.format(
-            params=str(ROOT / "params.yaml"), python=sys.executable, folder=str(world.folder), actor=actor
-        )
-    )
-    program.chmod(0o755)
+    words = {"params": str(ROOT / "params.yaml"), "python": sys.executable, "folder": str(world.folder)}
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     monkeypatch.setenv("SEKISHO_PUBLISHER", "cml")
-    if actor == BOT:
-        assert publish_report(world.act(BOT), number, world.report)[1] == [1]
-        assert "watermark" in world.act(BOT).comments(number)[0].body
-    else:
-        with pytest.raises(ForgeError, match="not the bot's"):
-            publish_report(world.act(BOT), number, world.report)
+
+    def use(actor: str) -> int:
+        program.write_text(CML.format(actor=actor, **words))
+        program.chmod(0o755)
+        return number
+
+    return use
+
+
+def reports(world, number: int) -> list[Comment]:
+    return [c for c in world.act(BOT).comments(number) if c.body.startswith("<!-- sekisho:report ")]
+
+
+def test_cml_posts_the_report_and_updates_it_in_place(world, cml):
+    number = cml(BOT)
+    assert publish_report(world.act(BOT), number, world.report)[1] == [1]
+    assert "CML watermark" in reports(world, number)[0].body
+    world.push("tuned again")
+    assert publish_report(world.act(BOT), number, world.report)[1] == [1]
+    (report,) = reports(world, number)
+    assert "CML watermark" in report.body
+    assert head(world, number) in report.body
+
+
+def test_a_report_that_cml_posts_as_somebody_else_is_no_report(world, cml):
+    number = cml("reader")
+    with pytest.raises(ForgeError, match="not the bot's"):
+        publish_report(world.act(BOT), number, world.report)
+
+
+@pytest.mark.parametrize("gone", ["it fails", "it is not installed"])
+def test_the_loss_of_cml_stops_nothing(world, cml, gone):
+    number = cml("nobody")
+    if gone == "it is not installed":
+        (world.folder.parent / "bin/cml").unlink()
+    publish_report(world.act(BOT), number, world.report)
+    (report,) = reports(world, number)
+    assert report.author == BOT
+    assert "watermark" not in report.body
+
+
+def test_cmls_watermark_planted_by_someone_else_draws_no_report_into_their_comment(world, cml):
+    number = cml(BOT)
+    planted = world.act("engineer").add_comment(number, f"all is well\n{PLANTED}")
+    for _ in range(2):
+        publish_report(world.act(BOT), number, world.report)
+    assert len(reports(world, number)) == 1
+    bodies = {c.id: c.body for c in world.act(BOT).comments(number)}
+    assert bodies[planted] == f"all is well\n{PLANTED}"
+
+
+def test_a_report_behind_cmls_first_page_is_updated_and_not_posted_again(world, cml):
+    number = cml(BOT)
+    for n in range(40):
+        world.act("engineer").add_comment(number, f"comment {n}")
+    (first,) = publish_report(world.act(BOT), number, world.report)[1]
+    world.push("tuned again")
+    assert publish_report(world.act(BOT), number, world.report)[1] == [first]
+    (report,) = reports(world, number)
+    assert head(world, number) in report.body

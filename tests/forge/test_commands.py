@@ -16,7 +16,6 @@ from sekisho.forge.approvals import events, merge
 from sekisho.forge.commands import KINDS, handle
 from sekisho.forge.local import LocalForge
 from sekisho.forge.promotion import market_hours
-from sekisho.forge.propose import Proposal, propose
 from sekisho.forge.report import publish_report
 from sekisho.forge.retune import read_changes, with_changes
 from sekisho.params import lookup, parse_yaml
@@ -50,20 +49,6 @@ def whole(world) -> int:
     world.git("commit", "--quiet", "--all", "--message", "All parameters")
     world.git("push", "--quiet", "origin", "HEAD:refs/heads/tune")
     return world.act("engineer").open_pull_request("tune", "Tune", "because")
-
-
-@pytest.fixture
-def release(world) -> int:
-    """A merged pull request by which the bot recorded release policy/3."""
-    bot = world.act(BOT)
-    (world.clone / "releases/policy/3").mkdir(parents=True)
-    (world.clone / "releases/policy/3/manifest.json").write_text("{}")
-    proposal = Proposal("release/policy/3", "Release policy/3", "", None, exclusive=False)
-    number = propose(bot, world.clone, ["releases"], proposal)
-    assert propose(bot, world.clone, ["releases"], proposal) == number
-    assert bot.read_folder(head(world, number), "releases") == {"policy/3/manifest.json": b"{}"}
-    bot.merge(number, head(world, number), "Merge")
-    return number
 
 
 # ---- any push voids an approval

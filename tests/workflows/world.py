@@ -183,9 +183,8 @@ class World:
 
     def pull_request(self, number: int, action: str, sender: str = "engineer") -> dict[str, Any]:
         event = copy.deepcopy(example("pull_request", action))
-        event["pull_request"] |= {
-            k: v for k, v in self.github.pull(number).items() if k in event["pull_request"]
-        }
+        pull = copy.deepcopy(self.github.pull(number))  # tests change what an event says, not the forge
+        event["pull_request"] |= {k: v for k, v in pull.items() if k in event["pull_request"]}
         return self._here(event | {"number": number}, sender)
 
     def issue_comment(self, number: int, comment: dict[str, Any]) -> dict[str, Any]:

@@ -212,6 +212,46 @@ def command(number: int | None, comment_id: int | None, event: Path | None, as_j
         sys.exit(1)
 
 
+@pr.command("recheck")
+@click.argument("number", type=int)
+@click.option("--release", required=True, help="MODEL/SEQ that is to be promoted.")
+@click.option("--environment", type=click.Choice(["staging", "production"]), required=True)
+@click.option("--key", default="", help="What the workflow was started for: comment-<id>.")
+@JSON
+def recheck(number: int, as_json: bool, **words: str) -> None:
+    """Judge a promotion once more, right before it is signed: its comment, its author's right, the hour."""
+    import datetime as dt
+
+    from sekisho.calendar import Calendar
+    from sekisho.forge.recheck import Promotion
+    from sekisho.forge.recheck import recheck as run
+
+    data = load_params().data
+    calendar, now = Calendar(data.calendar, data.bar), dt.datetime.now(dt.UTC)
+    reason = run(_forge(), Promotion(number, **words), calendar, now)
+    _say(as_json, f"may be promoted to {words['environment']}: {reason}", number=number, reason=reason)
+
+
+@pr.command("stage")
+@click.option("--merge-commit", required=True, help="Merge of a pull request that recorded a release.")
+@JSON
+def stage(merge_commit: str, as_json: bool) -> None:
+    """Start the promotion to staging of the release that a merge recorded; another merge starts nothing."""
+    from sekisho.forge.commands import RELEASE_BRANCH
+    from sekisho.forge.recheck import release_pull
+
+    forge = _forge()
+    number = _merged_as(forge, merge_commit)
+    found = RELEASE_BRANCH.fullmatch(forge.get_pull_request(number).branch)
+    if found is None:
+        _say(as_json, f"pull request {number} recorded no release: nothing to promote", number=number)
+        return
+    release_pull(forge, number)
+    inputs = {"number": str(number), "release": found[1], "environment": "staging"}
+    said = forge.start("promote.yml", inputs | {"reason": "first promotion"}, f"merge-{merge_commit}")
+    _say(as_json, f"{found[1]} goes to staging. {said}", number=number, release=found[1])
+
+
 @pr.command("merge")
 @click.argument("number", type=int)
 @JSON
@@ -234,12 +274,7 @@ def approval(number: int | None, merge_commit: str | None, out: Path, as_json: b
 
     forge = _forge()
     if number is None:
-        merged = [p.number for p in forge.list_pull_requests("merged") if p.merge_sha == merge_commit]
-        if not merge_commit or not merged:
-            raise CannotCheck(
-                f"no pull request was merged as {merge_commit}", remedy="merge by `sekisho pr merge`"
-            )
-        number = merged[0]
+        number = _merged_as(forge, merge_commit)
     record = approval_record(forge, number)
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = out.with_name(f".{out.name}.tmp")
@@ -252,6 +287,16 @@ def _forge() -> Forge:
     from sekisho.forge import open_forge
 
     return open_forge(load_params().forge)
+
+
+def _merged_as(forge: Forge, merge_commit: str | None) -> int:
+    """The pull request that was merged as this commit."""
+    merged = [p.number for p in forge.list_pull_requests("merged") if p.merge_sha == merge_commit]
+    if not merge_commit or not merged:
+        raise CannotCheck(
+            f"no pull request was merged as {merge_commit}", remedy="merge by `sekisho pr merge`"
+        )
+    return merged[0]
 
 
 def _from_event(path: Path) -> tuple[int, int]:

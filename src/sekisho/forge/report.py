@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import subprocess
@@ -16,7 +17,12 @@ from sekisho.forge.compare import differences, links
 from sekisho.forge.interface import Forge, with_markers
 from sekisho.forge.lock import read_lock
 
+log = logging.getLogger(__name__)
+
 IMAGE = re.compile(r"(!\[[^\]\n]*\]\()([^)\s]+)(\))")
+TITLE = "sekisho-report"
+WATERMARK = re.compile(rf'!\[\]\(https://cml\.dev/watermark\.png#[0-9a-fA-F]+ "CML watermark {TITLE}"\)')
+CML_PAGE = 30  # comments that CML reads
 STALE = re.compile(r"^> \*\*Stale\.\*\* .*\n\n", re.MULTILINE)
 
 
@@ -92,28 +98,37 @@ def _check_belongs(forge: Forge, head: str, report: Path) -> None:
 
 
 def _post(forge: Forge, number: int, body: str) -> list[int]:
-    """By our own publisher, or by CML (``SEKISHO_PUBLISHER=cml``) where the report fits into one comment."""
-    fits = len(body) <= forge.params.report_limit
-    if os.environ.get("SEKISHO_PUBLISHER") != "cml" or not fits:
-        return forge.upsert_comment(number, "report", body)
+    """By our own publisher, or by CML (``SEKISHO_PUBLISHER=cml``) where it would do the same."""
+    wished = os.environ.get("SEKISHO_PUBLISHER") == "cml"
+    if wished and len(body) <= forge.params.report_limit and _cml_finds_the_report(forge, number):
+        try:
+            return [_post_by_cml(forge, number, body)]
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("cml failed (%s): the report is posted without it", type(error).__name__)
+    return forge.upsert_comment(number, "report", body)
+
+
+def _cml_finds_the_report(forge: Forge, number: int) -> bool:
+    """Whether CML 0.20.6 would edit the bot's report, or add it where there is none.
+
+    It reads the first page of comments and edits the last one that bears its watermark, whoever wrote it.
+    """
+    marked = [c.id for c in forge.comments(number)[:CML_PAGE] if WATERMARK.search(c.body)]
+    report = find_report(forge, number)
+    return marked[-1:] == ([report.comment.id] if report else [])
+
+
+def _post_by_cml(forge: Forge, number: int, body: str) -> int:
     with tempfile.TemporaryDirectory(prefix="sekisho-report-") as folder:
         path = Path(folder) / "report.md"
         path.write_text(with_markers("report", [body])[0], encoding="utf-8")
-        words = ["cml", "comment", "update", f"--target=pr/{number}", "--watermark-title=sekisho-report"]
-        words += [
-            "--publish=false",
-            str(path),
-        ]  # the pictures are published already, and not on a public host
-        try:
-            subprocess.run(words, check=True, capture_output=True, timeout=forge.params.longest_wait)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise ForgeError(
-                f"cml did not post the report: {type(error).__name__}", remedy="unset SEKISHO_PUBLISHER"
-            ) from error
+        words = ["cml", "comment", "update", f"--target=pr/{number}", f"--watermark-title={TITLE}"]
+        words += ["--publish=false", str(path)]  # pictures are published already, and on no public host
+        subprocess.run(words, check=True, capture_output=True, timeout=forge.params.longest_wait)
     posted = find_report(forge, number)
     if posted is None or body.split("\n", 1)[0] not in posted.comment.body:
         raise ForgeError(
             "cml posted a report that is not the bot's",
             remedy="unset SEKISHO_PUBLISHER, or give cml the App's token",
         )
-    return [posted.comment.id]
+    return posted.comment.id

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sekisho.errors import TrainingError
-from sekisho.market import MarketData, TradingMarket, apply_limits, derive_units
+from sekisho.market import MarketData, TradingMarket, apply_limits, derive_units, volatility_regimes
+from sekisho.market.core import difference_rewards
 from sekisho.params import MarketParams
 
 Maker = Callable[..., MarketData]
@@ -24,127 +25,7 @@ def run_of(data: MarketData, params: MarketParams, count: int = 1, **options: ob
     return TradingMarket(data, params, units, count, window, **options)  # type: ignore[arg-type]
 
 
-class Ledger:
-    """The market again, for one account, with Python floats and loops: slow and plain."""
-
-    def __init__(self, data: MarketData, params: MarketParams, bar: int) -> None:
-        self.d, self.p, self.bar = data, params, bar
-        self.cash, self.units = params.capital, [0.0] * len(data.symbols)
-
-    def equity(self) -> float:
-        return self.cash + sum(u * float(c) for u, c in zip(self.units, self.d.close[self.bar], strict=True))
-
-    def weights(self) -> list[float]:
-        equity = self.equity()
-        return [u * float(c) / equity for u, c in zip(self.units, self.d.close[self.bar], strict=True)]
-
-    def limited(self, target: list[float]) -> list[float]:
-        p, current = self.p, self.weights()
-        w = [min(max(x, -p.max_asset), p.max_asset) for x in target]
-        longs, shorts = sum(x for x in w if x > 0), -sum(x for x in w if x < 0)
-        if longs - shorts > p.max_net:
-            w = [x * (shorts + p.max_net) / longs if x > 0 else x for x in w]
-        elif shorts - longs > p.max_net:
-            w = [x * (longs + p.max_net) / shorts if x < 0 else x for x in w]
-        gross = sum(abs(x) for x in w)
-        if gross > p.max_gross:
-            w = [x * p.max_gross / gross for x in w]
-        turnover = sum(abs(x - c) for x, c in zip(w, current, strict=True))
-        if turnover > p.max_turnover:
-            w = [c + (x - c) * p.max_turnover / turnover for x, c in zip(w, current, strict=True)]
-        return w
-
-    def step(self, target: list[float]) -> float:
-        """Net return of the bar."""
-        d, p, now, then = self.d, self.p, self.bar, self.bar + 1
-        before, current = self.equity(), self.weights()
-        for a, wanted in enumerate(self.limited(target)):
-            price = float(d.open[then, a])
-            if bool(d.tradable[then, a]):
-                order = (wanted - current[a]) * before / float(d.close[now, a])
-                value = abs(order * price)
-                part = value / float(d.adv[then, a])
-                rate = p.commission + p.spread_multiple * float(d.half_spread[then, a])
-                rate += p.impact_linear * part + p.impact_sqrt * float(d.volatility[now, a]) * math.sqrt(part)
-                self.cash -= order * price + value * rate
-                self.units[a] += order
-            position = self.units[a] * price
-            self.cash -= max(-position, 0.0) * float(d.borrow_rate[then, a])
-            self.cash -= position * float(d.funding_rate[then, a])
-        self.bar = then
-        return self.equity() / before - 1
-
-
-@given(seed=st.integers(0, 10_000), assets=st.integers(1, 6))
-@settings(max_examples=25, deadline=None)
-def test_the_fast_market_equals_the_slow_ledger(
-    seed: int, assets: int, make_data: Maker, params: MarketParams
-) -> None:
-    data = make_data(seed, assets=assets)
-    market = run_of(data, params, mode="weights", sequential=True)
-    observation, _ = market.reset()
-    ledger = Ledger(data, params, data.first_bar)
-    rng = np.random.default_rng(seed)
-    for _ in range(data.first_bar, len(data) - 1):
-        np.testing.assert_allclose(observation[0, :, -1], ledger.weights(), rtol=1e-5, atol=1e-7)
-        target = rng.normal(0, 0.4, assets)
-        expected = ledger.step(target.tolist())
-        observation, reward, _, _, infos = market.step(target[None])
-        np.testing.assert_allclose(infos["net_return"][0], expected, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(infos["equity"][0], ledger.equity(), rtol=1e-12)
-        scaled = expected / market.units.risk
-        np.testing.assert_allclose(
-            reward[0], scaled - params.risk_aversion / 2 * scaled**2, rtol=1e-5, atol=1e-6
-        )
-
-
-@given(seed=st.integers(0, 10_000))
-@settings(max_examples=20, deadline=None)
-def test_cash_plus_positions_is_equity_and_returns_explain_it(
-    seed: int, make_data: Maker, params: MarketParams
-) -> None:
-    data = make_data(seed)
-    market = run_of(data, params, 16, mode="trade", sequential=True)
-    market.reset()
-    equity = torch.full((16,), params.capital, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(20):
-        _, _, _, _, infos = market.step(torch.randn(16, 3, generator=generator))
-        held = (market.positions * data.close[infos["bar"]]).sum(1)
-        torch.testing.assert_close(infos["cash"] + held, infos["equity"], rtol=1e-9, atol=0)
-        grown = equity * (1 + infos["gross_return"] - infos["cost"])
-        torch.testing.assert_close(infos["equity"], grown, rtol=1e-9, atol=0)
-        torch.testing.assert_close(infos["net_return"], infos["gross_return"] - infos["cost"])
-        equity = infos["equity"]
-
-
-@given(seed=st.integers(0, 10_000))
-@settings(max_examples=20, deadline=None)
-def test_buying_and_selling_back_at_one_price_loses_exactly_the_costs(
-    seed: int, make_data: Maker, params: MarketParams
-) -> None:
-    data = make_data(seed, halted=0.0)
-    still = torch.full_like(data.close, 100.0)
-    data = replace(data, close=still, open=still, funding_rate=torch.zeros_like(still))
-    moving = make_data(seed)
-    units = derive_units(moving, 5, 60, params)
-    market = TradingMarket(data, params, units, 1, (5, 60), mode="weights", sequential=True)
-    market.reset()
-    target = torch.rand(1, 3, generator=torch.Generator().manual_seed(seed)).double() * 0.2
-    paid = 0.0
-    equity = params.capital
-    for wanted in (target, torch.zeros(1, 3)):
-        _, _, _, _, infos = market.step(wanted)
-        assert float(infos["cost"]) > 0
-        paid += float(infos["cost"]) * equity
-        equity = float(infos["equity"])
-    assert torch.allclose(market.positions, torch.zeros(1, 3, dtype=torch.float64), atol=1e-6)
-    assert params.capital - equity == pytest.approx(paid, rel=1e-9)
-
-
-def test_costs_are_never_negative_and_scale_with_their_multiple(
-    make_data: Maker, params: MarketParams
-) -> None:
+def test_costs_scale_with_their_multiple(make_data: Maker, params: MarketParams) -> None:
     data = make_data(3)
     data = replace(data, funding_rate=torch.zeros_like(data.close))
     multiples = torch.tensor([0.0, 1.0, 2.0])
@@ -334,16 +215,44 @@ def test_gymnasium_vector_contract(make_data: Maker, params: MarketParams) -> No
     market.close()
 
 
-def test_difference_rewards_have_the_gradient_of_the_reward(make_data: Maker, params: MarketParams) -> None:
-    market = run_of(make_data(13), params, 4)
-    net = (torch.randn(4, 3, dtype=torch.float64) * 1e-3).requires_grad_()
-    own = market._asset_reward(net)
+def test_difference_rewards_are_the_accounts_less_what_it_would_be_without_the_asset() -> None:
+    parts = torch.randn(4, 3, dtype=torch.float64)
+    found = difference_rewards(parts, parts.sum(1), 0.3)
+
+    def reward(total: torch.Tensor) -> torch.Tensor:
+        return total - 0.15 * total.square()
+
+    for asset in range(3):
+        without = reward(parts.sum(1) - parts[:, asset])
+        torch.testing.assert_close(found[:, asset], reward(parts.sum(1)) - without)
+
+
+def test_difference_rewards_have_the_gradient_of_the_reward() -> None:
+    net = torch.randn(4, 3, dtype=torch.float64).requires_grad_()
+    own = difference_rewards(net, net.sum(1), 0.3)
     parts = torch.stack(
         [torch.autograd.grad(own[:, a].sum(), net, retain_graph=True)[0][:, a] for a in range(3)], 1
     )
-    scaled = net.sum(1) / market.units.risk
-    reward = scaled - 0.5 * params.risk_aversion * scaled.square()
+    reward = net.sum(1) - 0.15 * net.sum(1).square()
     torch.testing.assert_close(parts, torch.autograd.grad(reward.sum(), net)[0])
+
+
+def test_stratified_episodes_start_as_often_in_each_regime(make_data: Maker, params: MarketParams) -> None:
+    data = make_data(17, rows=400)
+    last = 400 - params.episode_bars  # starts are drawn before it: the turbulent end holds few of them
+    wild = torch.where(torch.arange(400)[:, None] < last - 20, 1.0, 3.0)
+    data = replace(data, close=data.close[:1] * (data.close / data.close[:1]) ** wild)
+    regimes = volatility_regimes(data.close.numpy(), params.vol_window, data.first_bar, 400)
+    shares = []
+    for stratify in (True, False):
+        market = run_of(data, params.model_copy(update={"stratify": stratify}), 30_000)
+        market.reset(seed=1)
+        assert int(market.bar.max()) < last
+        shares.append(np.bincount(regimes[market.bar.numpy()], minlength=3) / 30_000)
+    np.testing.assert_allclose(shares[0], 1 / 3, atol=0.01)
+    here = np.bincount(regimes[data.first_bar : last], minlength=3) / (last - data.first_bar)
+    np.testing.assert_allclose(shares[1], here, atol=0.01)
+    assert np.abs(here - 1 / 3).max() > 0.01
 
 
 def test_units_follow_the_market(make_data: Maker, params: MarketParams) -> None:

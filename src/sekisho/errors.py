@@ -53,5 +53,11 @@ class Refused(SekishoError):
         self.found = found
 
 
+def require_same(rule: str, expected: object, found: object, remedy: str) -> None:
+    """Refuse by ``rule`` unless the two are equal."""
+    if expected != found:
+        raise Refused(rule, expected=expected, found=found, remedy=remedy)
+
+
 class ForgeError(SekishoError):
     """The forge (GitHub or the local one) did not do what was asked, after the retries."""

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from sekisho.errors import CannotCheck, Refused
+from sekisho.release.deployment import check_deployment
 from sekisho.release.manifest import canonical
 from sekisho.release.policy import load_trust
-from sekisho.release.promote import promote, revoke
+from sekisho.release.promote import promote
+from sekisho.release.revocation import read_revocations
+from sekisho.release.revoke import revoke
 from sekisho.release.signer import install_local_root
-from sekisho.release.verify import check_deployment, read_revocations
 
 Attack = Callable[[Any], object]
 

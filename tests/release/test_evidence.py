@@ -18,14 +18,15 @@ from sekisho.cli import main
 from sekisho.errors import CannotCheck, Refused
 from sekisho.release.audit import now
 from sekisho.release.bundle import BundleVerifier
+from sekisho.release.deployment import check_deployment
 from sekisho.release.manifest import canonical
 from sekisho.release.pack import export_pack
 from sekisho.release.policy import Trust, load_trust
-from sekisho.release.promote import promote, revoke, rollback
+from sekisho.release.promote import promote, rollback
+from sekisho.release.revoke import revoke
 from sekisho.release.soak import check_soak
 from sekisho.release.statements import Summary
 from sekisho.release.summary import write_summary
-from sekisho.release.verify import check_deployment
 
 TODAY = now().date()
 # what an auditor's machine lacks: importing any of it fails

@@ -24,7 +24,8 @@ from sekisho.release.audit_check import check_log
 from sekisho.release.audit_page import write_page
 from sekisho.release.dvclock import sha256_of
 from sekisho.release.manifest import read_manifest
-from sekisho.release.promote import Pointer, promote, read_pointer, revoke, rollback
+from sekisho.release.promote import Pointer, promote, read_pointer, rollback
+from sekisho.release.revoke import revoke
 from sekisho.release.statements import PREDICATES, json_schema, read_approval
 from sekisho.release.trace import table, trace_prediction, trace_release
 

@@ -222,11 +222,7 @@ def test_killed_at_any_write_leaves_the_old_or_the_new_state(
     start = {"export": candidate_repo, "promote": signed_repo}.get(command)
     if start is None:
         candidate.export()
-        from sekisho.release.promote import ensure_local_list
-        from sekisho.release.signer import install_local_root
-
-        install_local_root(candidate.trust, candidate.folder)
-        ensure_local_list(candidate.desk)
+        candidate.open_local()
         start = candidate.repo
     moments = 0
     while True:

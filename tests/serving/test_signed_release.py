@@ -21,11 +21,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A repository with release policy/1, signed and not promoted."""
-    workshops = _load("release_workshop", ROOT / "tests/release/conftest.py")
+    workshops = _load("release_workshop", ROOT / "tests/release/workshop.py")
     shop = workshops.build_repo(tmp_path_factory.mktemp("signed") / "repo")
     shop.export()
-    workshops.install_local_root(shop.trust, shop.folder)
-    workshops.ensure_local_list(shop.desk)
+    shop.open_local()
     shop.sign()
     return shop
 

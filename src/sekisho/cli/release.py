@@ -103,7 +103,7 @@ def sign(
     as_json: bool,
 ) -> None:
     """Sign provenance, evaluation, data and approval of RELEASE (a folder or MODEL/SEQ), or none of them."""
-    from sekisho.release.promote import ensure_local_list
+    from sekisho.release.revoke import ensure_local_list
     from sekisho.release.sign import sign_release
     from sekisho.release.signer import install_local_root
 
@@ -255,7 +255,7 @@ def revoke(
     as_json: bool,
 ) -> None:
     """Add RELEASE to the signed revocation list, or renew the list."""
-    from sekisho.release.promote import revoke as run
+    from sekisho.release.revoke import revoke as run
 
     if renew == (release is not None) or (release and not reason):
         raise CannotCheck("give RELEASE with --reason, or --renew", remedy="see `sekisho revoke --help`")

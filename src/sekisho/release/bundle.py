@@ -19,7 +19,7 @@ from sigstore.verify import Verifier
 from sigstore_models.trustroot.v1 import TrustedRoot as InnerRoot
 
 from sekisho.errors import CannotCheck, Refused, SekishoError
-from sekisho.release.manifest import canonical, parse_canonical
+from sekisho.release.manifest import canonical, open_plain, parse_canonical
 from sekisho.release.policy import Environment, Fact, Trust
 from sekisho.release.statements import Predicate, read_statement
 
@@ -99,7 +99,10 @@ class BundleVerifier:
                 :func:`statements.read_statement`.
             CannotCheck: the file cannot be read, or the check itself failed.
         """
-        raw = _read(path, fact)
+        return self.check(_read(path, fact), path, fact, name, digest)
+
+    def check(self, raw: bytes, path: Path, fact: Fact, name: str, digest: str | None) -> SignedFact:
+        """:meth:`verify` of a bundle's bytes, which need not lie in ``path`` yet."""
         bundle = _parse(raw, path)
         try:
             kind, payload = self._verifier.verify_dsse(bundle, _Identity(self.trust.policy, fact))
@@ -167,10 +170,8 @@ class BundleVerifier:
 
 
 def _read(path: Path, fact: str) -> bytes:
-    if path.is_symlink():
-        raise Refused("symlink", expected="plain files only", found=str(path), remedy="restore it from git")
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             raw = file.read(BUNDLE_LIMIT + 1)
     except FileNotFoundError as error:
         raise Refused(

@@ -127,6 +127,30 @@ def check_lock(repo: Path, needed: list[str]) -> dict[str, str]:
     return named
 
 
+def object_versions(repo: Path, path: str) -> dict[str, str]:
+    """The object version ids that DVC recorded for a path, by file; none where the remote names objects by
+    their content, for then the md5 is the object's name.
+
+    DVC records them (``cloud``) in dvc.lock and in the .dvc file of a version-aware remote.
+    https://dvc.org/doc/user-guide/data-management/cloud-versioning
+    """
+    outputs = [out for stage in _stages(repo, "dvc.lock").values() for out in stage.get("outs", [])]
+    for name in sorted(git(repo, "ls-tree", "--name-only", "HEAD").decode().split()):
+        if name.endswith(".dvc"):
+            outputs += _parse(committed(repo, name), name).get("outs") or []
+    found: dict[str, str] = {}
+    for out in outputs:
+        entries = [
+            out,
+            *({**item, "path": f"{out['path']}/{item['relpath']}"} for item in out.get("files", [])),
+        ]
+        for entry in entries:
+            for remote in (entry.get("cloud") or {}).values():
+                if f"{entry['path']}/".startswith(f"{path}/") and "version_id" in remote:
+                    found[entry["path"]] = str(remote["version_id"])
+    return dict(sorted(found.items()))
+
+
 def _stages(repo: Path, name: str) -> dict[str, Any]:
     stages = _parse(committed(repo, name), name).get("stages")
     if not isinstance(stages, dict):

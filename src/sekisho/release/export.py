@@ -19,7 +19,7 @@ from sekisho import features
 from sekisho.errors import CannotCheck, Refused
 from sekisho.params import Params
 from sekisho.release import audit, judgement
-from sekisho.release.dvclock import check_lock, committed, dvc_file, head, sha256_of, track
+from sekisho.release.dvclock import check_lock, committed, dvc_file, head, object_versions, sha256_of, track
 from sekisho.release.manifest import (
     BUNDLES,
     CONTENT,
@@ -207,8 +207,12 @@ def write_content(repo: Path, params: Params, digests: dict[str, str], content: 
     lineage = {
         "candidate": {"fold": fold, "seed": seed, "opset": opset},
         "replayed_bars": replayed,
+        "seeds": params.train.seeds,
+        "training": {key: run.get(key) for key in ("torch", "device", "threads")},
+        "logs": _logs(repo),
         "judge": {"md5": judgement.judge_md5(), "limits": params.gate.model_dump(mode="json")},
         "windows": {name: windows[name] for name in ("train", "validation", "test")},
+        "range": _range(repo / "build/features"),
         "data": [_data_set(repo, path, digests[path]) for path in DATA if path in digests],
         "requirements": {
             f"requirements/{path.name}": sha256_of(path)
@@ -312,10 +316,32 @@ def _features(folder: Path, window: list[str]) -> pl.LazyFrame:
     return pl.scan_parquet(files).filter(pl.col("session").is_between(first, last))
 
 
-def _data_set(repo: Path, path: str, md5: str) -> dict[str, str | None]:
+def _data_set(repo: Path, path: str, md5: str) -> dict[str, Any]:
     # the raw data need not be here; where they are, our own digest stands beside DVC's
     present = (repo / path).exists() and track(repo / path, path).md5 == md5
-    return {"path": path, "dvc_md5": md5, "sha256": sha256_of(repo / path) if present else None}
+    sha256 = sha256_of(repo / path) if present else None
+    return {"path": path, "dvc_md5": md5, "sha256": sha256, "versions": object_versions(repo, path)}
+
+
+def _range(folder: Path) -> dict[str, str]:
+    """First and last session that the features hold."""
+    span = pl.scan_parquet(sorted(folder.glob("*.parquet"))).select(
+        first=pl.col("session").min(), last=pl.col("session").max()
+    )
+    first, last = span.collect().row(0)
+    return {"first": str(first), "last": str(last)}
+
+
+def _logs(repo: Path) -> dict[str, str]:
+    """Digest of every training run's log.
+
+    Raises:
+        CannotCheck: no run has one.
+    """
+    found = sorted((repo / "build/train").glob("*/*/curve.csv"))
+    if not found:
+        raise CannotCheck("build/train: no curve.csv there", remedy="run `dvc repro train`, then export")
+    return {path.relative_to(repo).as_posix(): sha256_of(path) for path in found}
 
 
 def _read_json(path: Path) -> Any:

@@ -76,20 +76,21 @@ def judge_again(judged: dict[str, Any], verdict: dict[str, Any], judge: dict[str
 
 
 def check_sources(content: Path, lineage: dict[str, Any], backtest: dict[str, Any]) -> None:
-    """What ``lineage.json`` says of the judge and the judged is what params.yaml and dvc.lock say.
+    """What ``lineage.json`` says of judge, judged and seeds is what params.yaml and dvc.lock say.
 
     Raises:
-        Refused: rules ``judge-limits``, ``judge-code``, ``judged-training``.
+        Refused: rules ``judge-limits``, ``judge-code``, ``judged-training``, ``trained-seeds``.
         CannotCheck: a file or an entry is missing.
     """
     try:
-        limits = parse_yaml((content / "params.yaml").read_bytes())["gate"]
+        params = parse_yaml((content / "params.yaml").read_bytes())
         stages = parse_yaml((content / "dvc.lock").read_bytes())["stages"]
         code = {entry["path"]: entry["md5"] for entry in stages["gate"]["deps"]}[JUDGE]
         trained = {entry["path"]: entry["md5"] for entry in stages["train"]["outs"]}["build/train"]
         opening = backtest["opening"]
         pairs = {
-            "judge-limits": (limits, lineage["judge"]["limits"]),
+            "trained-seeds": (params["train"]["seeds"], lineage["seeds"]),
+            "judge-limits": (params["gate"], lineage["judge"]["limits"]),
             "judge-code": (code, lineage["judge"]["md5"]),
             "judged-training": (trained, opening["train"]),
         }

@@ -10,6 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -81,6 +82,8 @@ class Manifest(Strict):
             raise ValueError("two paths differ only in case")
         if (self.seq == 1) != (self.previous is None):
             raise ValueError("previous is null exactly for seq 1")
+        if self.rollback and self.rollback.seq >= self.seq:
+            raise ValueError("a rollback returns to an older seq")
         return self
 
     def sha256(self, path: str) -> str:
@@ -200,6 +203,28 @@ def _refuse_file(rule: str, expected: str, path: Path) -> Refused:
     )
 
 
+def open_plain(path: Path) -> BufferedReader:
+    """Open a plain file without following a link or waiting for a pipe.
+
+    Raises:
+        Refused: rules ``symlink``, ``special-file``.
+        FileNotFoundError: no such file.
+        CannotCheck: it cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if path.is_symlink():
+            raise _refuse_file("symlink", "plain files only", path) from error
+        raise CannotCheck(f"{path}: {error.strerror}", remedy="restore the file, then check again") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _refuse_file("special-file", "plain files only", path)
+    return os.fdopen(descriptor, "rb")
+
+
 def hash_file(path: Path) -> tuple[int, str]:
     """Size in bytes and sha256 of a plain file, read without following a link.
 
@@ -208,16 +233,29 @@ def hash_file(path: Path) -> tuple[int, str]:
         CannotCheck: it cannot be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if path.is_symlink():
-            raise _refuse_file("symlink", "plain files only", path) from error
+        with open_plain(path) as file:
+            digest = hashlib.file_digest(file, "sha256")
+            return file.tell(), digest.hexdigest()
+    except FileNotFoundError as error:
         raise CannotCheck(f"{path}: {error.strerror}", remedy="restore the file, then check again") from error
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _refuse_file("special-file", "plain files only", path)
-        digest = hashlib.file_digest(file, "sha256")
-        return file.tell(), digest.hexdigest()
+
+
+def read_content(manifest: Manifest, content: Path, path: str) -> bytes:
+    """One content file, its digest checked on the very bytes that are returned.
+
+    Raises:
+        Refused: rules ``missing-file``, ``symlink``, ``special-file``, ``file-digest``.
+        CannotCheck: it cannot be read.
+    """
+    expected = manifest.sha256(path)
+    try:
+        with open_plain(content / check_path(path)) as file:
+            raw = file.read()
+    except OSError as error:
+        raise CannotCheck(f"{content / path}: {error.strerror}", remedy="load the release again") from error
+    if (found := hashlib.sha256(raw).hexdigest()) != expected:
+        raise _wrong("file-digest", content / path, f"sha256 {expected}", found)
+    return raw
 
 
 def list_files(content: Path) -> list[FileEntry]:
@@ -239,8 +277,8 @@ def parse_manifest(raw: bytes, name: str = MANIFEST) -> tuple[Manifest, str]:
         raise Refused(
             "manifest-schema",
             expected=f"{name} of at most {MAX_MANIFEST} bytes",
-            found=len(raw),
-            remedy="restore it",
+            found="more",
+            remedy="restore it from git",
         )
     value = parse_canonical(raw, name)
     try:
@@ -269,7 +307,8 @@ def read_manifest(release: Path) -> tuple[Manifest, str]:
     if release.is_symlink() or path.is_symlink():
         raise _refuse_file("symlink", "plain files only", release if release.is_symlink() else path)
     try:
-        raw = path.read_bytes()
+        with open_plain(path) as file:
+            raw = file.read(MAX_MANIFEST + 1)
         entries = list(os.scandir(release))
     except OSError as error:
         raise CannotCheck(

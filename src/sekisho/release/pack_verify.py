@@ -119,8 +119,9 @@ def check_release(
     require(f"{name}: digest of its manifest", digest, sha256(folder / "manifest.json"))
     require(f"{name}: its name", f"{manifest['model']}/{manifest['seq']}", name)
     files = {file["path"]: file["sha256"] for file in manifest["files"]}
-    for path in (folder / "content").glob("*"):
-        require(f"{name}: {path.name}", files.get(path.name), sha256(path))
+    for path in (p for p in (folder / "content").rglob("*") if not p.is_dir()):
+        inside = path.relative_to(folder / "content").as_posix()
+        require(f"{name}: {inside}", files.get(inside), sha256(path))
     rows, facts = [], {}
     for path in sorted((folder / "bundles").iterdir()):
         fact, _, environment = path.name.removesuffix(".sigstore.json").partition("-")
@@ -140,6 +141,14 @@ def check_release(
     approval = facts["approval"]
     require(f"{name}: approved by another", False, approval["author"].lower() == approval["approver"].lower())
     require(f"{name}: passed the gate", True, facts["evaluation"]["gate_passed"])
+    require(f"{name}: report that was approved", files["report.md"], approval["report_sha256"])
+    for file in ("gate.json", "backtest.json", "trials.json", "lookahead.json", "report.md", "params.yaml"):
+        claimed = facts["evaluation"][f"{file.partition('.')[0]}_sha256"]
+        require(f"{name}: {file} that was judged", files[file], claimed)
+    built = facts["provenance"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["gitCommit"]
+    require(f"{name}: commit", manifest["created_from"]["commit"], built)
+    if not manifest["rollback"]:
+        require(f"{name}: approved merge", built, approval["merge_sha"])
     signed = [
         e["details"]["bundles"] for e in events if e["event"] == "sign" and e["manifest_digest"] == digest
     ]

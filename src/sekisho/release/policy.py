@@ -68,7 +68,9 @@ class Environment(Section):
     owner_id: Annotated[int, Field(ge=0)]
     ref: Annotated[str, Field(pattern=r"^refs/heads/[A-Za-z0-9._/-]+$")]
     runner_environment: Literal["github-hosted", "self-hosted"]
-    revoked: Relative  # revocation list; its bundle lies beside it
+    revoked: Relative  # revocation list
+    max_revocation_days: Days  # that a list may hold, whatever end it names
+    max_deployment_days: Days  # that a promotion may hold, whatever end it names
     four_eyes_permissions: Annotated[list[Literal["admin", "maintain", "write"]], Field(min_length=1)]
     signers: dict[Fact, Signer]
     required: list[Fact]

@@ -1,4 +1,4 @@
-"""Promote, roll back, revoke: each verifies first and is logged before it acts."""
+"""Promote and roll back: each verifies first and is logged before it acts."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from sekisho.errors import CannotCheck, Refused
 from sekisho.params import ReleaseParams
 from sekisho.release import audit
+from sekisho.release.deployment import check_deployment
 from sekisho.release.dvclock import head
 from sekisho.release.export import created_from, publish, releases_of
 from sekisho.release.manifest import BUNDLES, CONTENT, MANIFEST, ORIGIN, Rollback, check_files, read_manifest
-from sekisho.release.policy import FACTS, Fact, load_trust
-from sekisho.release.signer import Authority, install_local_root, open_signer, predicate_digest
+from sekisho.release.policy import FACTS, Trust, load_trust
+from sekisho.release.signer import Authority, open_signer
 from sekisho.release.soak import check_soak
 from sekisho.release.statements import (
     AuditHead,
     Deployment,
-    Revocations,
-    Revoked,
     make_statement,
     subject_name,
 )
-from sekisho.release.verify import REVOCATIONS, VerifiedRelease, check_facts, read_revocations, verify_release
+from sekisho.release.verify import VerifiedRelease, check_facts, verify_release
 
 if TYPE_CHECKING:
-    from sekisho.release.bundle import BundleVerifier
+    from sekisho.release.bundle import SignedFact
 
 NO_RELEASE = "RELEASE=none\n"  # what an environment points at before its first promotion
 POINTER = re.compile(r"RELEASE=([a-z][a-z0-9-]{0,62})/([1-9][0-9]{0,8})@sha256:([0-9a-f]{64})\n")
@@ -90,10 +89,11 @@ def promote(
     Returns the release and what was there before. ``soak`` is monitoring's verdict on the release where it
     ran before; environments whose trust policy asks for one are not reached without.
 
-    Repeating it after an interruption completes it; repeating it when done changes nothing.
+    Repeating it after an interruption completes it; repeating it when done changes nothing, unless the
+    promotion has less than half of its days left or no longer holds: then it is renewed.
 
     Raises:
-        Refused: the release does not verify, or is older than what the environment has.
+        Refused: the release does not verify, or is older than what the environment has, or ever had.
         CannotCheck: something could not be checked or signed.
     """
     from sekisho.release.bundle import BundleVerifier
@@ -101,9 +101,8 @@ def promote(
     releases = desk.repo / "releases"
     with audit.locked(releases):
         current = read_pointer(desk.repo, environment)
-        verified = verify_release(
-            release, trust=desk.trust, environment=environment, minimum_seq=current.seq if current else 0
-        )
+        highest = max(_promoted(releases, desk.params.model, environment), current.seq if current else 0)
+        verified = verify_release(release, trust=desk.trust, environment=environment, minimum_seq=highest)
         target = Pointer(verified.model, verified.seq, verified.digest)
         if current and (current.model, current.seq) == (target.model, target.seq) and current != target:
             raise Refused(
@@ -112,7 +111,10 @@ def promote(
                 found=target,
                 remedy="a seq is given once; export a new release",
             )
-        if current == target and "deployment" in verified.facts:
+        moment = audit.now()
+        trust = load_trust(desk.trust, environment, now=moment)
+        deployed = verified.facts.get("deployment")
+        if current == target and deployed and _holds(deployed, verified, trust, moment, desk.params):
             return verified, current
         if current and current.model != target.model:
             raise Refused(
@@ -121,8 +123,6 @@ def promote(
                 found=target.model,
                 remedy="one environment, one model",
             )
-        moment = audit.now()
-        trust = load_trust(desk.trust, environment, now=moment)
         soaked = check_soak(release, verified, trust, soak, moment) if trust.policy.soak else None
         action: Literal["promote", "rollback"] = "rollback" if verified.manifest.rollback else "promote"
         event, log = audit.next_event(
@@ -137,6 +137,7 @@ def promote(
                 "action": action,
                 "reason": reason,
                 "previous": _text(current),
+                "renews": deployed.bundle_sha256 if deployed else None,
             },
         )
         claim = Deployment(
@@ -148,6 +149,7 @@ def promote(
             reason=reason,
             actor=desk.actor,
             expires=moment + dt.timedelta(days=desk.params.deployment_days),
+            revocations=verified.revocations,
             audit=AuditHead(lines=log.lines, sha256=log.sha256),
             soak=soaked,
         )
@@ -155,25 +157,43 @@ def promote(
         name = subject_name(verified.manifest)
         bundle = sign("deployment", make_statement("deployment", name, target.digest, claim))
         path = release / BUNDLES / f"deployment-{environment}.sigstore.json"
-        check_bundle(BundleVerifier(trust), bundle, path, "deployment", name, target.digest)
+        BundleVerifier(trust).check(bundle, path, "deployment", name, target.digest)
         audit.append(releases, event)
         audit.write_atomically(path, bundle, staging=release.parent)
         audit.write_atomically(pointer_path(desk.repo, environment), f"RELEASE={target}\n".encode())
     return verify_release(release, trust=desk.trust, environment=environment, deployed=True), current
 
 
+def _promoted(releases: Path, model: str, environment: str) -> int:
+    """The highest seq that the log has ever promoted there: emptying the pointer does not lower it."""
+    events, _ = audit.read_log(releases)
+    return max(
+        (
+            event.seq
+            for event in events
+            if event.event == "promote"
+            and event.model == model
+            and event.details.get("environment") == environment
+            and event.seq
+        ),
+        default=0,
+    )
+
+
+def _holds(
+    deployed: SignedFact, verified: VerifiedRelease, trust: Trust, moment: dt.datetime, params: ReleaseParams
+) -> bool:
+    """Whether the promotion is in force and will be for more than half of its days."""
+    half = dt.timedelta(days=params.deployment_days) / 2
+    try:
+        check_deployment({"deployment": deployed}, verified.manifest, trust, moment, required=True)
+    except Refused:
+        return False
+    return cast(Deployment, deployed.predicate).expires - moment > half
+
+
 def _text(pointer: Pointer | None) -> str | None:
     return str(pointer) if pointer else None
-
-
-def check_bundle(
-    verifier: BundleVerifier, bundle: bytes, path: Path, fact: Fact, name: str, digest: str | None
-) -> None:
-    """Verify a bundle just made as anybody would, before it is put in place."""
-    with tempfile.TemporaryDirectory() as folder:
-        staged = Path(folder) / path.name
-        staged.write_bytes(bundle)
-        verifier.verify(staged, fact, name, digest)
 
 
 def rollback(desk: Desk, to: int, reason: str, environment: str) -> Path:
@@ -221,94 +241,3 @@ def rollback(desk: Desk, to: int, reason: str, environment: str) -> Path:
             return publish(releases, desk.params.model, fresh, created_from(desk.repo), entry, desk.actor)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-
-
-def revoke(desk: Desk, release: Path | None, reason: str, environment: str) -> Revocations:
-    """Sign a new revocation list with ``release`` added; None only renews it.
-
-    The list is made from the audit log's revocations, so that none is lost with an old list.
-
-    Raises:
-        Refused: the audit log or the present list does not hold.
-        CannotCheck: no such release, or it could not be signed.
-    """
-    from sekisho.release.bundle import BundleVerifier
-
-    releases = desk.repo / "releases"
-    if desk.authority == "local":
-        install_local_root(desk.trust, desk.local_folder)
-    moment = audit.now()
-    trust = load_trust(desk.trust, environment, now=moment)
-    verifier = BundleVerifier(trust)
-    path = desk.trust / trust.policy.revoked
-    with audit.locked(releases):
-        if release:
-            manifest, digest = read_manifest(release)
-            event, _ = audit.next_event(
-                releases,
-                "revoke",
-                desk.actor,
-                model=manifest.model,
-                seq=manifest.seq,
-                manifest_digest=digest,
-                details={"environment": environment, "reason": reason},
-            )
-        else:
-            event, _ = audit.next_event(releases, "renew", desk.actor, details={"environment": environment})
-        audit.append(releases, event)
-        events, _ = audit.read_log(releases)
-        claim = Revocations(
-            serial=sum(e.event in ("revoke", "renew") for e in events),
-            issued=moment,
-            expires=moment + dt.timedelta(days=desk.params.revocation_days),
-            revoked=list(_revoked(events)),
-        )
-        if path.exists():
-            _nothing_lost(verifier, claim, moment)
-        digest = predicate_digest(claim.model_dump(mode="json"))
-        sign = open_signer(desk.authority, trust.policy, head(desk.repo)[0], desk.local_folder)
-        bundle = sign("revocation", make_statement("revocation", REVOCATIONS, digest, claim))
-        check_bundle(verifier, bundle, path, "revocation", REVOCATIONS, None)
-        audit.write_atomically(path, bundle)
-    return claim
-
-
-def _revoked(events: list[audit.Event]) -> list[Revoked]:
-    entries: dict[str, Revoked] = {}
-    for event in events:
-        if event.event == "revoke" and event.manifest_digest and event.model and event.seq:
-            entries.setdefault(
-                event.manifest_digest,
-                Revoked(
-                    manifest_digest=event.manifest_digest,
-                    model=event.model,
-                    seq=event.seq,
-                    reason=event.details["reason"],
-                    at=event.at,
-                ),
-            )
-    return list(entries.values())
-
-
-def _nothing_lost(verifier: Any, claim: Revocations, moment: dt.datetime) -> None:
-    """What the present list revokes must be in the new one; an expired list still counts."""
-    present = read_revocations(verifier, moment, expired=True)
-    lost = {e.manifest_digest for e in present.revoked} - {e.manifest_digest for e in claim.revoked}
-    if lost:
-        raise Refused(
-            "audit-chain",
-            expected="every revocation of the present list in the audit log",
-            found=f"missing: {', '.join(sorted(lost))}",
-            remedy=audit.RESTORE,
-        )
-
-
-def ensure_local_list(desk: Desk) -> None:
-    """On a laptop nothing renews the list on a schedule: do it when it is missing or has run out."""
-    from sekisho.release.bundle import BundleVerifier
-
-    trust = load_trust(desk.trust, "local", now=audit.now())
-    try:
-        read_revocations(BundleVerifier(trust), audit.now())
-    except CannotCheck:
-        revoke(desk, None, "", "local")

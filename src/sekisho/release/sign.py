@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,17 +10,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sekisho.errors import CannotCheck
+from sekisho.errors import CannotCheck, Refused
 from sekisho.release import audit, statements
-from sekisho.release.dvclock import head
+from sekisho.release.dvclock import git, head
 from sekisho.release.judgement import recount, require_judged
-from sekisho.release.manifest import BUNDLES, CONTENT, Manifest, check_files, read_manifest
+from sekisho.release.manifest import BUNDLES, CONTENT, MANIFEST, Manifest, check_files, read_manifest
 from sekisho.release.policy import FACTS, Environment, Fact, load_trust
 from sekisho.release.signer import (
     Authority,
+    describe_run,
     install_local_root,
     open_signer,
-    run_address,
     signing_environment,
 )
 from sekisho.release.verify import check_content, check_facts
@@ -59,9 +60,10 @@ def sign_release(
     if (release / BUNDLES).exists():
         return check_facts(release, manifest, digest, verifier)
     policy = verifier.trust.policy
-    claims = make_claims(
-        manifest, digest, release / CONTENT, approval, policy, run_address(authority, policy)
-    )
+    run = describe_run(authority, policy)
+    claims = make_claims(manifest, release / CONTENT, approval, policy, run)
+    if manifest.rollback:
+        check_rollback_approval(repo, release, digest, claims["approval"])
     sign = open_signer(authority, policy, head(repo)[0], local_folder)
     releases = release.parent.parent
     staging = Path(tempfile.mkdtemp(prefix=".sign-", dir=release.parent))
@@ -91,20 +93,45 @@ def sign_release(
 
 
 def make_claims(
-    manifest: Manifest, digest: str, content: Path, approval: Path, policy: Environment, run: str
+    manifest: Manifest, content: Path, approval: Path, policy: Environment, run: statements.Run
 ) -> dict[Fact, statements.Predicate]:
     """The predicates of the four facts, from the content and the approval record."""
     lineage = _load(content / "lineage.json")
+    gate, backtest, trials = (_load(content / f"{name}.json") for name in ("gate", "backtest", "trials"))
     return {
         "provenance": statements.provenance(
-            manifest, digest, lineage, policy.repository, policy.workflow_uri("provenance"), run
+            manifest, lineage, policy.repository, policy.workflow_uri("provenance"), run
         ),
-        "evaluation": statements.evaluation(
-            manifest, *(_load(content / f"{name}.json") for name in ("gate", "backtest", "trials"))
-        ),
+        "evaluation": statements.evaluation(manifest, gate, backtest, trials, lineage),
         "data": statements.data(lineage),
         "approval": statements.read_approval(approval),
     }
+
+
+def check_rollback_approval(repo: Path, release: Path, digest: str, approval: statements.Predicate) -> None:
+    """The approved tree holds exactly this entry: an approval of something else does not bring it back.
+
+    An ordinary release is bound to its approval by the tree it was exported from; a rollback's entry is
+    made before its pull request, so that the tree which was reviewed is looked up in git.
+
+    Raises:
+        Refused: rule ``approval-rollback``.
+    """
+    assert isinstance(approval, statements.Approval)
+    path = f"releases/{release.parent.name}/{release.name}/{MANIFEST}"
+    commit, tree = head(repo)
+    found = (
+        hashlib.sha256(git(repo, "cat-file", "blob", f"{tree}:{path}")).hexdigest()
+        if git(repo, "ls-tree", tree, "--", path)
+        else None
+    )
+    if (approval.merge_sha, approval.tree, found) != (commit, tree, digest):
+        raise Refused(
+            "approval-rollback",
+            expected=f"an approval of {commit} that holds {path} of sha256 {digest}",
+            found=f"one of {approval.merge_sha}; {path} there: {found or 'none'}",
+            remedy="merge the rollback's pull request, then sign at its merge commit",
+        )
 
 
 def _details(approval: statements.Predicate, facts: dict[str, SignedFact]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from sekisho.errors import CannotCheck
 from sekisho.release.manifest import canonical
 from sekisho.release.policy import Environment, Fact, load_policy
+from sekisho.release.statements import Run
 
 if TYPE_CHECKING:
     from sigstore.sign import SigningContext
@@ -30,6 +32,19 @@ def default_authority() -> Authority:
 def signing_environment(authority: Authority) -> str:
     """Whose policy a release's own facts are signed under and checked against before they are written."""
     return "local" if authority == "local" else "production"
+
+
+def describe_run(authority: Authority, policy: Environment) -> Run:
+    """The run that signs: its address, and the image it runs in as far as that is known.
+
+    Our own jobs name their image by digest in SEKISHO_RUNNER_IMAGE; GitHub's runners name theirs themselves.
+    """
+    known = dict(os.environ)
+    image = known.get("SEKISHO_RUNNER_IMAGE")
+    if image is None and "ImageOS" in known:
+        image = f"{known['ImageOS']}/{known.get('ImageVersion', 'unknown')}"
+    versions = {"runner": image or platform.platform(), "python": platform.python_version()}
+    return Run(run_address(authority, policy), versions)
 
 
 def run_address(authority: Authority, policy: Environment) -> str:

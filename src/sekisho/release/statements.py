@@ -9,6 +9,7 @@ https://slsa.dev/provenance/v1, https://slsa.dev/verification_summary/v1
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from sekisho.release.manifest import Commit, Manifest, ModelName, Seq, Sha256, c
 STATEMENT = "https://in-toto.io/Statement/v1"
 PIPELINE = "https://sekisho.example/dvc-pipeline/v1"  # .example can belong to nobody (RFC 2606)
 Text = Annotated[str, Field(max_length=2000)]
+Session = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Person = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9\[\]_.-]{0,99}$")]
 
 
@@ -43,6 +45,7 @@ class BuildDefinition(Predicate):
 
 class Builder(Predicate):
     id: Text  # the signing workflow; equals the certificate's
+    version: dict[str, str]  # runner: the image that the signing job ran in; python
 
 
 class BuildMetadata(Predicate):
@@ -52,6 +55,7 @@ class BuildMetadata(Predicate):
 class RunDetails(Predicate):
     builder: Builder
     metadata: BuildMetadata
+    byproducts: list[Resource]  # the training runs' logs (curve.csv)
 
 
 class Provenance(Predicate):
@@ -67,6 +71,8 @@ class Evaluation(Predicate):
     lookahead_sha256: Sha256
     report_sha256: Sha256
     params_sha256: Sha256
+    seeds: list[int] = Field(min_length=1)  # of the training runs
+    limits: dict[str, Any]  # of the gate
     window: dict[str, Any]  # first, last, sessions
     trials: Annotated[int, Field(ge=1)]
     deflated_sharpe: float
@@ -78,10 +84,17 @@ class DataSet(Predicate):
     path: Text
     dvc_md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}(\.dir)?$")]
     sha256: Sha256 | None  # of the files here, as one list; None where they were not present at export
+    versions: dict[str, str]  # object version ids by file, where the remote is version-aware; else empty
+
+
+class TimeRange(Predicate):
+    first: Session
+    last: Session
 
 
 class Data(Predicate):
     sets: list[DataSet] = Field(min_length=1)
+    range: TimeRange  # sessions that the features hold
     windows: dict[str, list[str]]  # train, validation, test: first and last session of the candidate's fold
     contract: Literal["bars/v1"]
 
@@ -112,8 +125,8 @@ class Soak(Predicate):
     environment: Literal["local", "staging"]
     deployment_sha256: Sha256  # of the signed deployment there
     deployed_at: AwareDatetime
-    first_session: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
-    last_session: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    first_session: Session
+    last_session: Session
     sessions: Annotated[int, Field(ge=1)]
     verdict_sha256: Sha256  # of monitoring's verdict file
 
@@ -127,6 +140,7 @@ class Deployment(Predicate):
     reason: Text
     actor: Person
     expires: AwareDatetime
+    revocations: Annotated[int, Field(ge=1)]  # serial of the list that was read; an older one is a replay
     audit: AuditHead  # the log's head with this promotion's own line: cutting the log shorter shows
     soak: Soak | None  # where the trust policy asks for one
 
@@ -163,6 +177,14 @@ class Summary(Predicate):
     verificationResult: Literal["PASSED"]  # what is refused gets no summary
     verifiedLevels: list[Text]
     slsaVersion: Literal["1.1"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run that signs: where it can be looked up, and on what it runs."""
+
+    address: str
+    versions: dict[str, str]
 
 
 PREDICATES: dict[str, tuple[str, type[Predicate]]] = {
@@ -230,9 +252,9 @@ def subject_name(manifest: Manifest) -> str:
 
 
 def provenance(
-    manifest: Manifest, digest: str, lineage: dict[str, Any], repository: str, workflow: str, run: str
+    manifest: Manifest, lineage: dict[str, Any], repository: str, workflow: str, run: Run
 ) -> Provenance:
-    """Where the release was built from: commit, dvc.lock, data and requirement digests."""
+    """Where the release was built from and how: commit, dvc.lock, data, requirements, runner, logs."""
     commit = manifest.created_from.commit
     dependencies = [
         Resource(uri=f"git+{repository}", digest={"gitCommit": commit}),
@@ -258,15 +280,25 @@ def provenance(
                 "seq": manifest.seq,
                 "params_sha256": manifest.sha256("params.yaml"),
             },
-            internalParameters={"candidate": lineage["candidate"]},
+            internalParameters={"candidate": lineage["candidate"], "training": lineage["training"]},
             resolvedDependencies=dependencies,
         ),
-        runDetails=RunDetails(builder=Builder(id=workflow), metadata=BuildMetadata(invocationId=run)),
+        runDetails=RunDetails(
+            builder=Builder(id=workflow, version=run.versions),
+            metadata=BuildMetadata(invocationId=run.address),
+            byproducts=[
+                Resource(uri=path, digest={"sha256": sha}) for path, sha in sorted(lineage["logs"].items())
+            ],
+        ),
     )
 
 
 def evaluation(
-    manifest: Manifest, gate: dict[str, Any], backtest: dict[str, Any], trials: dict[str, Any]
+    manifest: Manifest,
+    gate: dict[str, Any],
+    backtest: dict[str, Any],
+    trials: dict[str, Any],
+    lineage: dict[str, Any],
 ) -> Evaluation:
     """What the backtest and the gate said, with the digests of the files that say it."""
     return Evaluation(
@@ -277,6 +309,8 @@ def evaluation(
         lookahead_sha256=manifest.sha256("lookahead.json"),
         report_sha256=manifest.sha256("report.md"),
         params_sha256=manifest.sha256("params.yaml"),
+        seeds=lineage["seeds"],
+        limits=lineage["judge"]["limits"],
         window=backtest["window"],
         trials=trials["trials"],
         deflated_sharpe=trials["deflated_sharpe"],
@@ -288,7 +322,10 @@ def evaluation(
 def data(lineage: dict[str, Any]) -> Data:
     """Which data the agent learned from and was judged on."""
     return Data(
-        sets=[DataSet(**item) for item in lineage["data"]], windows=lineage["windows"], contract="bars/v1"
+        sets=[DataSet(**item) for item in lineage["data"]],
+        range=TimeRange(**lineage["range"]),
+        windows=lineage["windows"],
+        contract="bars/v1",
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from sekisho.release.audit import now, write_atomically
 from sekisho.release.dvclock import head
 from sekisho.release.policy import Trust, load_trust
-from sekisho.release.promote import Desk, check_bundle
+from sekisho.release.promote import Desk
 from sekisho.release.signer import open_signer
 from sekisho.release.statements import Resource, Summary, Verifier, make_statement, subject_name
 from sekisho.release.verify import VerifiedRelease
@@ -57,6 +57,6 @@ def write_summary(desk: Desk, verified: VerifiedRelease, environment: str, out: 
     bundle = open_signer(desk.authority, trust.policy, head(desk.repo)[0], desk.local_folder)(
         "summary", statement
     )
-    check_bundle(BundleVerifier(trust), bundle, out, "summary", name, verified.digest)
+    BundleVerifier(trust).check(bundle, out, "summary", name, verified.digest)
     write_atomically(out, bundle)
     return out

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 from sekisho.errors import CannotCheck, Refused, SekishoError
 from sekisho.params import parse_yaml
 from sekisho.release import audit
+from sekisho.release.deployment import check_deployment
 from sekisho.release.manifest import CONTENT, check_files, read_manifest
 from sekisho.release.policy import load_trust
+from sekisho.release.revocation import check_revocation, read_revocations
 from sekisho.release.statements import Approval, Data, Evaluation, Provenance
-from sekisho.release.verify import check_deployment, check_facts, check_revocation, read_revocations
+from sekisho.release.verify import check_facts
 
 if TYPE_CHECKING:
     from sekisho.release.bundle import BundleVerifier

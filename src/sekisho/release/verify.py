@@ -7,7 +7,6 @@ load.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -15,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sekisho.errors import CannotCheck, Refused
-from sekisho.release.judgement import judge_again, read_judged
+from sekisho.errors import CannotCheck, Refused, require_same
+from sekisho.release.deployment import check_deployment
+from sekisho.release.judgement import INPUTS, judge_again
 from sekisho.release.manifest import (
     BUNDLES,
     CONTENT,
@@ -24,30 +24,28 @@ from sekisho.release.manifest import (
     ORIGIN,
     Manifest,
     check_files,
-    check_path,
     parse_manifest,
+    read_content,
     read_manifest,
     walk,
 )
-from sekisho.release.policy import FACTS, Fact, Trust, load_trust
+from sekisho.release.policy import FACTS, Fact, Trust, load_policy, load_trust
+from sekisho.release.revocation import CLOCK_LAG, check_not_replayed, check_revocation, read_revocations
 from sekisho.release.statements import (
     Approval,
     Data,
     Deployment,
     Evaluation,
     Provenance,
-    Revocations,
     subject_name,
 )
 
 if TYPE_CHECKING:
     from sekisho.release.bundle import BundleVerifier, SignedFact
 
-REVOCATIONS = "revocations"  # subject name of the revocation list
 BUNDLE_NAME = re.compile(
     r"(provenance|evaluation|data|approval|deployment-(local|staging|production))\.sigstore\.json"
 )
-CLOCK_LAG = dt.timedelta(minutes=5)  # how far a list's start may lie ahead of our clock
 
 
 @dataclass(frozen=True)
@@ -60,27 +58,15 @@ class VerifiedRelease:
     folder: Path
     facts: Mapping[str, SignedFact]
     manifest: Manifest
+    revocations: int  # serial of the list that was read: an older one need not be believed any more
 
     def read(self, path: str) -> bytes:
         """One content file, checked again as it is read, so that nothing can change after the verification.
 
         Raises:
-            Refused: rules ``missing-file``, ``file-digest``.
-            CannotCheck: it cannot be read any more.
+            Refused, CannotCheck: as :func:`manifest.read_content`.
         """
-        expected = self.manifest.sha256(path)
-        try:
-            raw = (self.folder / CONTENT / check_path(path)).read_bytes()
-        except OSError as error:
-            raise CannotCheck(f"{path}: {error.strerror}", remedy="load the release again") from error
-        if (found := hashlib.sha256(raw).hexdigest()) != expected:
-            raise Refused(
-                "file-digest",
-                expected=f"{path} of sha256 {expected}",
-                found=found,
-                remedy="load the release again",
-            )
-        return raw
+        return read_content(self.manifest, self.folder / CONTENT, path)
 
 
 def verify_release(
@@ -118,9 +104,12 @@ def verify_release(
     facts = check_facts(release, manifest, digest, verifier)
     check_deployment(facts, manifest, verifier.trust, now, required=deployed)
     check_content(facts, manifest, release / CONTENT)
+    revocations = read_revocations(verifier, now)
+    if "deployment" in facts:
+        check_not_replayed(revocations, cast(Deployment, facts["deployment"].predicate).revocations)
     origin = [manifest.rollback.manifest_digest] if manifest.rollback else []
-    check_revocation(read_revocations(verifier, now), [digest, *origin])
-    return VerifiedRelease(manifest.model, manifest.seq, digest, release, facts, manifest)
+    check_revocation(revocations, [digest, *origin])
+    return VerifiedRelease(manifest.model, manifest.seq, digest, release, facts, manifest, revocations.serial)
 
 
 def check_facts(
@@ -148,6 +137,7 @@ def check_facts(
     wanted: list[Fact] = [*policy.required]
     if deployment in present:
         wanted.append("deployment")
+    _check_other_deployments(present - {deployment}, bundles, manifest, digest, verifier)
     facts: dict[str, SignedFact] = {}
     for fact in wanted:
         name = deployment if fact == "deployment" else f"{fact}.sigstore.json"
@@ -159,6 +149,26 @@ def check_facts(
     return facts
 
 
+def _check_other_deployments(
+    present: set[str], bundles: Path, manifest: Manifest, digest: str, verifier: BundleVerifier
+) -> None:
+    """A promotion to another environment must hold under its policy: nothing in bundles/ is unverified."""
+    ours = verifier.trust.policy.root.file
+    for path in sorted(path for path in present if path.startswith("deployment-")):
+        environment = path.removeprefix("deployment-").removesuffix(".sigstore.json")
+        other = load_policy(verifier.trust.folder).environments.get(cast(Any, environment))
+        if other is None or other.root.file != ours:
+            raise Refused(
+                "extra-file",
+                expected=f"promotions under the trust root of {verifier.trust.environment} only",
+                found=str(bundles / path),
+                remedy="remove it: a release signed elsewhere is exported and signed anew",
+            )
+        trust = load_trust(verifier.trust.folder, environment)
+        fact = type(verifier)(trust).verify(bundles / path, "deployment", subject_name(manifest), digest)
+        check_deployment({"deployment": fact}, manifest, trust, fact.signed_at, required=False)
+
+
 def _check_provenance(fact: SignedFact, manifest: Manifest) -> None:
     claim = cast(Provenance, fact.predicate)
     remedy = "sign the release again from the commit it was exported at"
@@ -166,16 +176,16 @@ def _check_provenance(fact: SignedFact, manifest: Manifest) -> None:
         item.uri.split("@")[0]: item.digest for item in claim.buildDefinition.resolvedDependencies
     }
     commits = [d["gitCommit"] for d in dependencies.values() if "gitCommit" in d]
-    _same("provenance-commit", [manifest.created_from.commit], commits, remedy)
+    require_same("provenance-commit", [manifest.created_from.commit], commits, remedy)
     locked = dependencies.get("dvc.lock", {}).get("sha256")
-    _same("provenance-dvc-lock", manifest.sha256("dvc.lock"), locked, remedy)
-    _same("provenance-workflow", fact.workflow, claim.runDetails.builder.id, remedy)
+    require_same("provenance-dvc-lock", manifest.sha256("dvc.lock"), locked, remedy)
+    require_same("provenance-workflow", fact.workflow, claim.runDetails.builder.id, remedy)
 
 
 def _check_evaluation(fact: SignedFact, manifest: Manifest) -> None:
     claim = cast(Evaluation, fact.predicate)
     remedy = "a release needs a passed gate: improve the agent, do not edit the verdict"
-    _same("gate", True, claim.gate_passed, remedy)
+    require_same("gate", True, claim.gate_passed, remedy)
     remedy = "export and sign again; the figures must be those of the release"
     for path, claimed in {
         "gate.json": claim.gate_sha256,
@@ -185,7 +195,7 @@ def _check_evaluation(fact: SignedFact, manifest: Manifest) -> None:
         "report.md": claim.report_sha256,
         "params.yaml": claim.params_sha256,
     }.items():
-        _same("evaluation-figures", f"{path} {manifest.sha256(path)}", f"{path} {claimed}", remedy)
+        require_same("evaluation-figures", f"{path} {manifest.sha256(path)}", f"{path} {claimed}", remedy)
 
 
 def _check_approval(facts: Mapping[str, SignedFact], manifest: Manifest, trust: Trust) -> None:
@@ -203,14 +213,24 @@ def _check_approval(facts: Mapping[str, SignedFact], manifest: Manifest, trust: 
         "approve the head as it is now (`/approve <sha>`), merge it unchanged, export at the merge commit"
     )
     created = manifest.created_from
-    _same("approval-report", manifest.sha256("report.md"), claim.report_sha256, remedy)
-    _same("approval-dvc-lock", created.dvc_lock_sha256, claim.dvc_lock_sha256, remedy)
+    require_same("approval-report", manifest.sha256("report.md"), claim.report_sha256, remedy)
+    require_same("approval-dvc-lock", created.dvc_lock_sha256, claim.dvc_lock_sha256, remedy)
     if manifest.rollback is None:
-        _same("approval-content-lock", manifest.sha256("dvc.lock"), claim.dvc_lock_sha256, remedy)
-        _same("stale-approval", f"tree {created.tree}", f"tree {claim.tree}", remedy)
-        _same("approval-merge", created.commit, claim.merge_sha, remedy)
+        require_same("approval-content-lock", manifest.sha256("dvc.lock"), claim.dvc_lock_sha256, remedy)
+        require_same("stale-approval", f"tree {created.tree}", f"tree {claim.tree}", remedy)
+        require_same("approval-merge", created.commit, claim.merge_sha, remedy)
+    signed_at = facts["approval"].signed_at
+    if claim.approved_at > signed_at + CLOCK_LAG:
+        raise Refused(
+            "approval-time",
+            expected=f"an approval before it was signed, {signed_at}",
+            found=claim.approved_at,
+            remedy="fetch the approval again (`sekisho pr approval`), then sign",
+        )
     for name in FACTS:
-        _same("signed-commit", f"{name} at {claim.merge_sha}", f"{name} at {facts[name].commit}", remedy)
+        require_same(
+            "signed-commit", f"{name} at {claim.merge_sha}", f"{name} at {facts[name].commit}", remedy
+        )
 
 
 def _check_origin(release: Path, manifest: Manifest, verifier: BundleVerifier) -> None:
@@ -224,65 +244,24 @@ def _check_origin(release: Path, manifest: Manifest, verifier: BundleVerifier) -
         return
     remedy = "make the rollback again with `sekisho rollback`"
     entries = {path.split("/")[0] for path in walk(folder)}
-    _same("rollback-origin", {MANIFEST, BUNDLES}, entries, remedy)
+    require_same("rollback-origin", {MANIFEST, BUNDLES}, entries, remedy)
     origin, digest = parse_manifest((folder / MANIFEST).read_bytes(), str(folder / MANIFEST))
-    _same("rollback-origin", manifest.rollback.manifest_digest, digest, remedy)
-    _same("rollback-origin", (manifest.model, manifest.rollback.seq), (origin.model, origin.seq), remedy)
-    _same(
-        "rollback-origin",
-        "an original release",
-        "a rollback" if origin.rollback else "an original release",
-        remedy,
-    )
-    _same("rollback-content", origin.files, manifest.files, remedy)
+    require_same("rollback-origin", manifest.rollback.manifest_digest, digest, remedy)
+    wanted = (manifest.model, manifest.rollback.seq, None)
+    require_same("rollback-origin", wanted, (origin.model, origin.seq, origin.rollback), remedy)
+    require_same("rollback-content", origin.files, manifest.files, remedy)
     check_facts(folder, origin, digest, verifier)
-
-
-def check_deployment(
-    facts: Mapping[str, SignedFact], manifest: Manifest, trust: Trust, now: dt.datetime, *, required: bool
-) -> None:
-    """The promotion, if there is one (or one is required): to this environment, of this release, not run out.
-
-    Raises:
-        Refused: rules ``missing-fact``, ``deployment-environment``, ``deployment-release``,
-            ``deployment-expired``, ``soak``.
-    """
-    if "deployment" not in facts:
-        if required:
-            raise Refused(
-                "missing-fact",
-                expected=f"a signed deployment to {trust.environment}",
-                found="none",
-                remedy=f"`sekisho promote RELEASE --environment {trust.environment}`",
-            )
-        return
-    claim = cast(Deployment, facts["deployment"].predicate)
-    remedy = "promote the release again"
-    _same("deployment-environment", trust.environment, claim.environment, remedy)
-    _same("deployment-release", (manifest.model, manifest.seq), (claim.model, claim.seq), remedy)
-    if rule := trust.policy.soak:
-        soaked = claim.soak and claim.soak.environment == rule.environment and claim.soak.sessions
-        if not soaked or soaked < rule.sessions:
-            raise Refused(
-                "soak",
-                expected=f"{rule.sessions} sessions judged ok in {rule.environment}",
-                found=f"{soaked} sessions" if soaked else "no soak result",
-                remedy=f"`sekisho promote RELEASE --environment {trust.environment} --soak VERDICT.json`",
-            )
-    if required and now > claim.expires:
-        raise Refused(
-            "deployment-expired", expected=f"a time before {claim.expires}", found=now, remedy=remedy
-        )
 
 
 def check_content(facts: Mapping[str, SignedFact], manifest: Manifest, content: Path) -> None:
     """What the files themselves say must agree with what was signed about them.
 
     Raises:
-        Refused: rules ``gate``, ``gate-judgement``, ``data-lineage``, ``evaluation-figures``.
+        Refused: rules ``gate``, ``gate-judgement``, ``data-lineage``, ``evaluation-figures``,
+            ``provenance-logs``, and those of :func:`manifest.read_content`.
         CannotCheck: a file is not what it should be.
     """
-    gate = _load(content / "gate.json")
+    gate = _load(manifest, content, "gate.json")
     rules = gate.get("rules")
     if gate.get("passed") is not True or not rules or not all(rule.get("passed") is True for rule in rules):
         failed = [rule.get("rule") for rule in rules or [] if rule.get("passed") is not True]
@@ -292,7 +271,9 @@ def check_content(facts: Mapping[str, SignedFact], manifest: Manifest, content: 
             found=f"failed: {', '.join(map(str, failed)) or 'the verdict'}",
             remedy="improve the agent, do not edit the verdict",
         )
-    judged = read_judged(content)
+    judged = {name: _load(manifest, content, f"{name}.json") for name in INPUTS}
+    lineage = _load(manifest, content, "lineage.json")
+    judge = lineage.get("judge") or {}
     backtest, trials = judged["backtest"], judged["trials"]
     evaluation = cast(Evaluation, facts["evaluation"].predicate)
     remedy = "export and sign again; the figures must be those of the release"
@@ -302,62 +283,26 @@ def check_content(facts: Mapping[str, SignedFact], manifest: Manifest, content: 
         (trials.get("trials"), evaluation.trials),
         (trials.get("deflated_sharpe"), evaluation.deflated_sharpe),
         (trials.get("pbo"), evaluation.overfitting_probability),
+        (lineage.get("seeds"), evaluation.seeds),
+        (judge.get("limits"), evaluation.limits),
     ):
-        _same("evaluation-figures", figure, claimed, remedy)
-    lineage = _load(content / "lineage.json")
-    judge_again(judged, gate, lineage.get("judge") or {})
+        require_same("evaluation-figures", figure, claimed, remedy)
+    judge_again(judged, gate, judge)
     data = cast(Data, facts["data"].predicate).model_dump(mode="json")
-    _same("data-lineage", lineage.get("data"), data["sets"], remedy)
-    _same("data-lineage", lineage.get("windows"), data["windows"], remedy)
+    require_same("data-lineage", lineage.get("data"), data["sets"], remedy)
+    for name in ("range", "windows"):
+        require_same("data-lineage", lineage.get(name), data[name], remedy)
+    provenance = cast(Provenance, facts["provenance"].predicate)
+    logs = {item.uri: item.digest.get("sha256") for item in provenance.runDetails.byproducts}
+    require_same("provenance-logs", lineage.get("logs"), logs, remedy)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(manifest: Manifest, content: Path, path: str) -> dict[str, Any]:
+    """The very bytes whose digest is signed, so that no swap between check and use counts."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CannotCheck(f"{path}: {error}", remedy="export the release again") from error
+        value = json.loads(read_content(manifest, content, path))
+    except ValueError as error:
+        raise CannotCheck(f"{content / path}: {error}", remedy="export the release again") from error
     if not isinstance(value, dict):
-        raise CannotCheck(f"{path}: not a JSON object", remedy="export the release again")
+        raise CannotCheck(f"{content / path}: not a JSON object", remedy="export the release again")
     return value
-
-
-def read_revocations(verifier: BundleVerifier, now: dt.datetime, *, expired: bool = False) -> Revocations:
-    """The signed revocation list of the environment. Fails closed; ``expired`` reads one that has run out.
-
-    Raises:
-        CannotCheck: no list, or it has run out, or its start lies ahead of the clock.
-        Refused: its signature or form does not hold.
-    """
-    path = verifier.trust.folder / verifier.trust.policy.revoked
-    renew = "renew it: `sekisho revoke --renew` (in CI: the promote workflow)"
-    if not path.exists():
-        raise CannotCheck(f"revocation list {path}: missing", remedy=renew)
-    claim = cast(Revocations, verifier.verify(path, "revocation", REVOCATIONS, None).predicate)
-    if now > claim.expires and not expired:
-        raise CannotCheck(f"revocation list {path}: ran out {claim.expires}", remedy=renew)
-    if claim.issued > now + CLOCK_LAG:
-        raise CannotCheck(
-            f"revocation list {path}: issued {claim.issued}, after now", remedy="check the clock"
-        )
-    return claim
-
-
-def check_revocation(revocations: Revocations, digests: list[str]) -> None:
-    """Refuse a release whose manifest (or, for a rollback, whose origin's) is on the list.
-
-    Raises:
-        Refused: rule ``revoked``.
-    """
-    for entry in revocations.revoked:
-        if entry.manifest_digest in digests:
-            raise Refused(
-                "revoked",
-                expected="a release that is not revoked",
-                found=f"{entry.model}/{entry.seq} revoked {entry.at:%Y-%m-%d}: {entry.reason}",
-                remedy="promote another release, or `sekisho rollback --to` one that is not revoked",
-            )
-
-
-def _same(rule: str, expected: object, found: object, remedy: str) -> None:
-    if expected != found:
-        raise Refused(rule, expected=expected, found=found, remedy=remedy)

@@ -1,0 +1,72 @@
+"""The signed promotion of a release to an environment: whose it is, that it soaked, that it is in force."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
+
+from sekisho.errors import Refused, require_same
+from sekisho.release.manifest import Manifest
+from sekisho.release.policy import Trust
+from sekisho.release.revocation import CLOCK_LAG
+from sekisho.release.statements import Deployment
+
+if TYPE_CHECKING:
+    from sekisho.release.bundle import SignedFact
+
+
+def check_deployment(
+    facts: Mapping[str, SignedFact], manifest: Manifest, trust: Trust, now: dt.datetime, *, required: bool
+) -> None:
+    """The promotion, if there is one (or one is required): to this environment, of this release, not run out.
+
+    Where none is required, one that has run out is no fault: promoting again renews it.
+
+    Raises:
+        Refused: rules ``missing-fact``, ``deployment-environment``, ``deployment-release``,
+            ``deployment-action``, and if required ``soak``, ``deployment-lifetime``, ``deployment-expired``.
+    """
+    if "deployment" not in facts:
+        if required:
+            raise Refused(
+                "missing-fact",
+                expected=f"a signed deployment to {trust.environment}",
+                found="none",
+                remedy=f"`sekisho promote RELEASE --environment {trust.environment}`",
+            )
+        return
+    claim = cast(Deployment, facts["deployment"].predicate)
+    remedy = "promote the release again"
+    require_same("deployment-environment", trust.environment, claim.environment, remedy)
+    require_same("deployment-release", (manifest.model, manifest.seq), (claim.model, claim.seq), remedy)
+    action = "rollback" if manifest.rollback else "promote"
+    require_same("deployment-action", action, claim.action, remedy)
+    if required:
+        _check_in_force(claim, facts["deployment"].signed_at, trust, now, remedy)
+
+
+def _check_in_force(
+    claim: Deployment, signed_at: dt.datetime, trust: Trust, now: dt.datetime, remedy: str
+) -> None:
+    if rule := trust.policy.soak:
+        soaked = claim.soak and claim.soak.environment == rule.environment and claim.soak.sessions
+        if not soaked or soaked < rule.sessions:
+            raise Refused(
+                "soak",
+                expected=f"{rule.sessions} sessions judged ok in {rule.environment}",
+                found=f"{soaked} sessions" if soaked else "no soak result",
+                remedy=f"`sekisho promote RELEASE --environment {trust.environment} --soak VERDICT.json`",
+            )
+    longest = dt.timedelta(days=trust.policy.max_deployment_days)
+    if claim.expires - signed_at > longest + CLOCK_LAG:
+        raise Refused(
+            "deployment-lifetime",
+            expected=f"an end within {longest.days} days of {signed_at}",
+            found=claim.expires,
+            remedy=f"lower release.deployment_days in params.yaml; {remedy}",
+        )
+    if now > claim.expires:
+        raise Refused(
+            "deployment-expired", expected=f"a time before {claim.expires}", found=now, remedy=remedy
+        )

@@ -68,6 +68,9 @@ $(PEERS)/.ready: $(READY) requirements/bench.txt
 	uv pip install --quiet --python $(BIN)/python --target $(PEERS) --no-deps --require-hashes -r requirements/bench.txt
 	@touch $@
 
+image: ## an image from its Containerfile (IMAGE=policy-server or runner), without a time of day in it
+	buildah build --file deploy/images/$(IMAGE)/Containerfile --ignorefile deploy/images/containerignore --timestamp 0 --tag sekisho/$(IMAGE) .
+
 lock: $(READY) ## recompile the hashed locks after a change of dependencies (UPGRADE=--upgrade: newest of all)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) requirements/bootstrap.in -o requirements/bootstrap.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) --all-extras pyproject.toml requirements/build.in -o requirements/dev.txt
@@ -77,4 +80,4 @@ lock: $(READY) ## recompile the hashed locks after a change of dependencies (UPG
 clean: ## remove what the targets made (keeps the environment and DVC's cache)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo demo-real test quick check repro bench bench-speed bench-gate bench-learning lock clean
+.PHONY: help setup demo demo-real test quick check repro bench bench-speed bench-gate bench-learning image lock clean

@@ -31,7 +31,9 @@ SUBSTITUTES = {
     "actions/setup-python": "setup-python",
     "actions/upload-artifact": "upload-artifact",
     "aws-actions/configure-aws-credentials": "aws-credentials",
+    "hashicorp/setup-terraform": "setup-terraform",
     "iterative/setup-cml": "setup-cml",
+    "sigstore/cosign-installer": "cosign-installer",
 }
 LIMIT = 600  # seconds for one workflow
 
@@ -55,9 +57,13 @@ def act_program() -> Path:
 
 @dataclass
 class Ran:
-    """What a run did. ``jobs``: id -> "success", "failure" or "skipped"; ``steps``: by job, in order."""
+    """What a run did. ``jobs``: id -> "success", "failure" or "skipped"; ``steps``: by job, in order.
+
+    A job of a matrix runs ``times`` it has members, and failed if one of them did.
+    """
 
     jobs: dict[str, str] = field(default_factory=dict)
+    times: dict[str, int] = field(default_factory=dict)
     steps: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     log: str = ""
     seconds: float = 0.0
@@ -65,8 +71,9 @@ class Ran:
     def result(self, job: str, part: str) -> str:
         """How the step of a job ended whose name contains ``part``."""
         found = [result for name, result in self.steps.get(job, []) if part in name]
-        assert len(found) == 1, f"{part!r} is {len(found)} steps of {job}: {self.steps.get(job)}"
-        return found[0]
+        wanted = self.times.get(job, 1)
+        assert len(found) == wanted, f"{part!r} is {len(found)} steps of {job}: {self.steps.get(job)}"
+        return next((result for result in found if result != "success"), "success")
 
     def output(self, job: str) -> str:
         """What the steps of a job printed."""
@@ -76,9 +83,18 @@ class Ran:
 
 
 def run_act(
-    checkout: Path, workflow: str, event: str, payload: dict[str, Any], work: Path, env: dict[str, str]
+    checkout: Path,
+    workflow: str,
+    event: str,
+    payload: dict[str, Any],
+    work: Path,
+    env: dict[str, str],
+    programs: Path,
 ) -> Ran:
-    """Run one workflow of ``checkout`` for an event; ``env``: what runner and repository provide."""
+    """Run one workflow of ``checkout`` for an event; ``env``: what runner and repository provide.
+
+    ``programs``: what the runner's image has beyond this machine.
+    """
     work.mkdir(parents=True, exist_ok=True)
     file = checkout / ".github/workflows" / workflow
     (work / "event.json").write_text(json.dumps(payload))
@@ -87,14 +103,14 @@ def run_act(
     words += ["--action-cache-path", str(work / "actions"), "--action-offline-mode", "--concurrent-jobs", "1"]
     words += ["--actor", payload.get("sender", {}).get("login", "engineer")]
     words += ["-P", "ubuntu-24.04=-self-hosted", "-P", "self-hosted=-self-hosted"]
-    for path in sorted((checkout / ".github/workflows").glob("*.yml")):
-        for action, pin in re.findall(r"uses: ([\w./-]+)@([0-9a-f]{40})", path.read_text()):
-            words += ["--local-repository", f"{action}@{pin}={ACTIONS / SUBSTITUTES[action]}"]
+    texts = [path.read_text() for path in (checkout / ".github/workflows").glob("*.yml")]
+    for action, pin in sorted(set(re.findall(r"uses: ([\w./-]+)@([0-9a-f]{40})", "\n".join(texts)))):
+        words += ["--local-repository", f"{action}@{pin}={ACTIONS / SUBSTITUTES[action]}"]
     for name, value in env.items():
         kind, _, rest = name.partition(":")
         words += [f"--{kind}", f"{rest}={value}"] if rest else ["--env", f"{name}={value}"]
     clean = {
-        "PATH": os.environ["PATH"],
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(work),
         "LANG": "C.UTF-8",
         "GIT_CONFIG_GLOBAL": os.devnull,
@@ -125,7 +141,9 @@ def _read(output: str, ran: Ran) -> None:
         job = entry.get("jobID", "")
         text = str(entry.get("msg", "")).rstrip("\n")
         if "jobResult" in entry:
-            ran.jobs[job] = entry["jobResult"]
+            ran.times[job] = ran.times.get(job, 0) + 1
+            if ran.jobs.get(job) != "failure":
+                ran.jobs[job] = entry["jobResult"]
         if "stepResult" in entry and entry.get("stage") == "Main" and len(entry.get("stepID", [])) == 1:
             ran.steps.setdefault(job, []).append((entry["step"], entry["stepResult"]))
         lines += [f"{job}| {part}" for part in text.split("\n")]

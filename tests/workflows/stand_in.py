@@ -76,8 +76,10 @@ class StandIn:
         self.pulls: dict[int, Json] = {}
         self.comments: dict[int, list[Json]] = {}
         self.reactions: list[tuple[int, str]] = []
-        self.permissions = {"engineer": "write", "reviewer": "write", "reader": "read", "admin": "admin"}
-        self.teams: dict[str, list[str]] = {"trading-desk": ["admin"]}
+        self.permissions = {
+            "engineer": "write", "reviewer": "write", "reader": "read", "trader": "write", "admin": "admin",
+        }  # fmt: skip
+        self.teams: dict[str, list[str]] = {"trading-desk": ["trader"]}
         self.rulesets: list[Json] = []
         self.dispatches: list[Json] = []
         self.reruns: list[int] = []
@@ -239,7 +241,10 @@ class StandIn:
             case "issues/list-events-for-timeline":
                 return 200, [], {}
             case "actions/list-workflow-runs":
-                return 200, {"total_count": 0, "workflow_runs": []}, {}
+                known = [d for d in self.dispatches if d["workflow"] == parts[2]]
+                made = self.description.example("workflow-run-paginated")["workflow_runs"][:1]
+                runs = [made[0] | {"display_title": f"… ({d['inputs']['key']})"} for d in known]
+                return 200, {"total_count": len(runs), "workflow_runs": runs}, {}
             case "actions/list-jobs-for-workflow-run-attempt":
                 found = self.jobs.get(int(parts[2]), [])
                 return 200, {"total_count": len(found), "jobs": found}, {}

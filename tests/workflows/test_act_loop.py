@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.workflows.live import Live
 from tests.workflows.stand_in import BOT
 from tests.workflows.world import World
 
@@ -34,7 +35,9 @@ def test_a_change_goes_from_its_pull_request_to_production_and_back(world: World
     merged = _approve_and_merge(world, number)
     _signing_needs_github(world, merged)
     release = _release(world, merged)
-    _promote(world, release, "policy/1")
+    _stage(world, release)
+    _to_production(world, release)
+    _drift(world)
     _second_release(world)
     _rollback(world, release)
     _revoke(world)
@@ -142,16 +145,107 @@ def _merge_proposal(world: World, branch: str, expected: set[str]) -> int:
     return number
 
 
+def _stage(world: World, number: int) -> None:
+    """The merge of the release starts its promotion to staging, once however often the job runs."""
+    world.github.dispatches.clear()
+    merged = str(world.github.pull(number)["merge_commit_sha"])
+    for _ in range(2):
+        ran = world.act("stage.yml", "push", world.push(merged), sha=merged)
+        assert ran.jobs == {"stage": "success"}
+    (started,) = world.github.dispatches
+    assert started["inputs"]["environment"] == "staging"
+    _carry_out(world, started, "policy/1")
+    merged = world.head()  # of the promotion, which records no release
+    ran = world.act("stage.yml", "push", world.push(merged), sha=merged)
+    assert ran.jobs == {"stage": "success"}
+    assert len(world.github.dispatches) == 1
+
+
 def _promote(world: World, number: int, release: str) -> None:
     world.github.dispatches.clear()
     assert "**accepted**" in _say(world, number, "admin", "/promote staging")
     (started,) = world.github.dispatches
+    _carry_out(world, started, release)
+
+
+def _carry_out(world: World, started: dict[str, Any], release: str) -> None:
+    """Run a promotion that was started, and merge what it proposes."""
     assert (started["workflow"], started["inputs"]["release"]) == ("promote.yml", release)
     ran = world.act("promote.yml", "workflow_dispatch", world.dispatch(started), sign_here=True)
     assert ran.jobs == {"promote": "success"}
-    _merge_proposal(world, "promote/staging", {"deploy/policy/local/release.env"})
+    _merge_proposal(world, f"promote/{started['inputs']['environment']}", {"deploy/policy/local/release.env"})
     pointer = world.github.git("show", "main:deploy/policy/local/release.env")
     assert re.fullmatch(rf"RELEASE={release}@sha256:[0-9a-f]{{64}}", pointer)
+
+
+def _to_production(world: World, number: int) -> None:
+    """Two of the desk declare an emergency; the soak is judged on staging's predictions all the same."""
+    declare = "/promote production emergency limits breached"
+    assert "**refused**" in _say(world, number, "reviewer", declare)
+    world.github.dispatches.clear()
+    assert "**waiting**" in _say(world, number, "admin", declare)
+    assert "**accepted**" in _say(world, number, "trader", declare)
+    (started,) = world.github.dispatches
+    promotion = world.dispatch(started)
+
+    ran = world.act("promote.yml", "workflow_dispatch", promotion, sign_here=True)
+    assert ran.jobs == {"promote": "failure"}  # nothing was served in staging yet
+    assert ran.result("promote", 'dvc get-url --force "$STAGING_PREDICTIONS"') == "failure"
+
+    changed = Live(world.folder / "changed", 14, changed_from=8)
+    changed.write(world.pulled("policy/1"), world.clone / "params.yaml")
+    world.today = str(changed.days[-1])
+    world.upload(changed.folder / "predictions", "staging-predictions")
+    world.upload(changed.folder / "bars", "live-bars")
+    ran = world.act("promote.yml", "workflow_dispatch", promotion, sign_here=True)
+    assert ran.jobs == {"promote": "failure"}
+    assert ran.result("promote", "sekisho drift check") == "failure"
+    assert "exit status 1" in ran.output("promote"), "an alarm in staging is judged and refused"
+
+    world.today = str(changed.days[7])  # as it was judged on the last calm evening
+    by_hand = promotion | {"inputs": promotion["inputs"] | {"key": "comment-1"}}
+    ran = world.act("promote.yml", "workflow_dispatch", by_hand, sign_here=True)
+    assert ran.jobs == {"promote": "failure"}
+    assert ran.result("promote", "sekisho drift check") == "success"
+    assert ran.result("promote", "sekisho pr recheck") == "failure"
+    assert not [p for p in world.github.pulls.values() if p["head"]["ref"] == "promote/production"]
+
+    ran = world.act("promote.yml", "workflow_dispatch", promotion, sign_here=True)
+    assert ran.jobs == {"promote": "success"}
+
+
+def _drift(world: World) -> None:
+    """Production's alarm is one pull request, whose own checks start; a second alarm updates it."""
+    pointer = world.github.git("show", "main:deploy/policy/local/release.env")
+    world.run_git("fetch", "--quiet", "origin")
+    world.run_git("switch", "--quiet", "--force-create", "main", "origin/main")
+    (world.clone / "deploy/policy/production/release.env").write_text(f"{pointer}\n")
+    world.commit("engineer", "Production points at the release")
+    world.run_git("push", "--quiet", "origin", "main")
+    live = world.folder / "changed"
+    days = Live(live, 14).days
+    world.upload(live / "predictions", "predictions")
+
+    world.today = str(days[7])
+    ran = world.act("drift.yml", "schedule", world.schedule("30 7 * * 1-5"), sign_here=True)
+    assert ran.jobs == {"served": "success", "judge": "success"}
+    assert not [p for p in world.github.pulls.values() if p["head"]["ref"] == "retrain/policy"]
+
+    world.github.dispatches.clear()
+    for day in (12, 13):
+        world.today = str(days[day])
+        ran = world.act("drift.yml", "schedule", world.schedule("30 7 * * 1-5"), sign_here=True)
+        assert ran.jobs == {"served": "success", "judge": "success"}
+        (number,) = [n for n, p in world.github.pulls.items() if p["head"]["ref"] == "retrain/policy"]
+        pull = world.github.pull(number)
+        assert pull["user"]["login"] == BOT  # its checks run: the App opened it, not the workflow's own token
+        assert f"seen up to {days[day]}" in pull["body"]
+        assert "![Drift statistic against its threshold](https://" in pull["body"]
+    assert pull["body"].count("seen up to") == 2
+    assert world.github.git("diff", "--name-only", "main...retrain/policy") == "data.dvc"
+    (started,) = world.github.dispatches  # of the update; GitHub itself starts what is opened
+    assert started["workflow"] == "pr.yml"
+    assert started["inputs"]["head"] == world.head("retrain/policy")
 
 
 def _second_release(world: World) -> None:

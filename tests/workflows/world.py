@@ -53,10 +53,11 @@ SIGN_HERE = """\
 # Fulcio certifies only what runs at GitHub. Here the local authority signs and the policy `local` judges.
 words=()
 for word in "$@"; do
-  case "$word" in staging | production) word=local ;; esac
+  case "$1:$word" in pr:* | drift:*) ;; *:staging | *:production) word=local ;; esac
   words+=("$word")
 done
 case "$1" in sign | promote | revoke) words+=(--authority local --authority-folder "$ACT_AUTHORITY") ;; esac
+if [ "$1 $2" = "drift check" ]; then words+=(--as-of "$ACT_TODAY"); fi # the sample's market lies in the past
 exec {sekisho} "${words[@]}"
 """
 
@@ -69,12 +70,48 @@ def example(event: str, action: str | None = None) -> dict[str, Any]:
     return next(e for e in known["examples"] if action is None or e.get("action") == action)
 
 
+# Programs of GitHub's own image that need an engine or a registry; each fails on words that it does not know.
+PROGRAMS = {
+    "buildah": """\
+#!/bin/bash
+set -eu
+case "$1 $2" in
+  "build --file") test -f "$3" && test "$4 $6 $8" = "--ignorefile --timestamp --tag" && test -f "$5" ;;
+  "login --username") test "$4 $5" = "--password-stdin ghcr.io" && grep -q '^token\\.' ;;
+  "push --digestfile") echo -n "sha256:$(echo "$4" | sha256sum | cut -c1-64)" > "$3" ;;
+  *) echo "buildah: unknown: $*" && exit 1 ;;
+esac
+echo "buildah was called: $*"
+""",
+    "cosign": """\
+#!/bin/bash
+set -eu
+case "$1" in
+  login) grep -q '^token\\.' ;;
+  sign) [[ "$2" = --yes && "$3" =~ @sha256:[0-9a-f]{64}$ ]] ;;
+  verify)
+    test "$2 $4" = "--certificate-identity --certificate-oidc-issuer"
+    [[ "$6" =~ @sha256:[0-9a-f]{64}$ ]]
+    ;;
+  *) echo "cosign: unknown: $*" && exit 1 ;;
+esac
+echo "cosign was called: $*"
+""",
+    "kustomize": """\
+#!/bin/bash
+set -eu
+test "$1 $2 $3" = "edit set image"
+sed -i "s|^images:.*|images: [{name: ${4%%=*}, newName: ${4#*=}}]|" kustomization.yaml
+""",
+}
+
+
 class World:
     """The origin, the forge and S3, and people who push, comment and merge."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.origin, self.clone = folder, folder / "origin.git", folder / "clone"
-        self.runs = 0
+        self.runs, self.today = 0, ""
         self.started: list[tuple[str, Ran]] = []
         _copy_sources(self.clone)
         self.authority = folder / "authority"
@@ -129,9 +166,9 @@ class World:
 
     # ---- people
 
-    def run(self, *words: str, cwd: Path | None = None) -> str:
+    def run(self, *words: str, cwd: Path | None = None, more: dict[str, str] | None = None) -> str:
         tools = Path(sys.executable).parent
-        env = {
+        env = (more or {}) | {
             "PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(self.folder), "PYTHONPATH": "src",
             "OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull, "SEKISHO_ACTOR": "engineer",
         }  # fmt: skip
@@ -174,6 +211,18 @@ class World:
         words = ["--first", str(days[0]), "--sessions", str(len(days) + sessions), "--seed", str(SAMPLE_SEED)]
         self.run("sekisho", "data", "synthetic", "--out", str(out), *words, "--keep-from", str(keep))
         return out
+
+    def pulled(self, release: str) -> Path:
+        """The folder of a release of main with its content, as a server would fetch it."""
+        target = self.folder / f"server-{self.runs}"
+        self.run_git("clone", "--quiet", str(self.origin), str(target), cwd=self.folder)
+        storage = {
+            "AWS_ENDPOINT_URL": self.s3_url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1", "DVC_NO_ANALYTICS": "1",
+        }  # fmt: skip
+        words = ("dvc", "pull", "--quiet", "--remote", "storage", f"releases/{release}/content.dvc")
+        self.run(*words, cwd=target, more=storage)
+        return target / "releases" / release
 
     def keys(self, prefix: str) -> list[str]:
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
@@ -263,22 +312,31 @@ class World:
             "PYTHONPATH": "src", "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1",
             "ACT_ORIGIN": str(self.origin), "ACT_ACTIONS": str(ACTIONS), "ACT_S3": self.s3_url,
             "ACT_ARTIFACTS": str(self.folder / "artifacts"), "ACT_BIN": str(self._tools(sign_here)),
-            "ACT_AUTHORITY": str(self.authority),
+            "ACT_AUTHORITY": str(self.authority), "ACT_TODAY": self.today,
             "var:AWS_REGION": "us-east-1", "var:SEKISHO_APP_ID": "7", "var:SEKISHO_BOT": BOT,
             "var:RULES_APP_ID": "7", "secret:RULES_APP_KEY": "the-private-key-of-the-app",
-            "var:PREDICTIONS": f"s3://{BUCKET}/predictions", "var:LIVE_BARS": f"s3://{BUCKET}/live-bars",
+            "var:PREDICTIONS": f"s3://{BUCKET}/predictions",
+            "var:STAGING_PREDICTIONS": f"s3://{BUCKET}/staging-predictions", "var:LIVE_BARS": f"s3://{BUCKET}/live-bars",
             "var:BARS_SOURCE": f"s3://{BUCKET}/source/**/*.parquet", "var:BARS_MAPPING": "bars-mapping.yaml",
             "secret:GITHUB_TOKEN": token(ACTIONS_BOT, permissions),
             "secret:SEKISHO_APP_KEY": "the-private-key-of-the-app",
             "secret:NOTIFY_WEBHOOK": f"{self.github.url}/chat",
         }  # fmt: skip
-        for role in ("PULL_REQUEST", "RELEASE", "NIGHTLY", "DRIFT"):
+        for role in ("PULL_REQUEST", "RELEASE", "NIGHTLY", "DRIFT", "PLAN", "APPLY"):
             given[f"var:AWS_ROLE_{role}"] = f"arn:aws:iam::123456789012:role/{role.lower()}"
-        ran = run_act(checkout, workflow, event, payload, work / "act", given | (env or {}))
+        ran = run_act(checkout, workflow, event, payload, work / "act", given | (env or {}), self._programs())
         self.started.append((workflow, ran))
         (work / "log.txt").write_text(ran.log)  # for whoever looks into a failure
         assert not self.github.faults, self.github.faults
         return ran
+
+    def _programs(self) -> Path:
+        folder = self.folder / "programs"
+        if not folder.exists():
+            folder.mkdir()
+            for name, text in PROGRAMS.items():
+                _script(folder / name, text)
+        return folder
 
     def _tools(self, sign_here: bool) -> Path:
         """The commands of this environment, as ``.venv/bin`` of every checkout."""

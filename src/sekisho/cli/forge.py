@@ -119,6 +119,20 @@ def results(number: int, folder: Path, head: str | None, as_json: bool) -> None:
     _say(as_json, text, number=number, head_sha=made)
 
 
+@pr.command("plans")
+@click.argument("number", type=int)
+@click.option("--head", required=True, help="Commit that was planned.")
+@click.option("--from", "folder", type=FOLDER, default=Path("plans"), show_default=True)
+@JSON
+def plans(number: int, head: str, folder: Path, as_json: bool) -> None:
+    """Post Terraform's plans of the head, or update them in place; what looks like a secret is refused."""
+    from sekisho.forge.plans import publish_plans
+
+    ids = publish_plans(_forge(), number, head, folder)
+    text = f"plans posted on pull request {number} in {len(ids)} comment(s)"
+    _say(as_json, text, number=number, comments=ids)
+
+
 @pr.command("propose")
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--branch", required=True, help="Branch to make, or to add a commit to.")

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := build/bench/peers
-BENCHMARKS := bench-speed bench-gate bench-learning
+BENCHMARKS := bench-speed bench-gate bench-learning bench-verify
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS := 1
@@ -63,6 +63,9 @@ bench-learning: $(READY) ## the trainers on a market whose optimum is known, bes
 bench-gate: $(READY) ## how often the gate lets luck pass, and skill (10 minutes)
 	python bench/gate.py
 
+bench-verify: $(READY) ## verifying a release beside hashing it; how soon help and traces answer (2 minutes)
+	PYTHONPATH=. python bench/verify.py
+
 $(PEERS)/.ready: $(READY) requirements/bench.txt
 	rm -rf $(PEERS)
 	uv pip install --quiet --python $(BIN)/python --target $(PEERS) --no-deps --require-hashes -r requirements/bench.txt
@@ -80,4 +83,4 @@ lock: $(READY) ## recompile the hashed locks after a change of dependencies (UPG
 clean: ## remove what the targets made (keeps the environment and DVC's cache)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo demo-real test quick check repro bench bench-speed bench-gate bench-learning image lock clean
+.PHONY: help setup demo demo-real test quick check repro bench bench-speed bench-gate bench-verify bench-learning image lock clean

@@ -20,14 +20,16 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from sekisho.errors import CannotCheck, Refused
-from sekisho.serving.core import Decision
-from sekisho.serving.guard import Float32
+
+if TYPE_CHECKING:  # who only reads the log needs no model runtime
+    from sekisho.serving.core import Decision
+    from sekisho.serving.guard import Float32
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Place:
-    """A clone with two sessions of data, its forge, and four more sessions of live bars."""
+    """A clone with two sessions of data, its forge, and five more sessions of live bars."""
 
     repo: Path
     forge: LocalForge
@@ -111,7 +111,7 @@ def use_storage(repo: Path, storage: Path) -> None:
 
 def write_bars(folder: Path) -> list[dt.date]:
     folder.mkdir()
-    frame = synthetic_bars(dt.date(2026, 7, 1), 6, 1)
+    frame = synthetic_bars(dt.date(2026, 7, 1), 7, 1)
     parts = frame.partition_by("session", as_dict=True)
     for (day,), part in parts.items():
         write_partition(part.select(list(COLUMNS)), folder / f"{day}.parquet")
@@ -164,6 +164,15 @@ def test_one_cause_from_the_first_alarm_to_its_cooldown(place: Place, tmp_path: 
     assert "cooling down" in place.retrain(retrained).reason
     other = place.retrain(place.alarm("policy", 5, family="mean"))
     assert other.number not in (None, pull.number)
+
+    # once that is decided too and the cooldown is over, the first cause opens a new request
+    place.forge.merge(other.number, place.forge.get_pull_request(other.number).head_sha, "Merge")
+    assert "cooling down" in place.retrain(place.alarm("policy", 6)).reason
+    short = place.params.monitoring.model_copy(update={"cooldown_sessions": 2})
+    later = replace(place, params=place.params.model_copy(update={"monitoring": short}))
+    fresh = later.retrain(place.alarm("policy", 6))
+    assert (fresh.reason, fresh.added) == ("opened", 1)
+    assert fresh.number not in (pull.number, other.number)
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_a_push_marks_the_report_as_stale(world, github):
     github.comment(1, BOT, body)
     requested = world.workflow_run(Ran(), "requested", "pr", "pull_request", 1)
     ran = world.act("report.yml", "workflow_run", requested)
-    assert ran.jobs == {"stale": "success", "report": "skipped"}
+    assert ran.jobs == {"stale": "success", "report": "skipped", "plans": "skipped"}
     assert "**Stale.**" in github.comments[1][0]["body"]
 
 

@@ -1,6 +1,6 @@
 """The platform's workflows, executed by act: stacks are planned and applied, images signed by digest.
 
-Terraform is the real one; its stacks are built-in resources with their state in a folder, so that it fetches no
+Terraform is the real one; its stacks are built-in resources with state in a folder, so that it fetches no
 provider. Image builder, registry and Fulcio are not here: world.py, PROGRAMS, checks how they are called.
 """
 

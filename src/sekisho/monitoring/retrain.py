@@ -26,7 +26,7 @@ from sekisho.calendar import Calendar
 from sekisho.data.panel import partitions
 from sekisho.data.store import add_partitions
 from sekisho.data.validate import BarEnds, judge, read_partition
-from sekisho.errors import BacktestError, CannotCheck, DataError, ForgeError, Refused
+from sekisho.errors import BacktestError, CannotCheck, DataError, Refused
 from sekisho.forge.approvals import is_held
 from sekisho.forge.interface import Forge, PullRequest
 from sekisho.monitoring.evidence import alarm_table, series_table
@@ -89,9 +89,7 @@ def open_retrain(
     open_pull = next((pull for pull in pulls if pull.state == "open"), None)
     if reason := _reason_not_to(verdict, key, pulls, repo, forge, params):
         return Retrain(None, branch, key, 0, reason)
-    added, sessions, head = _extend_branch(
-        verdict, branch, open_pull, bars, repo, forge.current_actor(), params.data, remote
-    )
+    added, sessions, head = _extend_branch(verdict, branch, open_pull, bars, repo, forge, params.data, remote)
     use = _use_of_sessions(verdict, sessions, params.split)
     seen = sorted({*_seen(open_pull), _seen_line(verdict, alarm)})
     title = f"Retrain {verdict.model}: {alarm.family} drift since {alarm.session}"
@@ -157,14 +155,15 @@ def _extend_branch(
     open_pull: PullRequest | None,
     bars: Path,
     repo: Path,
-    actor: str,
+    forge: Forge,
     data: DataParams,
     remote: str,
 ) -> tuple[int, list[dt.date], str]:
-    """Commit the new partitions to the branch and push it; returns how many were added, every session that
-    the branch's data then hold, and its head.
+    """Commit the new partitions to the branch; returns how many were added, every session that the branch's
+    data then hold, and its head.
 
-    An open request's branch is extended; else it begins at main anew.
+    An open request's branch is extended; else it begins at main anew. The forge makes the commit, not git:
+    GitHub signs what its App commits so, and main takes signed commits only.
     """
     start = f"origin/{branch}" if open_pull else "origin/main"
     last = dt.date.fromisoformat(verdict.last_session or "")
@@ -175,17 +174,17 @@ def _extend_branch(
         if added:
             _run(tree, "dvc", "add", "--quiet", "data")
             _run(tree, "dvc", "push", "--quiet", "--remote", remote, "data.dvc")
-            _git(tree, "add", "data.dvc")
-            _git(tree, "commit", "--quiet", "--message", _message(verdict, added), actor=actor)
         elif not open_pull:
             raise DataError(
                 f"{bars}: no partition up to {last} that data/bars lacks; there is nothing new to train on",
                 remedy="bring the live market's bars up to date",
             )
         head = _git(tree, "rev-parse", "HEAD").strip()
-        if not open_pull or added:  # a branch left over from a decided request is replaced
-            force = [] if open_pull else ["--force"]
-            _git(repo, "push", "--quiet", *force, "origin", f"{head}:refs/heads/{branch}")
+        if not open_pull and (left := forge.branch_head(branch)):
+            forge.delete_branch(branch, left)  # of a decided request
+        if added:
+            files = {"data.dvc": (tree / "data.dvc").read_bytes()}
+            head = forge.commit_files(branch, files, _message(verdict, added), head, create=not open_pull)
         return added, _sessions_of(tree / "data" / "bars", data), head
 
 
@@ -336,9 +335,8 @@ def _body(verdict: Verdict, seen: list[str], rollback: str | None, use: str, plo
     return "\n".join(lines) + "\n"
 
 
-def _git(folder: Path, *words: str, actor: str | None = None) -> str:
-    identity = ("-c", f"user.name={actor}", "-c", f"user.email={actor}@users.noreply") if actor else ()
-    return _run(folder, "git", *identity, *words)
+def _git(folder: Path, *words: str) -> str:
+    return _run(folder, "git", *words)
 
 
 def _run(folder: Path, *words: str) -> str:
@@ -357,7 +355,5 @@ def _run(folder: Path, *words: str) -> str:
         raise CannotCheck(f"{words[0]} is not installed", remedy="see `sekisho doctor`") from error
     if done.returncode:
         reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
-        command = next((w for w in words[1:] if not w.startswith("-") and "=" not in w), "")
-        raised = ForgeError if command == "push" and words[0] == "git" else CannotCheck
-        raise raised(f"{words[0]} {command} failed: {reason[0]}", remedy="run it by hand to see more")
+        raise CannotCheck(f"{words[0]} {words[1]} failed: {reason[0]}", remedy="run it by hand to see more")
     return done.stdout

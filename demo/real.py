@@ -53,7 +53,8 @@ def main() -> int:
             )
         for rule in gate["rules"]:
             mark = "[green]pass[/green]" if rule["passed"] else "[red]FAIL[/red]"
-            console.print(f"  {mark} {rule['rule']}: {rule['figure']} (limit {rule['limit']})")
+            figure = "–" if rule["figure"] is None else f"{rule['figure']:.3f}"
+            console.print(f"  {mark} {rule['rule']}: {figure} (limit {rule['limit']:.3f})")
         console.print(f"[bold]The gate {'passed' if gate['passed'] else 'refused'} this agent.[/bold]")
         console.print(f"report: {s.shown(work / 'build' / 'report' / 'report.html')}")
     except (StepFailed, KeyboardInterrupt) as error:

@@ -136,7 +136,7 @@ def object_versions(repo: Path, path: str) -> dict[str, str]:
     """
     outputs = [out for stage in _stages(repo, "dvc.lock").values() for out in stage.get("outs", [])]
     for name in sorted(git(repo, "ls-tree", "--name-only", "HEAD").decode().split()):
-        if name.endswith(".dvc"):
+        if name.endswith(".dvc") and name != ".dvc":  # DVC's own folder is no pointer
             outputs += _parse(committed(repo, name), name).get("outs") or []
     found: dict[str, str] = {}
     for out in outputs:

@@ -39,18 +39,10 @@ def runs(name: str) -> list[str]:
 
 def test_the_workflows_of_the_loop_are_there():
     loop = {
-        "pr",
-        "report",
-        "commands",
-        "release",
-        "promote",
-        "rollback",
-        "revoke",
-        "drift",
-        "nightly",
-        "notify",
-    }
-    assert {f"{name}.yml" for name in loop} <= set(NAMES)
+        "pr", "report", "commands", "release", "stage", "promote", "rollback", "revoke", "drift", "nightly",
+        "terraform", "images", "locks", "rules", "notify",
+    }  # fmt: skip
+    assert {f"{name}.yml" for name in loop} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -69,6 +61,8 @@ def test_rights_are_granted_per_job_only_and_no_trigger_is_privileged(name):
             ("actions", "read"),
             ("pull-requests", "read"),
         }
+        if name == "images.yml" and job.get("if") == "github.event_name == 'push'":
+            allowed.add(("packages", "write"))  # main's images, to the registry
         assert set(job["permissions"].items()) <= allowed
 
 
@@ -102,15 +96,43 @@ def test_no_checkout_keeps_the_token(name):
             assert step["with"]["persist-credentials"] == "false"
 
 
-def test_the_workflow_that_a_pull_request_can_edit_holds_no_secret():
-    text = yaml.safe_dump({job: load("pr.yml")["jobs"][job] for job in ("check", "pipeline")})
-    assert "secrets" not in text
-    assert "environment" not in text
+def started_by_a_pull_request(name: str) -> dict[str, Any]:
+    """The jobs that run on ``pull_request``, whose file and code are the pull request's own."""
+    if "pull_request" not in load(name)["on"]:
+        return {}
+    elsewhere = ("github.event_name == 'push'", "github.event_name == 'workflow_dispatch'")
+    jobs = load(name)["jobs"]
+    skipped = {job for job, body in jobs.items() if body.get("if") in elsewhere}
+    skipped |= {job for job, body in jobs.items() if body.get("needs") in skipped}
+    return {job: body for job, body in jobs.items() if job not in skipped}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if started_by_a_pull_request(name)])
+def test_the_jobs_that_a_pull_request_can_edit_hold_no_secret_and_write_nothing(name):
+    for job in started_by_a_pull_request(name).values():
+        text = yaml.safe_dump(job)
+        assert "secrets" not in text
+        assert "environment:" not in text
+        assert "github.token" not in text
+        assert {kind for kind, level in job["permissions"].items() if level == "write"} <= {"id-token"}
+        if "id-token" in job["permissions"]:  # a role of AWS, which a fork's code must not take
+            assert "github.event.pull_request.head.repo.full_name == github.repository" in job["if"]
+
+
+def test_the_jobs_that_a_pull_request_starts_are_these():
+    found = {(name, job) for name in NAMES for job in started_by_a_pull_request(name)}
+    assert found == {
+        ("pr.yml", "check"), ("pr.yml", "pipeline"), ("terraform.yml", "test"), ("terraform.yml", "plan"),
+        ("images.yml", "build"),
+    }  # fmt: skip
+
+
+def test_the_report_of_a_dispatched_run_is_of_mains_file():
     report = load("pr.yml")["jobs"]["report"]  # of a dispatch, whose file is main's
     assert report["if"] == "github.event_name == 'workflow_dispatch'"
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "pr.yml"])
+@pytest.mark.parametrize("name", [n for n in NAMES if not started_by_a_pull_request(n)])
 def test_workflows_that_hold_a_secret_check_out_nothing_but_the_default_branch(name):
     for _, step in steps(name):
         if step.get("uses", "").startswith("actions/checkout@"):

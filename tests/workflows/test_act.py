@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from tests.workflows.act import Ran
 from tests.workflows.stand_in import BOT, StandIn
-from tests.workflows.world import World
+from tests.workflows.world import World, example
 
 pytestmark = pytest.mark.slow
 LINES = [
@@ -101,9 +101,33 @@ def test_a_forks_code_is_checked_and_never_reaches_the_gpu_machines(world, githu
 
 
 def test_the_merge_queue_is_checked(world, github):
-    event = {"action": "checks_requested", "merge_group": {"head_sha": world.head("tune")}}
+    event = example("merge_group", "checks_requested")
+    event["merge_group"] |= {"head_sha": world.head("tune")}
     ran = world.act("pr.yml", "merge_group", event, sha=world.head("tune"))
     assert ran.jobs["check"] == "success"
+
+
+HOSTILE = "x$(touch${IFS}pwned)&`touch${IFS}pwned`;'日本\""
+
+
+def test_a_hostile_branch_name_is_a_name_and_nothing_else(world, github):
+    world.branch(HOSTILE, "README.md", "Sekisho takes", "Sekisho again takes")
+    number = int(github.open_pull("engineer", HOSTILE, f"{HOSTILE}\n::set-output name=x::y")["number"])
+    head = world.head(HOSTILE)
+    opened = world.pull_request(number, "opened")
+    opened["pull_request"]["head"]["repo"] = {"full_name": "someone/sekisho"}
+    ran = world.act("pr.yml", "pull_request", opened, sha=head, ref=f"refs/pull/{number}/merge")
+    assert ran.jobs["check"] == "success"
+    requested = world.workflow_run(Ran(), "requested", "pr", "pull_request", number)
+    assert world.act("report.yml", "workflow_run", requested).jobs["stale"] == "success"
+    for text in ("/explain", "/retrain ppo.epochs=3", "/retrain train.trainer=$(touch${IFS}pwned)"):
+        comment = github.comment(number, "reviewer", text)
+        ran = world.act("commands.yml", "issue_comment", world.issue_comment(number, comment))
+        assert ran.jobs == {"judge": "success"}
+    answers = [c["body"] for c in github.comments[number] if c["user"]["login"] == BOT]
+    assert ["**done**" in a or "**accepted**" in a for a in answers] == [True, True, False]
+    assert world.head(HOSTILE) != head  # the bot committed the parameter to exactly this branch
+    assert not list(world.folder.rglob("pwned"))
 
 
 def test_a_push_marks_the_report_as_stale(world, github):

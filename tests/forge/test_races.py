@@ -119,3 +119,10 @@ def test_a_push_at_the_moment_of_the_merge_wins_over_the_merge(github, tmp_path,
     with pytest.raises(Refused, match="head-unchanged"):
         forge.merge(1, head, "Merge")
     assert github.git("rev-list", "--count", "--merges", "main") == "0"
+
+
+def test_after_a_decision_the_branch_begins_at_main_anew(github, tmp_path, params):
+    assert promote(github, tmp_path, params, "policy-1") == "made 1"
+    github.merge(1, str(github.pull(1)["head"]["sha"]), "Merge")
+    assert promote(github, tmp_path, params, "policy-2") == "made 2"
+    assert github.git("rev-parse", "promote/production^") == github.git("rev-parse", "main")

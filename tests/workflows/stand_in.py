@@ -31,6 +31,7 @@ NEEDS = {
     "git/create-commit": ("contents", "write"),
     "git/create-ref": ("contents", "write"),
     "git/create-tree": ("contents", "write"),
+    "git/delete-ref": ("contents", "write"),
     "git/get-blob": ("contents", "read"),
     "git/get-commit": ("contents", "read"),
     "git/get-ref": ("contents", "read"),
@@ -343,6 +344,11 @@ class StandIn:
                         raise Answer(422, "Update is not a fast forward")
                 self.git("update-ref", ref, body["sha"])
                 return (201 if name == "git/create-ref" else 200), self._ref(ref.removeprefix("refs/"))
+            case "git/delete-ref":
+                name = "/".join(parts[2:])
+                self._ref(name)
+                self.git("update-ref", "-d", f"refs/{name}")
+                return 204, b""
             case "git/get-commit":
                 return 200, self._commit(parts[2])
             case "git/create-commit":

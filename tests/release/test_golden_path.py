@@ -32,23 +32,6 @@ from sekisho.release.trace import table, trace_prediction, trace_release
 SCHEMAS = Path(__file__).resolve().parents[2] / "src/sekisho/release/schemas"
 
 
-def commit(repo: Path, message: str = "release") -> None:
-    identity = ["-c", "user.name=engineer", "-c", "user.email=engineer@local.test"]
-    for arguments in (["add", "-A"], ["commit", "-qm", message]):
-        subprocess.run(["git", "-C", str(repo), *identity, *arguments], check=True, capture_output=True)
-
-
-def second_release(shop: Any) -> Path:
-    """Another candidate (a new report and model), approved, exported and signed as policy/2."""
-    commit(shop.repo)
-    (shop.repo / "build/report/report.md").write_text("# Report\n\nSharpe 1.3\n")
-    shop.lock()
-    commit(shop.repo, "better candidate")
-    folder: Path = shop.export()
-    shop.sign(folder)
-    return folder
-
-
 def test_a_signed_release_verifies_and_is_promoted(shop: Any) -> None:
     verified = shop.verify()
     assert set(verified.facts) == {"provenance", "evaluation", "data", "approval"}
@@ -282,7 +265,7 @@ def test_every_bar_of_the_test_window_is_replayed(shop: Any) -> None:
 def test_parameters_changed_without_a_run_are_not_exported(candidate: Any) -> None:
     path = candidate.repo / "params.yaml"
     path.write_text(path.read_text().replace("seeds: [1, 2]", "seeds: [1, 3]"))
-    commit(candidate.repo, "forgot to run")
+    candidate.commit("forgot to run")
     with pytest.raises(CannotCheck, match=r"stage train: params\.yaml: train\.seeds"):
         candidate.export()
 
@@ -344,16 +327,16 @@ def test_what_would_not_verify_is_not_signed(candidate: Any, changes: dict[str, 
 
 
 def test_an_older_release_is_not_promoted_over_a_newer_one(shop: Any) -> None:
-    newer = second_release(shop)
+    newer = shop.second_release()
     promote(shop.desk, newer, "local", "newer")
     with pytest.raises(Refused, match="replayed-seq"):
         promote(shop.desk, shop.release, "local", "older")
 
 
 def test_a_rollback_is_a_new_release_of_old_content(shop: Any) -> None:
-    newer = second_release(shop)
+    newer = shop.second_release()
     promote(shop.desk, newer, "local", "newer")
-    commit(shop.repo)
+    shop.commit()
     folder = rollback(shop.desk, 1, "seq 2 loses money", "local")
     manifest, _ = read_manifest(folder)
     old, old_digest = read_manifest(shop.release)
@@ -362,7 +345,7 @@ def test_a_rollback_is_a_new_release_of_old_content(shop: Any) -> None:
     assert manifest.rollback.manifest_digest == old_digest
     with pytest.raises(Refused, match="missing-fact"):
         promote(shop.desk, folder, "local", "not approved yet")
-    commit(shop.repo, "rollback PR")
+    shop.commit("rollback PR")
     shop.sign(folder)
     promote(shop.desk, folder, "local", "approved")
     assert check_log(shop.repo).lines == len(read_log(shop.repo / "releases")[0])
@@ -374,9 +357,9 @@ def test_a_rollback_is_a_new_release_of_old_content(shop: Any) -> None:
 
 @pytest.mark.parametrize("what", ["manifest.json", "bundles/approval.sigstore.json"])
 def test_a_rollback_without_its_origin_is_refused(shop: Any, what: str) -> None:
-    second_release(shop)
+    shop.second_release()
     folder = rollback(shop.desk, 1, "reason", "local")
-    commit(shop.repo, "rollback PR")
+    shop.commit("rollback PR")
     shop.sign(folder)
     shop.verify(folder)
     (folder / "origin" / what).unlink()
@@ -385,9 +368,9 @@ def test_a_rollback_without_its_origin_is_refused(shop: Any, what: str) -> None:
 
 
 def test_a_rollback_to_a_revoked_release_is_refused(shop: Any) -> None:
-    second_release(shop)
+    shop.second_release()
     folder = rollback(shop.desk, 1, "reason", "local")
-    commit(shop.repo, "rollback PR")
+    shop.commit("rollback PR")
     shop.sign(folder)
     revoke(shop.desk, shop.release, "leaked", "local")
     with pytest.raises(Refused, match="revoked"):

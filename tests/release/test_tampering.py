@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shutil
-import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sekisho.errors import CannotCheck, Refused
-from sekisho.release.audit import read_log
 from sekisho.release.audit_check import check_log
-from sekisho.release.promote import promote, read_pointer
+from sekisho.release.promote import promote
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +76,6 @@ def rewrite(shop: Any, change: Callable[[list[bytes]], list[bytes]]) -> None:
     log_path(shop).write_bytes(b"".join(line + b"\n" for line in change(lines)))
 
 
-def commit(shop: Any) -> None:
-    identity = ["-c", "user.name=engineer", "-c", "user.email=engineer@local.test"]
-    for arguments in (["add", "-A"], ["commit", "-qm", "release"]):
-        subprocess.run(["git", "-C", str(shop.repo), *identity, *arguments], check=True, capture_output=True)
-
-
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
@@ -123,7 +112,7 @@ def test_a_tampered_log_is_refused(shop: Any, change: Any, rule: str) -> None:
 
 
 def test_a_committed_log_cannot_be_replaced_by_another_whole_one(shop: Any) -> None:
-    commit(shop)
+    shop.commit()
     log_path(shop).unlink()
     with pytest.raises(Refused, match="audit-truncated"):
         check_log(shop.repo)
@@ -149,96 +138,3 @@ def test_replaced_bundles_are_noticed(shop: Any) -> None:
     shop.verify()
     with pytest.raises(Refused, match="audit-missing-event"):
         check_log(shop.repo)
-
-
-# a crash at every write: the old state or the new one, and the command can be repeated
-
-WRITES = ("replace", "fsync")
-
-
-def kill_at(moment: int) -> None:
-    """Make this process kill itself before its moment-th write."""
-    calls = 0
-
-    def wrap(name: str) -> None:
-        real = getattr(os, name)
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **options)
-
-        setattr(os, name, call)
-
-    for name in WRITES:
-        wrap(name)
-
-
-def killed_at(moment: int, command: str, shop: Any) -> bool:
-    """Run the command in its own process and kill it at the moment-th write; False: it ended before."""
-    # polars, which export and sign use, cannot be forked
-    context = multiprocessing.get_context("spawn" if command in ("export", "sign") else "fork")
-    process = context.Process(target=run_and_die, args=(moment, command, shop))
-    process.start()
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL)
-    return process.exitcode != 0
-
-
-def run_and_die(moment: int, command: str, shop: Any) -> None:
-    kill_at(moment)
-    finish(shop, command)
-
-
-def finish(shop: Any, command: str) -> None:
-    if command == "export":
-        shop.export()
-    elif command == "sign":
-        shop.sign()
-    else:
-        promote(shop.desk, shop.release, "local", "first")
-
-
-def state(shop: Any) -> tuple[bool, bool, object]:
-    """Exported, signed, promoted: each wholly or not at all (what is there must verify)."""
-    exported = shop.release.exists()
-    signed = (shop.release / "bundles").exists()
-    if signed:
-        shop.verify()
-    pointer = read_pointer(shop.repo, "local")
-    if pointer:
-        shop.verify(deployed=True)
-    read_log(shop.repo / "releases")
-    return exported, signed, pointer
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["export", "sign", "promote"])
-def test_killed_at_any_write_leaves_the_old_or_the_new_state(
-    command: str, candidate_repo: Path, signed_repo: Path, candidate: Any, tmp_path: Path
-) -> None:
-    start = {"export": candidate_repo, "promote": signed_repo}.get(command)
-    if start is None:
-        candidate.export()
-        candidate.open_local()
-        start = candidate.repo
-    moments = 0
-    while True:
-        moments += 1
-        shop = type(candidate)(shutil.copytree(start, tmp_path / f"{command}-{moments}"))
-        before = state(shop)
-        if not killed_at(moments, command, shop):
-            after = state(shop)
-            break
-        between = state(shop)
-        finish(shop, command)
-        after = state(shop)
-        assert between in (before, after)
-        assert before != after
-        events = [event.event for event in read_log(shop.repo / "releases")[0]]
-        assert events.count("export") == 1
-        check_log(shop.repo)
-    assert moments > 2
-    assert before != after

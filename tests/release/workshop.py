@@ -28,11 +28,12 @@ from sekisho.release.export import export_release
 from sekisho.release.judgement import INPUTS, JUDGE, candidate_digest
 from sekisho.release.local_authority import open_local_authority
 from sekisho.release.manifest import canonical, read_manifest
+from sekisho.release.pack import export_pack
 from sekisho.release.policy import load_trust
-from sekisho.release.promote import Desk
-from sekisho.release.revoke import ensure_local_list
+from sekisho.release.promote import Desk, promote, rollback
+from sekisho.release.revoke import ensure_local_list, revoke
 from sekisho.release.sign import sign_release
-from sekisho.release.signer import install_local_root, local_identity
+from sekisho.release.signer import install_local_root, local_identity, predicate_digest
 from sekisho.release.verify import VerifiedRelease, verify_release
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,15 +141,39 @@ class Workshop:
         change: Callable[[dict[str, Any]], None] = lambda statement: None,
         *,
         folder: Path | None = None,
+        release: Path | None = None,
         san: str | None = None,
+        raw: Callable[[bytes], bytes] = lambda statement: statement,
         **extensions: str | None,
     ) -> None:
-        """Replace a bundle by one with a changed statement or certificate (``e12="…"`` sets arc 12)."""
-        from sigstore.dsse import Statement
+        """Replace a bundle by one with a changed statement or certificate (``e12="…"`` sets arc 12).
 
-        path = self.release / f"bundles/{fact}.sigstore.json"
+        ``raw`` changes the statement's bytes.
+        """
+        path = (release or self.release) / f"bundles/{fact}.sigstore.json"
         statement = payload(path)
         change(statement)
+        path.write_bytes(self.seal(fact, raw(canonical(statement)), folder, san, extensions))
+
+    def forge_list(self, **changes: Any) -> None:
+        """Replace the revocation list by one with a changed predicate, signed by the right workflow."""
+        path = self.trust / "local/revoked.sigstore.json"
+        statement = payload(path)
+        statement["predicate"].update(changes)
+        statement["subject"][0]["digest"]["sha256"] = predicate_digest(statement["predicate"])
+        path.write_bytes(self.seal("revocation", canonical(statement), None, None, {}))
+
+    def seal(
+        self,
+        fact: str,
+        statement: bytes,
+        folder: Path | None,
+        san: str | None,
+        extensions: dict[str, str | None],
+    ) -> bytes:
+        """A bundle of any bytes."""
+        from sigstore.dsse import Statement
+
         authority = open_local_authority(folder or self.folder)
         policy = load_trust(self.trust, "local").policy
         subject, arcs = local_identity(policy, fact.partition("-")[0], head(self.repo)[0])  # type: ignore[arg-type]
@@ -156,8 +181,26 @@ class Workshop:
             arcs = {arc: text for arc, text in arcs.items() if arc != name[1:]}
             arcs |= {name[1:]: value} if value is not None else {}
         with authority.context().signer(authority.token(san or subject, arcs)) as signer:
-            bundle = signer.sign_dsse(Statement(canonical(statement)))
-        path.write_bytes(canonical(json.loads(bundle.to_json())))
+            bundle = signer.sign_dsse(Statement(statement))
+        return canonical(json.loads(bundle.to_json()))
+
+    def second_release(self) -> Path:
+        """Another candidate (a new report), exported and signed as policy/2."""
+        self.commit()
+        (self.repo / "build/report/report.md").write_text("# Report\n\nSharpe 1.3\n")
+        self.lock()
+        self.commit("better candidate")
+        folder = self.export()
+        self.sign(folder)
+        return folder
+
+    def rolled_back(self) -> Path:
+        """policy/3: a rollback to policy/1, merged and signed (after :meth:`second_release`)."""
+        self.commit()
+        folder = rollback(self.desk, 1, "seq 2 loses money", "local")
+        self.commit("rollback PR")
+        self.sign(folder)
+        return folder
 
 
 def payload(bundle: Path) -> dict[str, Any]:
@@ -332,3 +375,19 @@ def build_repo(repo: Path) -> Workshop:
     git(repo, "add", "-A")
     git(repo, "commit", "-qm", "candidate")
     return Workshop(repo)
+
+
+def _pack(shop: Workshop) -> None:
+    today = dt.datetime.now(dt.UTC).date()
+    export_pack(shop.repo, shop.trust, "local", today - dt.timedelta(days=1), today, shop.repo / "build/pack")
+
+
+# every command that writes, as the tests of crashes run it
+COMMANDS: dict[str, Callable[[Workshop], object]] = {
+    "export": Workshop.export,
+    "sign": Workshop.sign,
+    "promote": lambda shop: promote(shop.desk, shop.release, "local", "first"),
+    "rollback": lambda shop: rollback(shop.desk, 1, "seq 2 loses money", "local"),
+    "revoke": lambda shop: revoke(shop.desk, shop.release, "trained on bad data", "local"),
+    "pack": _pack,
+}

@@ -140,6 +140,7 @@ def test_the_band_holds_the_equity_and_widens() -> None:
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 100))
+@settings(deadline=None)  # the first call loads scipy's tables
 def test_the_deflated_sharpe_ratio_falls_with_trials(one: int, more: int, seed: int) -> None:
     series = np.random.default_rng(seed).normal(0.001, 0.01, 120)
     few = metrics.deflated_sharpe(series, one, 1 / 119)

@@ -17,7 +17,7 @@ SOURCE = REPO / "src"
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((REPO / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 # thin layers that decide no figure: options, messages; and the parameters, which a stage names by section
 LEFT_OUT = ("src/sekisho/cli", "src/sekisho/errors.py", "src/sekisho/params.py", "src/sekisho/__init__.py")
-TRAINERS = {"train": ["training/ppo.py"]}  # run as processes, not imported
+TRAINERS = {"train": [f"training/{name}.py" for name in ("apg", "ppo", "td3")]}  # processes, not imported
 
 
 def module_file(name: str) -> Path | None:

@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,14 +29,6 @@ Run = Callable[..., Path]
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def command(world: World, out: Path) -> list[str]:
-    return [
-        sys.executable, str(TRAINER), "--fold", "0", "--seed", "1", "--out", str(out),
-        "--bars", str(world.bars), "--features", str(world.features), "--params", str(world.params_file),
-        "--checkpoints", str(world.folder / "checkpoints"),
-    ]  # fmt: skip
 
 
 def test_it_learns_a_planted_signal_net_of_costs(world: World, run_ppo: Run) -> None:
@@ -152,27 +141,6 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert newest.name in capsys.readouterr().err
     assert state["update"] == 5 == int(before.name.split("-")[0])
     assert bytes_of(run_ppo(world, "broken")) == bytes_of(whole)
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(world: World, tmp_path: Path) -> None:
-    world.with_params(ppo={"samples": 16_384})
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command(world, tmp_path / "whole"), env=environment, check=True, capture_output=True)
-    killed = 0
-    for delay in (0.05, 0.4):
-        child = subprocess.Popen(
-            command(world, tmp_path / "broken"), env=environment, stdout=subprocess.PIPE, text=True
-        )
-        assert child.stdout is not None
-        child.stdout.readline()  # the first update of this attempt is done
-        time.sleep(delay)
-        child.send_signal(signal.SIGKILL)
-        killed += child.wait() == -signal.SIGKILL
-    assert killed == 2
-    assert not (tmp_path / "broken").exists()
-    subprocess.run(command(world, tmp_path / "broken"), env=environment, check=True, capture_output=True)
-    assert bytes_of(tmp_path / "broken") == bytes_of(tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -107,35 +104,6 @@ def test_what_was_met_is_in_the_checkpoint(
     assert kept["before"].shape[:2] == (1000, 3)
     assert (kept["after"] != 0).any(dim=2).all()
     assert kept["rewards"].std() > 0
-
-
-def command(world: World, out: Path) -> list[str]:
-    return [
-        sys.executable, str(TRAINER), "--fold", "0", "--seed", "1", "--out", str(out),
-        "--bars", str(world.bars), "--features", str(world.features), "--params", str(world.params_file),
-        "--checkpoints", str(world.folder / "checkpoints"), "--tensorboard", str(world.folder / "board"),
-    ]  # fmt: skip
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_and_resumed_gives_the_same_bytes(world: World, tmp_path: Path) -> None:
-    world.with_params(td3=SMALL | {"samples": 32_768}, train=LOOP)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command(world, tmp_path / "whole"), env=environment, check=True, capture_output=True)
-    killed = 0
-    for delay in (0.05, 0.4):
-        child = subprocess.Popen(
-            command(world, tmp_path / "broken"), env=environment, stdout=subprocess.PIPE, text=True
-        )
-        assert child.stdout is not None
-        child.stdout.readline()  # the first update of this attempt is done
-        time.sleep(delay)
-        child.send_signal(signal.SIGKILL)
-        killed += child.wait() == -signal.SIGKILL
-    assert killed == 2
-    assert not (tmp_path / "broken").exists()
-    subprocess.run(command(world, tmp_path / "broken"), env=environment, check=True, capture_output=True)
-    assert bytes_of(tmp_path / "broken") == bytes_of(tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -19,16 +19,7 @@ from sekisho.data.store import replaced
 from sekisho.errors import BacktestError
 from sekisho.params import Params
 
-SECTIONS = (
-    "data",
-    "features",
-    "market",
-    "split",
-    "train",
-    "ppo",
-    "backtest",
-    "gate",
-)  # that shape the result
+BEFORE, AFTER = ("data", "features", "market", "split", "train"), ("backtest", "gate")
 
 
 def write_report(params: Params, *, backtest: Path, train: Path, metrics: Path, out: Path) -> str:
@@ -368,7 +359,7 @@ def _record(figures: dict[str, Any], data: dict[str, Any]) -> Table:
 
 def _parameters(params: Params) -> Table:
     rows = []
-    for section in SECTIONS:
+    for section in (*BEFORE, params.train.trainer, *AFTER):  # that shape the result
         for key, value in getattr(params, section).model_dump().items():
             rows.append([f"{section}.{key}", _plain(value)])
     return Table(

@@ -75,8 +75,17 @@ class Context:
 Strategy = Callable[[Observation, Context], Float]
 
 
+INTERFACES = (  # of a model: names of its inputs and outputs, without and with a recurrent state
+    (["observation"], ["target_weights"]),
+    (["observation", "state"], ["target_weights", "next_state"]),
+)
+
+
 class Agent:
-    """A model file run by ONNX Runtime on one thread: the very artefact that would be served."""
+    """A model file run by ONNX Runtime on one thread: the very artefact that would be served.
+
+    A recurrent model's state is carried for each account on its own, from zero at ``context.start``.
+    """
 
     def __init__(self, model: Path) -> None:
         """Raises:
@@ -97,21 +106,32 @@ class Agent:
                 f"{model}: not a readable ONNX model: {error}", remedy="run `dvc repro train` again"
             ) from error
         names = ([i.name for i in self.session.get_inputs()], [o.name for o in self.session.get_outputs()])
-        if names != (["observation"], ["target_weights"]):
+        if names not in INTERFACES:
             raise BacktestError(
                 f"{model}: has inputs {names[0]} and outputs {names[1]}, not observation and target_weights",
                 remedy="export the agent by the trainer of this commit",
             )
         self.model = model
+        self.empty = None  # the state at an episode's beginning, (1, A, recurrent)
+        if names == INTERFACES[1]:
+            self.empty = np.zeros((1, *self.session.get_inputs()[1].shape[1:]), np.float32)
+        self.states: dict[int, Observation] = {}  # by account
 
     def __call__(self, observation: Observation, context: Context) -> Float:
+        feed = {"observation": observation[None]}
+        if self.empty is not None:
+            fresh = context.bar == context.start
+            feed["state"] = self.empty if fresh else self.states.get(context.account, self.empty)
         try:
-            answer = self.session.run(["target_weights"], {"observation": observation[None]})[0][0]
+            answers = self.session.run(None, feed)
         except Exception as error:
             raise BacktestError(
                 f"{self.model}: cannot take an observation of shape {observation.shape}: {error}",
                 remedy="the model belongs to other features or symbols: run `dvc repro train`",
             ) from error
+        answer = answers[0][0]
+        if self.empty is not None:
+            self.states[context.account] = answers[1]
         if not np.isfinite(answer).all():
             raise BacktestError(
                 f"{self.model}: weights are not finite at {context.history.panel.ts_close[context.bar]}",

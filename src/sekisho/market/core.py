@@ -7,7 +7,6 @@ their own and pass the gradient straight through.
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,6 @@ from sekisho.market.exchange import SLACK, fill_rules
 from sekisho.market.limits import limited_move
 from sekisho.params import MarketParams
 
-MAT = int(os.environ.get("MAT", "1"))
 SMALLEST_ADV = 1.0  # currency a day: keeps shares finite where an asset has no volume on record
 
 
@@ -112,15 +110,12 @@ def step_accounts(
     risk: float,
     params: MarketParams,
 ) -> tuple[Account, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """Trade the bar in ``row`` ``(N,)`` of the tables; the account, the observation, the reward and the
-    infos.
+    """Trade the bar in ``row`` ``(N,)`` of the tables; the account, observation, reward and infos.
 
     ``table`` is `bar_table`'s, ``features`` `feature_table`'s, ``risk`` the volatility that rewards are
     measured in; the others are as in `trade_bar`, the infos as in `TradingMarket`.
     """
-    fields = table[row].permute(1, 2, 0)
-    if MAT:
-        fields = fields.contiguous()
+    fields = table[row].permute(1, 2, 0).contiguous()  # accounts side by side, like the ledger
     bar = Bar(*fields.transpose(1, 2).unbind(0))
     account, done = trade_bar(bar, account, action, trade_unit, cost_multiple, params)
     per_wealth = 1.0 / done.before
@@ -148,11 +143,9 @@ def difference_rewards(part: torch.Tensor, total: torch.Tensor, risk_aversion: f
     """Each asset's reward ``(N, A)``: the account's less what it would be without the asset.
 
     With r = ``total`` ``(N,)`` the account's return and rₐ = ``part`` ``(N, A)`` the asset's, both in units
-    of
-    risk, and γ the risk aversion: rₐ − γ (r rₐ − rₐ²/2). Its derivative by rₐ is that of the account's
-    reward,
-    so that agents that learn from it per asset climb the same objective with an A times smaller variance
-    (Wolpert & Tumer 2002).
+    of risk, and γ the risk aversion: rₐ − γ (r rₐ − rₐ²/2). Its derivative by rₐ is that of the account's
+    reward, so that agents that learn from it per asset climb the same objective with an A times smaller
+    variance (Wolpert & Tumer 2002).
     """
     return part * (1.0 - risk_aversion * (total[:, None] - 0.5 * part))
 
@@ -163,8 +156,7 @@ def feature_table(data: MarketData, start: int, stop: int) -> torch.Tensor:
 
 
 def observe(features: torch.Tensor, row: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Observations ``(N, A, F+1)`` float32 of `feature_table`'s rows ``(N,)`` with their weights ``(N,
-    A)``."""
+    """Observations ``(N, A, F+1)`` float32: `feature_table`'s rows ``(N,)``, their weights ``(N, A)``."""
     observation = features[row]  # a copy: the table itself stays as it is
     observation[..., -1] = weights
     return observation

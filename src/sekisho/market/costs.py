@@ -2,13 +2,10 @@
 
 Impact follows the square-root law (Almgren et al. 2005, *Direct estimation of equity market impact*; Bouchaud
 2010, *Price impact*) plus a linear term: trading the share p of a day's volume costs C(p) = linear · p² +
-sqrt ·
-volatility · p^1.5 of that volume. It fades: what was traded in the last bars is remembered as a share m of
-the
-volume that decays geometrically, as the order book refills (Obizhaeva & Wang 2013, *Optimal trading strategy
-and supply/demand dynamics*), and a further trade in the same direction costs C(m + p) − C(m). An order cut
-into
-slices hence costs what it costs in one piece, less what has faded in between.
+sqrt · volatility · p^1.5 of that volume. It fades: what was traded in the last bars is remembered as a share
+m of the volume that decays geometrically, as the order book refills (Obizhaeva & Wang 2013, *Optimal trading
+strategy and supply/demand dynamics*), and a further trade in the same direction costs C(m + p) − C(m). An
+order cut into slices hence costs what it costs in one piece, less what has faded in between.
 
 A trade against the memory costs C(p), never less. In a propagator model, where it would fill at the displaced
 price, the displacement that an agent has caused itself turns into its profit as soon as impact is non-linear

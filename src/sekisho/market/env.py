@@ -121,8 +121,7 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         return torch.as_tensor(value, dtype=torch.float64, device=self.device).reshape(-1)
 
     def _starts_by_stratum(self) -> list[torch.Tensor]:
-        """The bars where an episode may start, one tensor per volatility regime that has any, or all in
-        one."""
+        """Bars where an episode may start: one tensor per volatility regime that has any, or one of all."""
         bars = torch.arange(self.start, self.stop - self.episode_bars, device=self.device)
         if not self.params.stratify:
             return [bars]

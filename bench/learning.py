@@ -27,6 +27,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from results import Figure, publish
+from sekisho.errors import TrainingError
 from sekisho.market import Agent
 from sekisho.market.linear_quadratic import (
     Judgement,
@@ -106,8 +107,9 @@ same with unpredictable returns of 10 × the predictable ones. five_assets: φ 0
 slow_dear (φ 0.02, γ 2, λ 500), fast_averse (φ 0.3, γ 5, λ 20) and cheap_bold (φ 0.05, γ 0.2, λ 5) were not
 tuned for. no_signal: noise as above and nothing to be found; turnover in % of that of the optimum with
 signal. CPU time is process_time of the training, one torch thread, without the judgement and after a first
-update that warms up. sb3 is stable-baselines3's PPO on the same market and units with {sb3:.0f} CPU-s.
-Markowitz, the best static scaling of it and the cost-aware myopic rule are valued exactly; noise does not
+update that warms up. A run that stopped itself counts as an empty book and as one `diverged`. sb3 is
+stable-baselines3's PPO on the same market and units with {sb3:.0f} CPU-s. Markowitz, the best static scaling
+of it and the cost-aware myopic rule are valued exactly; noise does not
 change their value. Seeds: {seeds}; of them {plan}."""
 
 
@@ -125,6 +127,7 @@ class Outcome:
     turnover: float  # % of the optimum's, with signal
     seconds: float  # of CPU time
     samples: int
+    diverged: bool = False  # the trainer stopped itself and has no agent: share 0, as of an empty book
 
 
 def attempt(trial: Trial, **changes: Any) -> Outcome:
@@ -132,7 +135,11 @@ def attempt(trial: Trial, **changes: Any) -> Outcome:
     torch.set_num_threads(1)
     problem = MARKETS[trial.market]
     train = sb3_trained if trial.trainer == "sb3" else trained
-    decide, seconds, samples = train(problem, trial, **changes)
+    try:
+        decide, seconds, samples = train(problem, trial, **changes)
+    except TrainingError as error:
+        print(f"{trial} diverged: {error}", file=sys.stderr, flush=True)
+        return Outcome(trial, 0.0, 0.0, 0.0, 0, diverged=True)
     found = judge(problem, decide, ACCOUNTS, trial.seed + JUDGING)
     best = riccati(problem).value
     share = 100 * found.value / best if problem.signal else float("nan")
@@ -291,6 +298,10 @@ def figures_of(outcomes: Iterable[Outcome]) -> list[Figure]:
             idle = IDLE if trainer in GOALS else None
             worst = max(outcome.turnover for outcome in found)
             figures.append(Figure(name, worst, "% of turnover, worst", goal=idle, at_most=True))
+        diverged = sum(outcome.diverged for outcome in found)
+        if diverged:
+            none = 0 if trainer in GOALS else None
+            figures.append(Figure(f"{name}_diverged", diverged, "runs", goal=none, at_most=True))
         limit = SECONDS.get(trainer) if market == "one_asset" else None
         seconds = max(outcome.seconds for outcome in found)
         figures.append(Figure(f"{name}_time", seconds, "CPU-s, worst", goal=limit, at_most=True))

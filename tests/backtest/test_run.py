@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from sekisho.backtest.files import read_json, write_json
 from sekisho.backtest.gate import judge, verdict
-from sekisho.backtest.report import write_report
+from sekisho.backtest.report import _parameters, write_report
 from sekisho.backtest.run import regimes_of, run_backtest
 from sekisho.backtest.selection import count_and_select
 from sekisho.backtest.splits import walk_forward
@@ -258,6 +258,14 @@ def test_the_page_needs_nothing_from_elsewhere(noise: Path) -> None:
     assert len(ids) == len(set(ids))
     references = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', page)
     assert {first or second for first, second in references} <= set(ids)
+
+
+@pytest.mark.parametrize("trainer", ["apg", "ppo", "td3"])
+def test_the_report_lists_the_parameters_of_the_trainer_that_was_used(trainer: str, params: Params) -> None:
+    chosen = params.model_copy(update={"train": params.train.model_copy(update={"trainer": trainer})})
+    sections = {str(row[0]).split(".")[0] for row in _parameters(chosen).rows}
+    assert sections & {"apg", "ppo", "td3"} == {trainer}
+    assert {"market", "split", "train", "backtest", "gate"} <= sections
 
 
 def test_the_report_names_no_place_and_no_time_of_its_making(noise: Path) -> None:

@@ -90,6 +90,47 @@ def edit_dvc_lock_and_manifest(shop: Any) -> None:
     edit_manifest(shop, change)
 
 
+def edit_text(old: bytes, new: bytes) -> Attack:
+    """The manifest with other bytes: what no JSON library of ours would write."""
+
+    def attack(shop: Any) -> None:
+        path = shop.release / "manifest.json"
+        assert old in path.read_bytes()
+        path.write_bytes(path.read_bytes().replace(old, new))
+
+    return attack
+
+
+def two_spellings(value: dict[str, Any]) -> None:
+    value["files"].append({**value["files"][-1], "path": value["files"][-1]["path"].upper()})
+    value["files"].sort(key=lambda entry: entry["path"])
+
+
+def symlink_bundles(shop: Any) -> None:
+    (shop.release / "bundles").rename(shop.repo / "elsewhere")
+    (shop.release / "bundles").symlink_to(shop.repo / "elsewhere")
+
+
+def symlink_bundle(shop: Any) -> None:
+    path = shop.release / "bundles/data.sigstore.json"
+    path.rename(shop.repo / "data.sigstore.json")
+    path.symlink_to(shop.repo / "data.sigstore.json")
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def nested_bundle(shop: Any) -> None:
+    (shop.release / "bundles/old").mkdir()
+    shutil.copy(shop.release / "bundles/data.sigstore.json", shop.release / "bundles/old")
+
+
+def newer_target(value: dict[str, Any]) -> None:
+    value["rollback"] = {"manifest_digest": "f" * 64, "reason": "x", "seq": 5}
+
+
 FILES: list[tuple[str, Attack, str]] = [
     ("files swapped between names", swap_files, "file-size"),
     ("file edited at the same size", swap_same_size, "file-digest"),
@@ -108,6 +149,51 @@ FILES: list[tuple[str, Attack, str]] = [
     ("absolute path", set_path("/etc/passwd"), "path-escape"),
     ("path with a dot segment", set_path("a/./b"), "path-escape"),
     ("path with a backslash", set_path("..\\x"), "path-escape"),
+    ("path with a look-alike letter", set_path("m\u043edel.onnx"), "path-escape"),
+    ("path in another Unicode form", set_path("mode\u0301l.onnx"), "path-escape"),
+    ("path that reads backwards", set_path("x\u202eonnx.exe"), "path-escape"),
+    ("path with a line end", set_path("model.onnx\n"), "path-escape"),
+    ("path with a zero byte", set_path("model.onnx\x00.txt"), "path-escape"),
+    ("empty path segment", set_path("a//b"), "path-escape"),
+    ("two paths that differ only in case", lambda s: edit_manifest(s, two_spellings), "manifest-schema"),
+    (
+        "a path listed twice",
+        lambda s: edit_manifest(s, lambda m: m["files"].insert(0, m["files"][0])),
+        "manifest-schema",
+    ),
+    (
+        "no file at all",
+        lambda s: edit_manifest(s, lambda m: m.update(files=[])),
+        "manifest-schema",
+    ),
+    ("extra file with a look-alike name", lambda s: (content(s) / "m\u043edel.onnx").touch(), "extra-file"),
+    ("symlink for the bundles", symlink_bundles, "symlink"),
+    ("symlink for a bundle", symlink_bundle, "symlink"),
+    ("named pipe for the manifest", lambda s: replace_by_pipe(s.release / "manifest.json"), "special-file"),
+    (
+        "named pipe for a bundle",
+        lambda s: replace_by_pipe(s.release / "bundles/data.sigstore.json"),
+        "special-file",
+    ),
+    ("bundle in a folder of the bundles", nested_bundle, "extra-file"),
+    ("empty folder in the bundles", lambda s: (s.release / "bundles/old").mkdir(), "empty-folder"),
+    (
+        "something in place of another environment's promotion",
+        lambda s: (s.release / "bundles/deployment-staging.sigstore.json").write_text("{}"),
+        "extra-file",
+    ),
+    ("an origin where nothing was rolled back", lambda s: (s.release / "origin").mkdir(), "extra-file"),
+    ("a rollback to a newer seq", lambda s: edit_manifest(s, newer_target), "manifest-schema"),
+    ("seq as a fraction", edit_text(b'"seq":1', b'"seq":1.0'), "canonical-json"),
+    ("seq as a truth", edit_text(b'"seq":1', b'"seq":true'), "manifest-schema"),
+    ("a number that is none", edit_text(b'"seq":1', b'"seq":NaN'), "canonical-json"),
+    ("a number beyond every float", edit_text(b'"seq":1', b'"seq":' + b"9" * 40), "canonical-json"),
+    ("half a character", edit_text(b'"policy"', b'"\\ud800"'), "canonical-json"),
+    (
+        "enormous manifest",
+        lambda s: (s.release / "manifest.json").write_bytes(b"[" * (1 << 21)),
+        "manifest-schema",
+    ),
     (
         "edited manifest, intact bundles",
         lambda s: edit_manifest(s, lambda m: m.update(seq=1, model="other")),
@@ -182,10 +268,46 @@ def other_commit(statement: dict[str, Any]) -> None:
     statement["predicate"]["buildDefinition"]["resolvedDependencies"][0]["digest"]["gitCommit"] = "c" * 40
 
 
+def version_two(statement: dict[str, Any]) -> None:
+    statement["predicateType"] = "https://sekisho.example/data/v2"
+
+
+def other_logs(statement: dict[str, Any]) -> None:
+    statement["predicate"]["runDetails"]["byproducts"][0]["digest"]["sha256"] = "f" * 64
+
+
+def other_lock(statement: dict[str, Any]) -> None:
+    statement["predicate"]["buildDefinition"]["resolvedDependencies"][1]["digest"]["sha256"] = "f" * 64
+
+
+def other_builder(statement: dict[str, Any]) -> None:
+    statement["predicate"]["runDetails"]["builder"]["id"] = OTHER + RELEASE_WORKFLOW
+
+
 STATEMENTS: list[tuple[str, str, Callable[[dict[str, Any]], None], str]] = [
     ("fact about another manifest", "approval", resubject, "wrong-subject"),
     ("fact about a second subject too", "approval", second_subject, "wrong-subject"),
     ("one fact in another's place", "data", retype, "wrong-fact"),
+    ("another version of the predicate", "data", version_two, "wrong-fact"),
+    (
+        "another kind of statement",
+        "data",
+        lambda s: s.update(_type="https://in-toto.io/Statement/v0.1"),
+        "statement-schema",
+    ),
+    ("a field beside the statement's", "data", lambda s: s.update(also=1), "statement-schema"),
+    ("approval of the future", "approval", predicate(approved_at="2999-01-02T03:04:05Z"), "approval-time"),
+    ("other seeds", "evaluation", predicate(seeds=[9]), "evaluation-figures"),
+    ("other limits of the gate", "evaluation", predicate(limits={}), "evaluation-figures"),
+    (
+        "another time range",
+        "data",
+        predicate(range={"first": "2000-01-04", "last": "2026-01-05"}),
+        "data-lineage",
+    ),
+    ("other logs of the training", "provenance", other_logs, "provenance-logs"),
+    ("another dvc.lock", "provenance", other_lock, "provenance-dvc-lock"),
+    ("another builder", "provenance", other_builder, "provenance-workflow"),
     ("unknown field", "approval", predicate(also="x"), "statement-schema"),
     ("missing time zone", "approval", predicate(approved_at="2026-01-02T03:04:05"), "statement-schema"),
     ("self-approval", "approval", predicate(approver="Engineer"), "four-eyes"),
@@ -243,6 +365,23 @@ def test_false_statements_are_refused(
         shop.verify()
 
 
+@pytest.mark.parametrize(
+    ("raw", "rule"),
+    [
+        (lambda s: s.replace(b'"approver":', b'"approver":"engineer","approver":'), "duplicate-key"),
+        (lambda s: s.replace(b'"predicateType":', b'"predicate":{},"predicateType":'), "duplicate-key"),
+        (lambda s: s + b" ", "canonical-json"),
+        (lambda s: s.replace(b'"reviewer"', b'"r\\u0065viewer"'), "canonical-json"),
+    ],
+    ids=["approver given twice", "predicate given twice", "trailing space", "escaped letter"],
+)
+def test_signed_statements_of_two_readings_are_refused(shop: Any, raw: Any, rule: str) -> None:
+    """Properly signed bytes in which two parsers may read two things."""
+    shop.forge("approval", raw=raw)
+    with refused(rule):
+        shop.verify()
+
+
 def test_the_forging_tool_itself_makes_good_bundles(shop: Any) -> None:
     shop.forge("approval")
     shop.verify()
@@ -291,6 +430,11 @@ def other_entry(shop: Any) -> None:
     edit_bundle(shop, lambda b: b["verificationMaterial"].update(tlogEntries=[entry_of(other)]))
 
 
+def double_key(shop: Any) -> None:
+    path = shop.release / "bundles/approval.sigstore.json"
+    path.write_bytes(path.read_bytes().replace(b'"mediaType":', b'"mediaType":"x","mediaType":', 1))
+
+
 BUNDLES: list[tuple[str, Attack, str]] = [
     (
         "no log entry",
@@ -304,6 +448,19 @@ BUNDLES: list[tuple[str, Attack, str]] = [
         "bundle-format",
     ),
     ("another entry's proof", other_entry, "signature"),
+    (
+        "another payload type",
+        lambda s: edit_bundle(s, lambda b: b["dsseEnvelope"].update(payloadType="text/plain")),
+        "signature",
+    ),
+    (
+        "a second signature",
+        lambda s: edit_bundle(
+            s, lambda b: b["dsseEnvelope"]["signatures"].append(b["dsseEnvelope"]["signatures"][0])
+        ),
+        "signature",
+    ),
+    ("a key given twice", double_key, "duplicate-key"),
     ("edited payload", lambda s: edit_bundle(s, edit_payload), "signature"),
     (
         "another log index",
@@ -421,6 +578,9 @@ def test_a_trust_root_too_old_or_from_the_future_cannot_be_checked(
         ("required: [provenance, evaluation, data, approval]", "required: [provenance]", "required must be"),
         ("events: [push]", "events: [pull_request_target]", "events"),
         ("ref: refs/heads/main", "ref: refs/heads/*", "ref"),
+        ("    max_revocation_days: 14\n", "", "max_revocation_days"),
+        ("max_deployment_days: 120", "max_deployment_days: 100000", "max_deployment_days"),
+        ("max_age_days: 90", "max_age_days: 0", "max_age_days"),
         ("repository_id: 1", "repository_id: '1'", "repository_id"),
         ("file: local/trusted_root.json", "file: ../trusted_root.json", "file"),
     ],

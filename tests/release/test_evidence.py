@@ -37,6 +37,12 @@ def make_pack(shop: Any, out: Path) -> Path:
     return export_pack(shop.repo, shop.trust, "local", TODAY, TODAY + dt.timedelta(days=1), out)
 
 
+def offline() -> list[str]:
+    """Words before a command that take the network from it, where this system allows that."""
+    words = ["unshare", "-rn"]
+    return words if subprocess.run([*words, "true"], check=False).returncode == 0 else []
+
+
 def run_alone(pack: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """The pack's own verifier, with nothing but sigstore and, where the system allows it, no network."""
     program = (
@@ -44,11 +50,12 @@ def run_alone(pack: Path, *words: str) -> subprocess.CompletedProcess[str]:
         f"sys.argv = ['verify.py', *{list(words)!r}]\n"
         f"runpy.run_path({str(pack / 'verify.py')!r}, run_name='__main__')"
     )
-    offline = (
-        ["unshare", "-rn"] if subprocess.run(["unshare", "-rn", "true"], check=False).returncode == 0 else []
-    )
     return subprocess.run(
-        [*offline, sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False, cwd="/"
+        [*offline(), sys.executable, "-I", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
     )
 
 
@@ -65,6 +72,56 @@ def test_a_pack_verifies_with_nothing_but_sigstore_and_no_network(pack: Path) ->
     assert "the pack holds: 6 bundles" in done.stdout
     facts = {row["fact"] for row in json.loads(run_alone(pack, "--json").stdout)["bundles"]}
     assert facts == {"provenance", "evaluation", "data", "approval", "deployment-local", "revocation"}
+
+
+@pytest.fixture(scope="session")
+def sigstore_go(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The verifier in sigstore_go/, built with Go: an implementation that shares no code with ours."""
+    if shutil.which("go") is None:
+        pytest.skip("go is not installed here")
+    source = Path(__file__).with_name("sigstore_go")
+    modules = subprocess.run(
+        ["go", "mod", "download"], cwd=source, capture_output=True, text=True, check=False
+    )
+    if modules.returncode != 0:
+        pytest.skip(f"the Go modules cannot be had here: {modules.stderr.strip()[-200:]}")
+    program = tmp_path_factory.mktemp("go") / "verify"
+    subprocess.run(["go", "build", "-o", str(program), "."], cwd=source, check=True)
+    return program
+
+
+def run_go(program: Path, pack: Path) -> subprocess.CompletedProcess[str]:
+    """sigstore-go on the pack, without a network and with nothing else of ours in reach by name."""
+    words = [*offline(), str(program), str(pack)]
+    return subprocess.run(words, capture_output=True, text=True, check=False, cwd="/", env={})
+
+
+@pytest.mark.slow
+def test_a_pack_verifies_with_sigstore_go_and_no_network(
+    sigstore_go: Path, pack: Path, tmp_path: Path
+) -> None:
+    alone = pack.rename(tmp_path / "elsewhere")
+    done = run_go(sigstore_go, alone)
+    assert done.returncode == 0, done.stderr
+    assert "the pack holds: 6 bundles by sigstore-go" in done.stdout
+
+
+@pytest.mark.slow
+def test_sigstore_go_refuses_what_we_refuse(sigstore_go: Path, pack: Path, tmp_path: Path) -> None:
+    for attack, message in (
+        (cut_log, "ends at line"),
+        (edit_log, "does not follow"),
+        (swap_bundles, "evaluation"),
+        (drop_bundle, "no approval"),
+        (edit_manifest, "manifest of sha256"),
+        (other_root, "approval"),
+        (other_identity, "certificate extension 15"),
+        (edit_bundle, "data"),
+    ):
+        copy = Path(shutil.copytree(pack, tmp_path / attack.__name__))
+        attack(copy)
+        done = run_go(sigstore_go, copy)
+        assert (done.returncode, message in done.stderr) == (1, True), (attack, done.stderr)
 
 
 def test_the_same_days_give_the_same_pack(shop: Any, tmp_path: Path) -> None:
@@ -119,6 +176,17 @@ def edit_log(pack: Path) -> None:
 def swap_bundles(pack: Path) -> None:
     folder = pack / "releases/policy/1/bundles"
     shutil.copy(folder / "data.sigstore.json", folder / "evaluation.sigstore.json")
+    sums(pack)
+
+
+def edit_bundle(pack: Path) -> None:
+    path = pack / "releases/policy/1/bundles/data.sigstore.json"
+    edit_json(
+        path,
+        lambda b: b["dsseEnvelope"]["signatures"][0].update(
+            sig="A" + b["dsseEnvelope"]["signatures"][0]["sig"][1:-1] + "="
+        ),
+    )
     sums(pack)
 
 

@@ -15,6 +15,7 @@ import onnxruntime
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from tests.release.workshop import payload
 
 from sekisho.cli import main
 from sekisho.errors import CannotCheck, Refused
@@ -81,6 +82,61 @@ def test_reading_a_file_checks_it_again(shop: Any) -> None:
     (shop.release / "content/report.md").write_bytes(b"changed")
     with pytest.raises(Refused, match="file-digest"):
         verified.read("report.md")
+
+
+# what the facts say
+
+
+def predicate(shop: Any, fact: str) -> dict[str, Any]:
+    found: dict[str, Any] = payload(shop.release / f"bundles/{fact}.sigstore.json")["predicate"]
+    return found
+
+
+def test_the_provenance_names_runner_logs_data_and_requirements(shop: Any) -> None:
+    claim = predicate(shop, "provenance")
+    logs = {item["uri"]: item["digest"]["sha256"] for item in claim["runDetails"]["byproducts"]}
+    written = sorted(path.relative_to(shop.repo) for path in shop.repo.glob("build/train/*/*/curve.csv"))
+    assert logs == {str(path): sha256_of(shop.repo / path) for path in written}
+    assert claim["runDetails"]["builder"]["version"].keys() == {"runner", "python"}
+    named = [item["uri"] for item in claim["buildDefinition"]["resolvedDependencies"]]
+    assert named[1:] == ["dvc.lock", "data/bars", "build/bars", "build/features", "requirements/dev.txt"]
+
+
+def test_our_own_image_or_githubs_is_named_as_the_runner(monkeypatch: pytest.MonkeyPatch, shop: Any) -> None:
+    from sekisho.release.policy import load_trust
+    from sekisho.release.signer import describe_run
+
+    policy = load_trust(shop.trust, "local").policy
+    monkeypatch.setenv("ImageOS", "ubuntu24")
+    monkeypatch.setenv("ImageVersion", "20260101.1")
+    assert describe_run("local", policy).versions["runner"] == "ubuntu24/20260101.1"
+    monkeypatch.setenv("SEKISHO_RUNNER_IMAGE", "registry.example/runner@sha256:" + "a" * 64)
+    assert describe_run("local", policy).versions["runner"].endswith("a" * 64)
+
+
+def test_the_evaluation_names_seeds_and_limits_and_the_data_its_range(shop: Any) -> None:
+    params = load_params(shop.repo / "params.yaml")
+    claim = predicate(shop, "evaluation")
+    assert claim["seeds"] == list(params.train.seeds)
+    assert claim["limits"] == json.loads(json.dumps(params.gate.model_dump(mode="json")))
+    assert predicate(shop, "data")["range"] == {"first": "2025-01-06", "last": "2025-01-25"}
+
+
+def test_object_versions_that_dvc_recorded_are_named(candidate: Any) -> None:
+    """A version-aware remote; one that names objects by content has none to record."""
+    import yaml
+
+    from sekisho.release.dvclock import object_versions
+
+    assert object_versions(candidate.repo, "data/bars") == {}
+    cloud = {"storage": {"etag": "e", "version_id": "v7"}}
+    files = [
+        {"relpath": "bars/a.parquet", "md5": "0" * 32, "cloud": cloud},
+        {"relpath": "x", "md5": "1" * 32},
+    ]
+    (candidate.repo / "data.dvc").write_text(yaml.safe_dump({"outs": [{"path": "data", "files": files}]}))
+    candidate.commit("cloud versioning")
+    assert object_versions(candidate.repo, "data/bars") == {"data/bars/a.parquet": "v7"}
 
 
 # export

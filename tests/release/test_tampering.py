@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.release.workshop import Workshop
 
 from sekisho.errors import CannotCheck, Refused
 from sekisho.release.audit_check import check_log
@@ -17,50 +18,63 @@ from sekisho.release.promote import promote
 
 
 @pytest.fixture(scope="module")
-def standing(signed_repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shutil.copytree(signed_repo, tmp_path_factory.mktemp("standing") / "repo")
+def standing(signed_repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A deployed rollback: it has every kind of file that a release can have."""
+    shop = Workshop(shutil.copytree(signed_repo, tmp_path_factory.mktemp("standing") / "repo"))
+    shop.second_release()
+    promote(shop.desk, shop.rolled_back(), "local", "back")
+    return shop
 
 
-def signed_files(release: Path) -> list[Path]:
-    return [
-        release / "manifest.json",
-        *sorted((release / "content").iterdir()),
-        *sorted((release / "bundles").iterdir()),
-    ]
+def verify_standing(shop: Workshop) -> None:
+    shop.verify(shop.repo / "releases/policy/3", deployed=True)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_any_changed_byte_is_refused(standing: Path, data: st.DataObject) -> None:
-    from sekisho.release.verify import verify_release
-
-    release = standing / "releases/policy/1"
-    path = data.draw(st.sampled_from(signed_files(release)))
-    raw = path.read_bytes()
-    position = data.draw(st.integers(0, len(raw) - 1))
-    changed = raw[position] ^ data.draw(st.integers(1, 255))
-    try:
-        path.write_bytes(raw[:position] + bytes([changed]) + raw[position + 1 :])
-        with pytest.raises((Refused, CannotCheck)):
-            verify_release(release, trust=standing / "trust", environment="local")
-    finally:
-        path.write_bytes(raw)
+def signed_files(shop: Workshop) -> list[Path]:
+    """Every file that a verifier reads, but content.dvc and .gitignore, which only carry the folder."""
+    release = shop.repo / "releases/policy/3"
+    carried = {release / "content.dvc", release / ".gitignore"}
+    files = sorted(path for path in release.rglob("*") if path.is_file() and path not in carried)
+    return [*files, shop.trust / "local/revoked.sigstore.json"]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_any_cut_file_is_refused(standing: Path, data: st.DataObject) -> None:
-    from sekisho.release.verify import verify_release
+def change_byte(raw: bytes, position: int, data: st.DataObject) -> bytes:
+    return raw[:position] + bytes([raw[position] ^ data.draw(st.integers(1, 255))]) + raw[position + 1 :]
 
-    release = standing / "releases/policy/1"
-    path = data.draw(st.sampled_from(signed_files(release)))
-    raw = path.read_bytes()
-    try:
-        path.write_bytes(raw[: data.draw(st.integers(0, len(raw) - 1))])
-        with pytest.raises((Refused, CannotCheck)):
-            verify_release(release, trust=standing / "trust", environment="local")
-    finally:
-        path.write_bytes(raw)
+
+def insert_byte(raw: bytes, position: int, data: st.DataObject) -> bytes:
+    return raw[:position] + bytes([data.draw(st.integers(0, 255))]) + raw[position:]
+
+
+def drop_byte(raw: bytes, position: int, data: st.DataObject) -> bytes:
+    return raw[:position] + raw[position + 1 :]
+
+
+def cut(raw: bytes, position: int, data: st.DataObject) -> bytes:
+    return raw[:position]
+
+
+@pytest.mark.parametrize(
+    ("change", "examples"), [(change_byte, 300), (insert_byte, 60), (drop_byte, 60), (cut, 60)]
+)
+def test_any_changed_byte_is_refused(standing: Workshop, change: Any, examples: int) -> None:
+    files = signed_files(standing)
+    assert len(files) >= 24
+    verify_standing(standing)
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(data=st.data())
+    def refuse(data: st.DataObject) -> None:
+        path = data.draw(st.sampled_from(files))
+        raw = path.read_bytes()
+        try:
+            path.write_bytes(change(raw, data.draw(st.integers(0, len(raw) - 1)), data))
+            with pytest.raises((Refused, CannotCheck)):
+                verify_standing(standing)
+        finally:
+            path.write_bytes(raw)
+
+    refuse()
 
 
 # the audit log

@@ -174,6 +174,8 @@ class Workshop:
         """A bundle of any bytes."""
         from sigstore.dsse import Statement
 
+        unchecked = object.__new__(Statement)  # its own checks would not let the worst of it pass
+        unchecked._contents = statement
         authority = open_local_authority(folder or self.folder)
         policy = load_trust(self.trust, "local").policy
         subject, arcs = local_identity(policy, fact.partition("-")[0], head(self.repo)[0])  # type: ignore[arg-type]
@@ -181,7 +183,7 @@ class Workshop:
             arcs = {arc: text for arc, text in arcs.items() if arc != name[1:]}
             arcs |= {name[1:]: value} if value is not None else {}
         with authority.context().signer(authority.token(san or subject, arcs)) as signer:
-            bundle = signer.sign_dsse(Statement(statement))
+            bundle = signer.sign_dsse(unchecked)
         return canonical(json.loads(bundle.to_json()))
 
     def second_release(self) -> Path:

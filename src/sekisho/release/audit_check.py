@@ -56,7 +56,7 @@ def _check_git(repo: Path, lines: list[bytes]) -> None:
     """
     if git(repo, "rev-parse", "--is-shallow-repository").strip() != b"false":
         raise CannotCheck(
-            "this clone has not the whole history", remedy="`git fetch --unshallow`, then again"
+            "this clone lacks part of the history", remedy="`git fetch --unshallow`, then again"
         )
     name = f"releases/{audit.LOG}"
     for commit in git(repo, "log", "--full-history", "--format=%H", "--", name).decode().split():

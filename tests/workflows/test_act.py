@@ -150,6 +150,7 @@ def ended(world: World, code: int, event: str, **more: Any) -> dict[str, Any]:
         "name": "verify, sign, propose",
     }
     job |= {"conclusion": "failure", "status": "completed"}
+    job["created_at"] = job["started_at"]  # GitHub's example forgets it
     job["steps"] = [
         {"name": name, "status": "completed", "conclusion": result, "number": number}
         for number, (name, result) in enumerate([("Set up job", "success"), ("Run dvc pull", "failure")], 1)

@@ -486,6 +486,7 @@ def test_a_prediction_traces_back_to_commit_data_and_approver(shop: Any, tmp_pat
     shown = dict(table(trace))
     assert shown["gate"] == "passed; 1 trials"
     assert " by promote.yml, " in shown["signed deployment"]
+    assert shown["promote to local"].endswith(": first")
 
 
 def test_a_trace_needs_no_content_but_every_signature(shop: Any) -> None:

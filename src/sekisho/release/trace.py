@@ -109,6 +109,9 @@ def trace_release(repo: Path, folder: Path, *, trust: Path, environment: str | N
         },
         "commit": manifest.created_from.model_dump(),
         "approval": cast(Approval, facts["approval"].predicate).model_dump(mode="json"),
+        "deployment": facts["deployment"].predicate.model_dump(mode="json")
+        if "deployment" in facts
+        else None,
         "data": cast(Data, facts["data"].predicate).model_dump(mode="json"),
         "parameters": {"sha256": evaluation.params_sha256, "values": _parameters(folder / CONTENT)},
         "metrics": evaluation.model_dump(mode="json", exclude={"report_sha256", "params_sha256"}),
@@ -178,6 +181,12 @@ def table(trace: dict[str, Any]) -> list[tuple[str, str]]:
         ("approver", f"{approval['approver']} ({approval['permission']}) {approval['approved_at']}"),
         ("reviewed", f"head {approval['head_sha']}, merged as {approval['merge_sha']}"),
     ]
+    if deployed := trace["deployment"]:
+        what = f"{deployed['action']} to {deployed['environment']}"
+        rows.append((what, f"by {deployed['actor']} until {deployed['expires']}: {deployed['reason']}"))
+        if soak := deployed["soak"]:
+            days = f"{soak['first_session']} to {soak['last_session']}"
+            rows.append(("soak", f"{soak['sessions']} sessions in {soak['environment']}, {days}"))
     rows += [("data", f"{item['path']} md5:{item['dvc_md5']}") for item in trace["data"]["sets"]]
     rows += [(f"{name} window", " to ".join(days)) for name, days in trace["data"]["windows"].items()]
     rows.append(("parameters", f"params.yaml sha256:{trace['parameters']['sha256']}"))
@@ -186,6 +195,7 @@ def table(trace: dict[str, Any]) -> list[tuple[str, str]]:
         f"{key} {value:.4g}" for key, value in metrics["figures"].items() if isinstance(value, int | float)
     ]
     rows.append(("figures", ", ".join(figures)))
+    rows.append(("seeds", ", ".join(map(str, metrics["seeds"]))))
     rows.append(("gate", f"{'passed' if metrics['gate_passed'] else 'failed'}; {metrics['trials']} trials"))
     for item in trace["signatures"]:
         workflow = item["workflow"].partition("@")[0].rpartition("/")[2]

@@ -1,0 +1,66 @@
+terraform {
+  required_version = ">= 1.10"
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = "~> 5.100"
+    }
+  }
+  backend "s3" {
+    bucket       = "sekisho-staging-state"
+    key          = "platform.tfstate"
+    region       = "ap-northeast-1"
+    encrypt      = true
+    use_lockfile = true
+  }
+}
+
+locals {
+  environment = "staging"
+  name        = "sekisho-staging"
+  tags = {
+    Project     = "sekisho"
+    Environment = local.environment
+    Stack       = "platform"
+    CostCenter  = "drl-trading"
+    ManagedBy   = "terraform"
+  }
+}
+
+variable "account_id" {
+  description = "AWS account of the environment."
+  type        = string
+}
+
+provider "aws" {
+  region              = "ap-northeast-1"
+  allowed_account_ids = [var.account_id]
+  default_tags { tags = local.tags }
+}
+
+module "platform" {
+  source             = "../../../stacks/platform"
+  environment        = local.environment
+  name               = local.name
+  account_id         = var.account_id
+  region             = "ap-northeast-1"
+  kubernetes_version = "1.34"
+  network            = { cidr = "10.30.0.0/16", nat_gateways = 1 }
+  system_nodes       = { instance_type = "m7i.large", count = 2 }
+  budget             = { monthly_jpy = 2000000, storage_yearly_jpy = 2000000, jpy_per_usd = 150 }
+  people             = var.people
+}
+
+variable "people" {
+  description = "Who administers the cluster (role ARNs), who is paged and who is told (e-mail)."
+  type = object({
+    administrators = list(string)
+    page           = set(string)
+    notice         = set(string)
+  })
+}
+
+output "facts" {
+  description = "Names of the SSM parameters that hold the cluster's facts."
+  value       = module.platform.facts
+}

@@ -1,0 +1,77 @@
+# A few on-demand nodes that are always there; every other node is Karpenter's, from the NodePools that Argo CD keeps.
+resource "aws_iam_role" "cluster" {
+  name                 = "${var.name}-eks"
+  permissions_boundary = var.boundary_arn
+  assume_role_policy = jsonencode({ Version = "2012-10-17", Statement = [
+  { Effect = "Allow", Principal = { Service = "eks.amazonaws.com" }, Action = "sts:AssumeRole" }] })
+}
+
+resource "aws_iam_role_policy_attachment" "cluster" {
+  role       = aws_iam_role.cluster.name
+  policy_arn = "arn:aws:iam::aws:policy/AmazonEKSClusterPolicy"
+}
+
+resource "aws_iam_role" "node" {
+  name                 = "${var.name}-node"
+  permissions_boundary = var.boundary_arn
+  assume_role_policy = jsonencode({ Version = "2012-10-17", Statement = [
+  { Effect = "Allow", Principal = { Service = "ec2.amazonaws.com" }, Action = "sts:AssumeRole" }] })
+}
+
+resource "aws_iam_role_policy_attachment" "node" {
+  for_each   = toset(["AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy", "AmazonEC2ContainerRegistryPullOnly"])
+  role       = aws_iam_role.node.name
+  policy_arn = "arn:aws:iam::aws:policy/${each.key}"
+}
+
+resource "aws_launch_template" "system" {
+  name                   = "${var.name}-system"
+  update_default_version = true
+  metadata_options {
+    http_endpoint               = "enabled"
+    http_tokens                 = "required"
+    http_put_response_hop_limit = 1 # a pod cannot take the node's role
+  }
+  block_device_mappings {
+    device_name = "/dev/xvda"
+    ebs {
+      volume_type = "gp3"
+      volume_size = 50
+      encrypted   = true
+    }
+  }
+}
+
+resource "aws_eks_node_group" "system" {
+  cluster_name    = aws_eks_cluster.this.name
+  node_group_name = "system"
+  node_role_arn   = aws_iam_role.node.arn
+  subnet_ids      = var.subnet_ids
+  ami_type        = "AL2023_x86_64_STANDARD"
+  instance_types  = [var.system_nodes.instance_type]
+  capacity_type   = "ON_DEMAND"
+  labels          = { "sekisho.dev/pool" = "system" }
+
+  launch_template {
+    id      = aws_launch_template.system.id
+    version = aws_launch_template.system.latest_version
+  }
+  scaling_config {
+    min_size     = var.system_nodes.count
+    desired_size = var.system_nodes.count
+    max_size     = var.system_nodes.count + 1
+  }
+  update_config {
+    max_unavailable = 1
+  }
+  taint {
+    key    = "CriticalAddonsOnly"
+    value  = "true"
+    effect = "NO_SCHEDULE"
+  }
+  depends_on = [aws_iam_role_policy_attachment.node]
+}
+
+resource "aws_ebs_encryption_by_default" "this" {
+  enabled = true # Karpenter's nodes too
+}

@@ -1,0 +1,84 @@
+# Everything of an environment that can be rebuilt: the network, the cluster, its roles, alarms and budgets.
+locals {
+  boundary_arn = "arn:aws:iam::${var.account_id}:policy/${var.name}-boundary"
+  logs         = "${var.name}-logs" # made by the stack data
+  roles        = yamldecode(templatefile("${path.module}/../../roles.yaml", { environment = var.environment }))
+}
+
+module "network" {
+  source          = "../../modules/network"
+  name            = var.name
+  region          = var.region
+  cidr            = var.network.cidr
+  zones           = [for letter in ["a", "c", "d"] : "${var.region}${letter}"] # Tokyo has no b for new accounts
+  nat_gateways    = var.network.nat_gateways
+  flow_log_bucket = local.logs
+}
+
+module "eks" {
+  source             = "../../modules/eks"
+  name               = var.name
+  account_id         = var.account_id
+  region             = var.region
+  kubernetes_version = var.kubernetes_version
+  vpc_id             = module.network.vpc_id
+  cidr               = var.network.cidr
+  subnet_ids         = values(module.network.private_subnets)
+  system_nodes       = var.system_nodes
+  administrators     = var.people.administrators
+  boundary_arn       = local.boundary_arn
+}
+
+module "karpenter" {
+  source        = "../../modules/karpenter"
+  name          = var.name
+  account_id    = var.account_id
+  region        = var.region
+  cluster_name  = module.eks.cluster.name
+  cluster_arn   = local.cluster_arn
+  node_role_arn = local.node_role_arn
+  boundary_arn  = local.boundary_arn
+  depends_on    = [module.eks]
+}
+
+module "policies" {
+  source     = "../../modules/policies"
+  name       = var.name
+  account_id = var.account_id
+  region     = var.region
+  roles      = local.roles
+}
+
+module "pod_roles" {
+  source       = "../../modules/pod_roles"
+  name         = var.name
+  account_id   = var.account_id
+  cluster_name = module.eks.cluster.name
+  cluster_arn  = local.cluster_arn
+  roles        = module.policies.roles
+  documents    = module.policies.documents
+  boundary_arn = local.boundary_arn
+}
+
+module "observability" {
+  source       = "../../modules/observability"
+  name         = var.name
+  account_id   = var.account_id
+  region       = var.region
+  log_groups   = [module.eks.log_group]
+  log_bucket   = local.logs
+  queue        = module.karpenter.queue
+  nat_gateways = module.network.nat_gateways
+  subscribers  = { page = var.people.page, notice = var.people.notice }
+  boundary_arn = local.boundary_arn
+}
+
+module "budget" {
+  source             = "../../modules/budget"
+  name               = var.name
+  monthly_jpy        = var.budget.monthly_jpy
+  storage_yearly_jpy = var.budget.storage_yearly_jpy
+  jpy_per_usd        = var.budget.jpy_per_usd
+  topic_arn          = module.observability.topics["notice"]
+  tags               = ["Project", "Environment", "Stack", "DataClass", "CostCenter"]
+}

@@ -236,7 +236,8 @@ class StandIn:
                 return 204, b"", {}
             case "repos/get-repo-rulesets":
                 listed = self.description.example("repository-ruleset-items")[:1]
-                return 200, [listed[0] | {"id": r["id"], "name": r["name"]} for r in self.rulesets], {}
+                own = ("id", "name", "enforcement")  # GitHub's example has an enforcement that is none
+                return 200, [listed[0] | {k: r[k] for k in own} for r in self.rulesets], {}
             case "repos/get-repo-ruleset":
                 return 200, next(r for r in self.rulesets if r["id"] == int(parts[1])), {}
             case "issues/list-events-for-timeline":

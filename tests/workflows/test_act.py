@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
 import pytest
 from tests.workflows.act import Ran
-from tests.workflows.stand_in import BOT, StandIn
+from tests.workflows.stand_in import BOT, REPOSITORY, StandIn
 from tests.workflows.world import World, example
 
 pytestmark = pytest.mark.slow
@@ -241,6 +242,18 @@ def test_rules_that_differ_from_githubs_fail_the_comparison(world, github):
     ran = world.act("rules.yml", "schedule", world.schedule("0 2 * * *"))
     assert ran.jobs == {"compare": "failure"}
     assert ran.result("compare", "repo rules check") == "failure"
+
+
+def test_rules_that_are_githubs_pass_the_comparison(world, github):
+    about = {"source": REPOSITORY, "source_type": "Repository"}
+    folder = world.clone / ".github/rulesets"
+    files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    github.rulesets = [rules | about | {"id": number} for number, rules in enumerate(files, 1)]
+    try:
+        ran = world.act("rules.yml", "schedule", world.schedule("0 2 * * *"))
+    finally:
+        github.rulesets = []
+    assert ran.jobs == {"compare": "success"}
 
 
 def test_drift_judges_nothing_before_the_first_promotion(world, github):

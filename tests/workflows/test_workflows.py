@@ -234,3 +234,17 @@ def test_npm_packages_are_pinned_by_their_integrity_and_name_no_registry():
 def test_every_action_has_its_stand_in_for_act():
     used = {s["uses"].split("@")[0] for name in NAMES for _, s in steps(name) if "uses" in s}
     assert used == set(SUBSTITUTES)
+
+
+def test_act_executes_every_workflow_in_a_test():
+    tests = "\n".join(path.read_text() for path in Path(__file__).parent.glob("test_act*.py"))
+    assert set(re.findall(r'\.act\(\s*"([a-z]+\.yml)"', tests)) == set(NAMES)
+
+
+def test_act_executes_every_job_to_its_end_in_a_test():
+    """Each job's name stands beside "success" in what some test asserts."""
+    tests = "\n".join(path.read_text() for path in Path(__file__).parent.glob("test_act*.py"))
+    ended = set(re.findall(r'"(\w+)": "success"', tests)) | set(
+        re.findall(r'jobs\["(\w+)"\] == "success"', tests)
+    )
+    assert {job for name in NAMES for job in load(name)["jobs"]} - ended == set()

@@ -76,7 +76,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "gae_lambda": 0.9,
         "entropy": 0.02,
     },
-    "td3": {"environments": 256},
+    "td3": {
+        "environments": 256,
+        "batch": 2048,
+        "learning_rate": 3e-4,
+    },  # smaller and faster, it diverges in noise
 }
 SAMPLES = {
     "apg": {"noise": 4_000_000, "no_signal": 4_000_000, "five_assets": 1_500_000},

@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := build/bench/peers
 BENCHMARKS := bench-speed bench-gate bench-learning bench-verify
+# the release in production, which the backtest runs beside the candidate; nothing before the first promotion
+CHAMPION = $(shell sed -n 's|^RELEASE=\(.*\)@.*|releases/\1/content.dvc|p' deploy/policy/production/release.env)
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS := 1
@@ -49,7 +51,7 @@ check: $(READY) ## format, lint, types, workflows
 	else echo 'actionlint: skipped, it is built with go, which is not installed here (CI has it)'; fi
 
 repro: $(READY) ## reproduce the pipeline in this checkout (REMOTE=storage: production's data; REPRO=--force: all of it)
-	dvc pull --remote $(REMOTE) data.dvc && dvc repro --pull $(REPRO)
+	dvc pull --remote $(REMOTE) data.dvc $(CHAMPION) && dvc repro --pull $(REPRO)
 
 bench: $(READY) ## all benchmarks beside their peers; a missed goal fails it after all have run
 	@$(MAKE) --keep-going $(BENCHMARKS)

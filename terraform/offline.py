@@ -111,8 +111,6 @@ class Workspace:
             "TF_INPUT": "0",
             "CHECKPOINT_DISABLE": "1",
             "AWS_EC2_METADATA_DISABLED": "true",
-            "TF_VAR_account_id": ACCOUNT,
-            "TF_VAR_people": json.dumps(PEOPLE),
             "TF_VAR_administrator_arn": PEOPLE["administrators"][0],
             "TF_VAR_auditor_arn": f"arn:aws:iam::{ACCOUNT}:role/auditors",
         }
@@ -159,6 +157,8 @@ class Workspace:
         ]
         text = 'terraform {\n  backend "local" {}\n}\n' + "".join(blocks)
         (self.folder(root) / "offline_override.tf").write_text(text)
+        values = {"account_id": ACCOUNT} | ({"people": PEOPLE} if root.endswith("platform") else {})
+        (self.folder(root) / "offline.auto.tfvars.json").write_text(json.dumps(values))
         self.must(root, "init", "-reconfigure")
 
     def plan(self, root: str, *words: str) -> dict[str, Any]:

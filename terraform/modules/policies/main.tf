@@ -15,7 +15,7 @@ locals {
     { Sid = "List${number}", Effect = "Allow", Action = ["s3:ListBucket"], Resource = ["arn:aws:s3:::${var.name}-${grant.class}"],
     Condition = { StringLike = { "s3:prefix" = ["${grant.prefix}*"] } } },
     { Sid      = "Key${number}", Effect = "Allow", Action = local.keys[grant.access],
-      Resource = ["arn:aws:kms:${var.region}:${var.account_id}:key/*"], # narrowed to one key by its alias
+      Resource = local.keys_arn,
       Condition = {
         StringEquals               = { "kms:ViaService" = "s3.${var.region}.amazonaws.com" }
         "ForAnyValue:StringEquals" = { "kms:ResourceAliases" = "alias/${var.name}-${grant.class}" }

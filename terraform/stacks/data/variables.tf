@@ -1,12 +1,3 @@
-variable "environment" {
-  description = "Which environment's data this is."
-  type        = string
-  validation {
-    condition     = contains(["staging", "production"], var.environment)
-    error_message = "environment must be staging or production."
-  }
-}
-
 variable "name" {
   description = "Prefix of every name; with it the names of buckets must be free in all of AWS."
   type        = string

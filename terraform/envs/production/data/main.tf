@@ -48,7 +48,6 @@ provider "aws" {
 module "data" {
   source         = "../../../stacks/data"
   providers      = { aws = aws, aws.replica = aws.replica }
-  environment    = local.environment
   name           = local.name
   account_id     = var.account_id
   retention_days = 2557

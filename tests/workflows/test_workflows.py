@@ -248,3 +248,21 @@ def test_act_executes_every_job_to_its_end_in_a_test():
         re.findall(r'jobs\["(\w+)"\] == "success"', tests)
     )
     assert {job for name in NAMES for job in load(name)["jobs"]} - ended == set()
+
+
+@pytest.mark.parametrize(
+    ("pointer", "brought"),
+    [("RELEASE=none\n", []), (f"RELEASE=policy/7@sha256:{'0' * 64}\n", ["releases/policy/7/content.dvc"])],
+)
+def test_make_repro_brings_the_release_in_production_that_the_backtest_compares_with(
+    tmp_path, pointer, brought
+):
+    path = tmp_path / "deploy/policy/production/release.env"
+    path.parent.mkdir(parents=True)
+    path.write_text(pointer)
+    words = ["make", "--dry-run", "--file", str(ROOT / "Makefile"), "repro", "REMOTE=storage", "READY="]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    (pulled,) = re.findall(
+        r"^dvc pull --remote storage data\.dvc *(.*?) && dvc repro", done.stdout, flags=re.M
+    )
+    assert pulled.split() == brought

@@ -80,7 +80,8 @@ def first_call(shop: Workshop, rounds: int) -> tuple[float, float]:
     """Median wall and CPU seconds of the first verification in a new process, its imports left out."""
     program = (
         "import time; from pathlib import Path; import sekisho.release.bundle; "
-        "from sekisho.release.verify import verify_release; wall, cpu = time.perf_counter(), time.process_time(); "
+        "from sekisho.release.verify import verify_release; "
+        "wall, cpu = time.perf_counter(), time.process_time(); "
         f"verify_release(Path({str(shop.release)!r}), trust=Path({str(shop.trust)!r}), environment='local'); "
         "print(time.perf_counter() - wall, time.process_time() - cpu)"
     )

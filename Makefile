@@ -7,7 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := build/bench/peers
-BENCHMARKS := bench-speed bench-gate bench-learning bench-verify
+DRIFT_PEERS := build/bench/drift-peers
+BENCHMARKS := bench-speed bench-gate bench-learning bench-verify bench-serving bench-drift
 # the release in production, which the backtest runs beside the candidate; nothing before the first promotion
 CHAMPION = $(shell sed -n 's|^RELEASE=\(.*\)@.*|releases/\1/content.dvc|p' deploy/policy/production/release.env)
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
@@ -19,9 +20,10 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
+	@echo 'installing into $(VENV), about 7 GB the first time; it takes minutes'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
@@ -68,6 +70,18 @@ bench-gate: $(READY) ## how often the gate lets luck pass, and skill (10 minutes
 bench-verify: $(READY) ## verifying a release beside hashing it; how soon help and traces answer (2 minutes)
 	PYTHONPATH=. python bench/verify.py
 
+bench-drift: $(DRIFT_PEERS)/.ready ## the drift check's false alarms, delays and cost beside evidently and NannyML (20 minutes)
+	python bench/drift.py
+
+$(DRIFT_PEERS)/.ready: $(READY) requirements/bench-drift.txt
+	rm -rf $(DRIFT_PEERS)
+	uv venv --quiet --python $(BIN)/python $(DRIFT_PEERS)
+	uv pip sync --quiet --python $(DRIFT_PEERS)/bin/python --require-hashes requirements/bench-drift.txt
+	@touch $@
+
+bench-serving: $(READY) ## the policy server beside stock MLServer with the same model (4 minutes)
+	PYTHONPATH=. python bench/serving.py
+
 $(PEERS)/.ready: $(READY) requirements/bench.txt
 	rm -rf $(PEERS)
 	uv pip install --quiet --python $(BIN)/python --target $(PEERS) --no-deps --require-hashes -r requirements/bench.txt
@@ -81,8 +95,9 @@ lock: $(READY) ## recompile the hashed locks after a change of dependencies (UPG
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) --all-extras pyproject.toml requirements/build.in -o requirements/dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) --extra serve pyproject.toml -o requirements/serve.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) --no-deps requirements/bench.in -o requirements/bench.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) requirements/bench-drift.in -o requirements/bench-drift.txt
 
 clean: ## remove what the targets made (keeps the environment and DVC's cache)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo demo-real test quick check repro bench bench-speed bench-gate bench-verify bench-learning image lock clean
+.PHONY: help setup demo demo-real test quick check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean

@@ -78,6 +78,12 @@ class TrainParams(Section):
     patience: NonNegativeInt
     checkpoint_every: Count
 
+    @model_validator(mode="after")
+    def _names_each_run_once(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ: two runs of one seed are the same run")
+        return self
+
 
 class PpoParams(Section):
     samples: Count
@@ -177,6 +183,14 @@ class ServingParams(Section):
     max_clock_skew: NonNegative
     range_multiple: NonNegative
     deadline: Positive
+    breaker_failures: Count
+    breaker_pause: Positive
+    switch_interval: Positive
+    drain: NonNegative
+    request_seconds: Positive
+    max_connections: Count
+    freeze_before: NonNegativeInt
+    freeze_after: NonNegativeInt
     max_request_bytes: Count
     log_capacity: Count
     log_batch: Count
@@ -190,10 +204,19 @@ class MonitoringParams(Section):
     feature_clip: Positive
     strengths: tuple[Positive, ...] = Field(min_length=1)
     max_autocorrelation: Annotated[float, Field(ge=0, lt=1)]
+    cusum_slack: NonNegative
+    calibration_samples: Annotated[int, Field(ge=20)]
+    calibration_block: Count
+    calibration_seed: NonNegativeInt
     min_reference_sessions: Count
     min_rows: Count
     max_safe_share: Share
     parity_tolerance: Annotated[float, Field(ge=1e-5)]  # what serving allows other processors
+    max_skew_share: Share
+    performance_confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    max_live_drawdown: Annotated[float, Field(gt=0, lt=1)]
+    max_session_loss: Annotated[float, Field(gt=0, lt=1)]
+    max_model_age: Count
     cooldown_sessions: NonNegativeInt
 
 

@@ -108,6 +108,9 @@ def make_release(folder: Path, reference: bytes, symbols: Sequence[str], names: 
     content.mkdir(parents=True)
     (content / "reference.json").write_bytes(reference)
     about = {"symbols": list(symbols), "features": list(names), "calendar": "XTKS", "bar": "5min"}
+    shutil.copy(REPO / "params.yaml", content)
+    earned = 1e-3 + 5e-3 * np.random.default_rng(1).standard_normal(180)
+    pl.DataFrame({"agent": earned}).write_csv(content / "returns.csv")
     (content / "observation.json").write_bytes(canonical(about))
     make_model(content / "model.onnx", len(symbols), len(names))
     created = {name: "0" * 40 for name in CreatedFrom.model_fields}

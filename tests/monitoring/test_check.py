@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 
 from sekisho.errors import CannotCheck, Refused
-from sekisho.monitoring.check import check_predictions, load_excluded
+from sekisho.monitoring.check import check_predictions
+from sekisho.monitoring.decisions import load_excluded
 from sekisho.monitoring.evidence import write_evidence
 from sekisho.monitoring.verdict import Verdict, read_verdict
 from sekisho.serving.predictions import PredictionLog, verify_chain
@@ -48,7 +49,9 @@ def test_double_volatility_and_higher_correlation_are_found_within_ten_sessions(
     verdict = judge(world, log)
     assert verdict.state == "alarm"
     assert live[20] <= dt.date.fromisoformat(verdict.alarms[0].session) < live[30]
-    assert verdict.alarms[0].statistic >= verdict.alarms[0].threshold == world.params.monitoring.alarm_level
+    assert verdict.alarms[0].statistic >= verdict.alarms[0].threshold > 0
+    assert verdict.threshold >= world.params.monitoring.alarm_level
+    assert 0 < verdict.false_alarms["low"] <= verdict.false_alarms["a_month"] <= 0.25
     assert verdict.top[0]["evidence"] == max(row["evidence"] for row in verdict.top)
     out = tmp_path / "out" / "verdict.json"
     written = write_evidence(verdict, out)

@@ -60,7 +60,7 @@ def test_check_exits_2_and_says_why_it_cannot_judge(world, predictions: Path, tm
 def test_check_exits_1_on_an_alarm(world, predictions: Path, tmp_path: Path) -> None:
     text = (REPO / "params.yaml").read_text()
     loud = tmp_path / "params.yaml"
-    loud.write_text(text.replace("alarm_level: 252.0", "alarm_level: 0.001"))
+    loud.write_text(text.replace("max_model_age: 250", "max_model_age: 1"))
     words = [
         "--predictions",
         predictions,
@@ -75,7 +75,7 @@ def test_check_exits_1_on_an_alarm(world, predictions: Path, tmp_path: Path) -> 
     ]
     done = CliRunner().invoke(main, ["drift", "check", *map(str, words)])
     assert done.exit_code == 1, done.output
-    assert done.output.startswith("alarm: ")
+    assert done.output.startswith("alarm: age of training window ends")
 
 
 def test_reference_has_the_same_bytes_every_time_and_scales_as_stated(

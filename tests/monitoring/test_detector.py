@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sekisho.errors import CannotCheck
-from sekisho.monitoring.detector import Baseline, Detection, detect, fit_baseline, prewhiten
+from sekisho.monitoring.detector import Baseline, Detection, detect, fit_baseline, forecast_errors
 from sekisho.monitoring.profile import Scaler, profile_session
-from sekisho.params import MonitoringParams, Params
+from sekisho.params import MonitoringParams, Params, load_params
 
 Array = npt.NDArray[np.float64]
 DAY = dt.date(2026, 7, 1)
 ASSETS, BARS = 6, 66
+REPO = Path(__file__).resolve().parents[2]
 
 
 def plain(assets: int, features: int, clip: float = 8.0) -> Scaler:
@@ -32,7 +34,7 @@ def judge(statistics: Array, reference: int, params: MonitoringParams) -> Detect
     """Fit on the first ``reference`` sessions, run over the others."""
     baseline = fit_baseline(statistics[:reference], gaps(reference), params)
     rest = statistics[reference:]
-    return detect(prewhiten(rest, gaps(len(rest)), baseline, params), baseline, params)
+    return detect(forecast_errors(rest, gaps(len(rest)), baseline), baseline, params)
 
 
 def first_alarm(level: Array, threshold: float) -> int | None:
@@ -104,12 +106,12 @@ def test_without_a_change_the_mean_of_the_statistic_is_at_most_the_time(params: 
     monitoring = params.monitoring
     worlds, sessions = 3000, 60
     # each world is one "asset" with independent unit scores: the true null, nothing estimated
-    scores = np.random.default_rng(1).standard_normal((sessions, 1, worlds, 1)) / monitoring.inflation
+    errors = np.random.default_rng(1).standard_normal((sessions, 1, worlds, 1))
     strengths = np.asarray(monitoring.strengths)
     cost = np.broadcast_to(strengths[:, None] ** 2 / 2, (1, worlds, 1, len(strengths), 2))
     ones = np.ones((1, worlds, 1))
     baseline = Baseline(0 * ones, 0 * ones, 0 * ones, ones, cost, ones.astype(np.bool_))
-    evidence = detect(np.clip(scores, -monitoring.clip, monitoring.clip), baseline, monitoring).evidence
+    evidence = detect(errors, baseline, monitoring).evidence
     mean, error = evidence.mean(axis=(1, 2, 3)), evidence.std(axis=(1, 2, 3)) / np.sqrt(worlds)
     assert (mean <= np.arange(1, sessions + 1) + 3 * error).all()
     assert mean[-1] > 1  # and it does bet
@@ -125,8 +127,7 @@ def test_the_autocorrelation_of_an_ar1_in_noise_is_found_and_its_errors_are_whit
         state = phi * state + np.sqrt(1 - phi**2) * rng.standard_normal(ASSETS)
         series[t] = (state + 0.5 * rng.standard_normal((3, ASSETS)))[..., None]
     baseline = fit_baseline(series, gaps(600), params.monitoring)
-    white = params.monitoring.model_copy(update={"inflation": 1.0, "clip": 100.0})
-    errors = prewhiten(series, gaps(600), baseline, white)
+    errors = forecast_errors(series, gaps(600), baseline)
     lagged = (errors[1:] * errors[:-1]).mean(axis=0)
     assert abs(lagged.mean()) < 0.05
     np.testing.assert_allclose((errors**2).mean(axis=0), 1.0, rtol=1e-6)
@@ -139,8 +140,8 @@ def test_missing_sessions_loosen_the_forecast(params: Params) -> None:
     series = np.random.default_rng(0).standard_normal((100, 3, 2, 1)).cumsum(axis=0)
     baseline = fit_baseline(series, gaps(100), params.monitoring)
     two = series[50:52] + np.array([0.0, 3.0])[:, None, None, None]
-    near = prewhiten(two, np.array([1, 1]), baseline, params.monitoring)
-    far = prewhiten(two, np.array([1, 30]), baseline, params.monitoring)
+    near = forecast_errors(two, np.array([1, 1]), baseline)
+    far = forecast_errors(two, np.array([1, 30]), baseline)
     assert (np.abs(far[1]) <= np.abs(near[1])).mean() > 0.5
 
 
@@ -152,26 +153,14 @@ def test_series_that_do_not_vary_are_not_watched(params: Params) -> None:
     assert baseline.watched[:2, :, 0].all()
     assert not baseline.watched[..., 1].any()
     assert not baseline.watched[2].any()
-    scores = prewhiten(np.nan_to_num(series), gaps(80), baseline, params.monitoring)
-    assert np.isfinite(detect(scores, baseline, params.monitoring).level).all()
+    errors = forecast_errors(np.nan_to_num(series), gaps(80), baseline)
+    assert np.isfinite(detect(errors, baseline, params.monitoring).level).all()
 
 
 @settings(max_examples=20, deadline=None)
 @given(shift=st.floats(0.1, 1e6), sessions=st.integers(1, 200))
 def test_the_statistic_stays_finite_whatever_comes(shift: float, sessions: int) -> None:
-    monitoring = MonitoringParams(
-        alarm_level=252,
-        inflation=1.0,
-        clip=4.0,
-        feature_clip=8.0,
-        strengths=(0.25, 2.0),
-        max_autocorrelation=0.9,
-        min_reference_sessions=60,
-        min_rows=1,
-        max_safe_share=0.1,
-        parity_tolerance=1e-5,
-        cooldown_sessions=1,
-    )
+    monitoring = load_params(REPO / "params.yaml").monitoring
     reference = np.random.default_rng(0).standard_normal((80, 3, 2, 1))
     found = judge(np.concatenate([reference, np.full((sessions, 3, 2, 1), shift)]), 80, monitoring)
     assert np.isfinite(found.level).all()

@@ -49,6 +49,14 @@ def reference(features: Path, bars: Path, out: Path, params: Path) -> None:
 @click.option("--bars", type=FOLDER, help="Live bars: the level of volatility is watched too.")
 @click.option("--excluded", type=FILE, default=Path("monitoring/excluded.yaml"), show_default=True)
 @click.option(
+    "--acknowledged",
+    type=FOLDER,
+    default=Path("monitoring/acknowledged"),
+    show_default=True,
+    help="Dated files: alarms that people know of.",
+)
+@click.option("--switch", type=FILE, help="The server's kill switch: turned off at a loss over its limit.")
+@click.option(
     "--as-of",
     type=click.DateTime(["%Y-%m-%d"]),
     help="Judge as on the evening of that day (YYYY-MM-DD). [default: now]",
@@ -61,12 +69,15 @@ def check(
     out: Path,
     bars: Path | None,
     excluded: Path,
+    acknowledged: Path,
+    switch: Path | None,
     as_of: dt.datetime | None,
     params: Path,
     as_json: bool,
 ) -> None:
     """Judge data quality, drift and performance of a release. Exits 0 ok, 1 alarm, 2 cannot judge."""
-    from sekisho.monitoring.check import check_predictions, load_excluded
+    from sekisho.monitoring.check import check_predictions
+    from sekisho.monitoring.decisions import load_acknowledgements, load_excluded
     from sekisho.monitoring.evidence import write_evidence
     from sekisho.params import load_params
 
@@ -79,9 +90,15 @@ def check(
         bars=bars,
         data=every.data,
         excluded=load_excluded(excluded),
+        acknowledgements=load_acknowledgements(acknowledged),
         as_of=dt.datetime.combine(as_of, dt.time.max, dt.UTC) if as_of else now,
     )
     verdict = replace(verdict, checked_at=now.isoformat(timespec="seconds"))
+    if switch:
+        from sekisho.monitoring.halt import halt
+
+        if halt(verdict, switch):
+            click.echo(f"{switch}: off", err=True)
     write_evidence(verdict, out)
     verdict.write(out)
     click.echo(verdict.to_json() if as_json else f"{verdict.sentence()}\nevidence: {out.with_suffix('.md')}")

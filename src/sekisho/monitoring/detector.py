@@ -1,11 +1,12 @@
-"""Drift detector on session statistics: prewhitening, then a Shiryaev-Roberts e-detector.
+"""Drift detectors on session statistics: prewhitening, then a Shiryaev-Roberts e-detector and a CUSUM.
 
 Session statistics of market features are autocorrelated, so tests that assume independence alarm without any
 change. Here each series is an AR(1) state seen through sampling noise, fitted on the reference; its one-step
 forecast errors feed e-values, bets that gain nothing on average while nothing changes. Averaged over series,
 strengths and signs the statistic stays an e-detector: stopping at level ``c`` means on average at least ``c``
 sessions between false alarms, whatever the dependence between the series (Shin, Ramdas and Rinaldo,
-"E-detectors", arXiv 2203.03532), as far as the forecast errors behave as on the reference.
+"E-detectors", arXiv 2203.03532), as far as the forecast errors behave as on the reference. The CUSUM beside
+it has no such guarantee; its limit comes from the reference itself (``calibration``).
 
 Shapes: ``S`` sessions × the session's statistics ``(3, A, F)``, see ``profile.Profile.statistics``.
 """
@@ -48,12 +49,15 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Detection:
-    """``level`` ``(S,)``: the averaged statistic after each session; ``evidence`` ``(S, 3, A, F)``: each
-    series' own.
+    """After each session: ``level`` ``(S,)``, the e-detector averaged over the series, and ``evidence``
+    ``(S, 3, A, F)``, each series' own; ``cusum`` ``(S,)``, the largest CUSUM, and ``sums`` ``(S, 3, A, F)``,
+    each series' own.
     """
 
     level: Array
     evidence: Array
+    cusum: Array
+    sums: Array
 
 
 def fit_baseline(statistics: Array, gaps: Gaps, params: MonitoringParams) -> Baseline:
@@ -72,11 +76,12 @@ def fit_baseline(statistics: Array, gaps: Gaps, params: MonitoringParams) -> Bas
     phi, share = _fit_autocorrelation(known - mean, variance, params.max_autocorrelation)
     phi, share = np.broadcast_to(phi, mean.shape), np.broadcast_to(share, mean.shape)
     draft = Baseline(mean, phi, share * variance, (1 - share) * variance, np.empty(0), watched)
-    size = np.mean(_forecast_errors(known, gaps, draft) ** 2, axis=0)
+    size = np.mean(forecast_errors(known, gaps, draft) ** 2, axis=0)
     size = np.where(watched, size, 1.0)
     state, noise = draft.state * size, draft.noise * size
-    scores = prewhiten(known, gaps, Baseline(mean, phi, state, noise, np.empty(0), watched), params)
-    return Baseline(mean, phi, state, noise, _cost(scores, params), watched)
+    draft = Baseline(mean, phi, state, noise, np.empty(0), watched)
+    scores = scores_of(forecast_errors(known, gaps, draft), draft, params)
+    return Baseline(mean, phi, state, noise, cost_of_bets(scores, params), watched)
 
 
 def _fit_autocorrelation(centred: Array, variance: Array, largest: float) -> tuple[Array, Array]:
@@ -103,7 +108,7 @@ def _fit_autocorrelation(centred: Array, variance: Array, largest: float) -> tup
     return phi, share
 
 
-def _forecast_errors(statistics: Array, gaps: Gaps, baseline: Baseline) -> Array:
+def forecast_errors(statistics: Array, gaps: Gaps, baseline: Baseline) -> Array:
     """Standardised one-step forecast errors ``(S, 3, A, F)`` of the Kalman filter for an AR(1) state in
     noise.
 
@@ -123,42 +128,54 @@ def _forecast_errors(statistics: Array, gaps: Gaps, baseline: Baseline) -> Array
     return errors
 
 
-def prewhiten(statistics: Array, gaps: Gaps, baseline: Baseline, params: MonitoringParams) -> Array:
+def scores_of(errors: Array, baseline: Baseline, params: MonitoringParams) -> Array:
     """Scores ``(S, 3, A, F)``: forecast errors divided by ``inflation`` and clipped to ± ``clip``; 0 where
     unwatched.
     """
-    errors = _forecast_errors(statistics, gaps, baseline) / params.inflation
-    return np.where(baseline.watched, np.clip(errors, -params.clip, params.clip), 0.0)
+    return np.where(baseline.watched, np.clip(errors / params.inflation, -params.clip, params.clip), 0.0)
 
 
-def _bets(scores: Array, strengths: Array) -> Array:
+def bets(scores: Array, strengths: Array) -> Array:
     """``strength × score`` for every strength and both signs: two more axes, (strengths, 2)."""
-    bets: Array = scores[..., None, None] * strengths[:, None] * np.array([1.0, -1.0])
-    return bets
+    found: Array = scores[..., None, None] * strengths[:, None] * np.array([1.0, -1.0])
+    return found
 
 
-def _cost(scores: Array, params: MonitoringParams) -> Array:
-    """Heavy-tailed or skewed scores make a bet dearer than a Gaussian would."""
+def cost_of_bets(scores: Array, params: MonitoringParams) -> Array:
+    """Heavy-tailed or skewed scores make a bet dearer than a Gaussian would: log of its mean gain over the
+    reference's ``(S, …)`` scores.
+    """
     strengths = np.asarray(params.strengths)
-    gains = np.exp(_bets(scores, strengths)).mean(axis=0)
+    gains = np.exp(bets(scores, strengths)).mean(axis=0)
     cost: Array = np.maximum(np.log(gains), strengths[:, None] ** 2 / 2)
     return cost
 
 
-def detect(scores: Array, baseline: Baseline, params: MonitoringParams) -> Detection:
-    """Run the e-detector over ``(S, 3, A, F)`` scores; unwatched series take no part.
+def detect(errors: Array, baseline: Baseline, params: MonitoringParams) -> Detection:
+    """Run both detectors over ``(S, 3, A, F)`` forecast errors; unwatched series take no part.
 
-    Each series, strength λ and sign hold ``R ← (R + 1) exp(±λ score - cost)`` (kept as a logarithm, so that
-    it cannot overflow); a series' evidence is the mean over its strengths and signs, the level the mean
-    over all series.
+    E-detector: each series, strength λ and sign hold ``R ← (R + 1) exp(±λ score - cost)`` (kept as a
+    logarithm, so that it cannot overflow); a series' evidence is the mean over its strengths and signs, the
+    level the mean over all series. CUSUM: ``C ← max(0, C ± error - slack)`` with errors clipped; the largest
+    of all series and signs counts (Page 1954).
     """
-    strengths = np.asarray(params.strengths)
-    cost = baseline.cost[baseline.watched]
+    strengths, watched = np.asarray(params.strengths), baseline.watched
+    scores, clipped = scores_of(errors, baseline, params), np.clip(errors, -params.clip, params.clip)
+    cost = baseline.cost[watched]
     log_r = np.full(cost.shape, -np.inf)
-    evidence = np.zeros_like(scores)
-    for t, row in enumerate(scores):
-        log_r = np.logaddexp(log_r, 0.0) + _bets(row[baseline.watched], strengths) - cost
-        evidence[t, baseline.watched] = np.exp(np.minimum(log_r, LARGEST_LOG)).mean(axis=(1, 2))
+    evidence, sums = np.zeros_like(scores), np.zeros_like(scores)
+    up, down = np.zeros(len(cost)), np.zeros(len(cost))
+    for t in range(len(scores)):
+        log_r = np.logaddexp(log_r, 0.0) + bets(scores[t][watched], strengths) - cost
+        evidence[t, watched] = np.exp(np.minimum(log_r, LARGEST_LOG)).mean(axis=(1, 2))
+        move = clipped[t][watched]
+        up = np.maximum(0.0, up + move - params.cusum_slack)
+        down = np.maximum(0.0, down - move - params.cusum_slack)
+        sums[t, watched] = np.maximum(up, down)
+    flat = (len(scores), -1)
     return Detection(
-        level=evidence.reshape(len(scores), -1).sum(axis=1) / max(len(cost), 1), evidence=evidence
+        level=evidence.reshape(flat).sum(axis=1) / max(len(cost), 1),
+        evidence=evidence,
+        cusum=sums.reshape(flat).max(axis=1, initial=0.0),
+        sums=sums,
     )

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sekisho.monitoring.verdict import DRIFT, Verdict
 
-SHOWN_FLOOR = 1e-2  # of the logarithmic axis
-SHOWN_CEILING = 1e6
+SHOWN_FLOOR = 1e-3  # of the logarithmic axis, in units of the limit
+SHOWN_CEILING = 1e4
 
 RUNBOOKS = {
     "mean": "data-drift",
@@ -18,6 +19,18 @@ RUNBOOKS = {
     "correlation": "data-drift",
     "parity": "parity",
     "safe-answers": "safe-answers",
+    "performance": "performance",
+    "age": "model-age",
+    "drawdown": "halted",
+    "session-loss": "halted",
+    "skew": "train-serve-skew",
+}
+ACTIONS = {
+    "none": "nothing to do",
+    "propose": "a drift proposes a retraining; people decide whether it is one to answer",
+    "retrain": "a retraining is due by policy; champion against challenger decides which model serves",
+    "halt": "the kill switch is off; no retraining turns it on again, people do",
+    "mend": "mend the data or the serving side; no retraining mends them",
 }
 
 
@@ -46,6 +59,7 @@ def markdown(verdict: Verdict, plot: str | None) -> str:
 def _lines(verdict: Verdict, plot: str | None) -> Iterator[str]:
     yield f"# {verdict.model}/{verdict.seq}: {verdict.state}"
     yield f"\n{verdict.sentence()}\n"
+    yield f"Action: **{verdict.action}** ({ACTIONS[verdict.action]}).\n"
     if verdict.problems:
         yield "Drift was not judged. This is not a finding of no drift.\n"
         yield from (f"- {problem}" for problem in verdict.problems)
@@ -59,26 +73,67 @@ def _lines(verdict: Verdict, plot: str | None) -> Iterator[str]:
         yield f"\n![Drift statistic against its threshold]({plot})\n"
     yield from series_table(verdict)
     yield "\n| figure | value |\n| --- | --- |"
-    yield f"| sessions judged | {verdict.sessions}: {verdict.first_session} to {verdict.last_session} |"
-    yield f"| predictions | {verdict.rows} |"
-    answers = ", ".join(f"{name} {share:.2%}" for name, share in verdict.answers.items())
-    yield f"| guard's verdicts | {answers} |"
-    yield f"| largest difference to the replayed model | {verdict.parity_difference:.2g} |"
-    yield f"| manifest | `{verdict.manifest_digest}` |"
-    yield f"| reference | `{verdict.reference_digest}` |"
+    yield from (f"| {name} | {value} |" for name, value in figures(verdict))
     yield from (f"| left out {day} | {reason} |" for day, reason in verdict.excluded.items())
+    for known in verdict.acknowledged:
+        about = f"{known['family']} of {known['series']}"
+        yield f"| acknowledged: {about} | {known['reason']} ({known['file']}) |"
+    yield from distance_table(verdict)
     yield from (f"\nNot watched: {series}." for series in verdict.unwatched)
+
+
+def figures(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    """Name and value of everything that stands beside an alarm."""
+    yield "sessions judged", f"{verdict.sessions}: {verdict.first_session} to {verdict.last_session}"
+    yield "predictions", str(verdict.rows)
+    yield "guard", ", ".join(f"{name} {share:.2%}" for name, share in verdict.answers.items())
+    if verdict.latency:
+        yield "latency", ", ".join(f"{name} {1e3 * x:.3g} ms" for name, x in verdict.latency.items())
+    if verdict.false_alarms:
+        rate = verdict.false_alarms
+        yield (
+            "false alarms a month, measured on the reference",
+            f"{rate['a_month']:.3f} (95 %: {rate['low']:.3f} to {rate['high']:.3f})",
+        )
+    yield "replay parity", f"largest difference {verdict.parity_difference:.2g}"
+    if skew := verdict.skew:
+        share = skew["differ"] / max(skew["compared"], 1)
+        told = f"{skew['differ']} of {skew['compared']} compared requests differ ({share:.3%})"
+        yield "features served against recomputed", f"{told}; {skew['answered']} were answered"
+    if account := verdict.performance:
+        yield (
+            "live account, net",
+            f"{account['net_return']:+.2%} in {account['sessions']} sessions; the backtest's band begins at "
+            f"{account['band_low']:+.2%}; largest drawdown {account['drawdown']:.2%}",
+        )
+        yield "live minus replayed model", f"{account['live_minus_replay']:+.4%}"
+        yield "CUSUM of shortfalls", f"{account['cusum']:.3g} of {account['cusum_limit']:.3g}"
+    yield "manifest", f"`sha256:{verdict.manifest_digest}`"
+    yield "reference", f"`sha256:{verdict.reference_digest}`"
+
+
+def distance_table(verdict: Verdict) -> Iterator[str]:
+    """Distances of the recent values as a Markdown table."""
+    if verdict.distances:
+        yield "\nThe last sessions' values against the reference's; no alarm depends on this table:\n"
+        yield "| symbol | feature | KS | PSI | Wasserstein / σ |\n| --- | --- | --- | --- | --- |"
+        for row in verdict.distances:
+            yield (
+                f"| {row['symbol']} | {row['feature']} | {row['ks']:.3f} | {row['psi']:.3f} "
+                f"| {row['wasserstein']:.3f} |"
+            )
 
 
 def alarm_table(verdict: Verdict) -> Iterator[str]:
     """Alarms as a Markdown table; nothing where there are none."""
     if not verdict.alarms:
         return
-    yield "| alarm | series | statistic | threshold | session | runbook |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    yield "| alarm | series | by | statistic | threshold | session | runbook |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
     for alarm in verdict.alarms:
         yield (
-            f"| {alarm.family} | {alarm.series} | {alarm.statistic:.3g} | {alarm.threshold:g} "
+            f"| {alarm.family} | {alarm.series} | {alarm.detector or '-'} "
+            f"| {alarm.statistic:.3g} | {alarm.threshold:.4g} "
             f"| {alarm.session} | docs/en/runbooks/{RUNBOOKS[alarm.family]}.md |"
         )
 
@@ -87,30 +142,49 @@ def series_table(verdict: Verdict) -> Iterator[str]:
     """The series with the most evidence as a Markdown table."""
     if not any(alarm.family in DRIFT for alarm in verdict.alarms):
         return
-    yield "| family | symbol | feature | evidence |\n| --- | --- | --- | --- |"
+    yield "| family | symbol | feature | evidence | CUSUM |\n| --- | --- | --- | --- | --- |"
     for row in verdict.top:
-        yield f"| {row['family']} | {row['symbol']} | {row['feature']} | {row['evidence']:.3g} |"
+        place = f"| {row['family']} | {row['symbol']} | {row['feature']} |"
+        yield f"{place} {row['evidence']:.3g} | {row['cusum']:.1f} |"
 
 
 def _plot(verdict: Verdict, path: Path) -> None:
+    """Both drift statistics, each over its limit, and the live account over its band where there is one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    days = list(verdict.levels)
-    levels = [min(max(level, SHOWN_FLOOR), SHOWN_CEILING) for level in verdict.levels.values()]
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    account = verdict.performance
+    figure = Figure(figsize=(9, 6.6 if account else 3.4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.semilogy(range(len(days)), levels, marker=".", color="#1f4e79", label="drift statistic")
-    axes.axhline(verdict.threshold, color="#b03030", linestyle="--", label=f"alarm at {verdict.threshold:g}")
+    panels = figure.subplots(2, squeeze=False)[:, 0] if account else [figure.subplots()]
+    days = list(verdict.levels)
+    for name, values, limit in (
+        ("e-detector", verdict.levels, verdict.threshold),
+        ("CUSUM", verdict.cusum, verdict.cusum_threshold),
+    ):
+        shown = [min(max(x / limit, SHOWN_FLOOR), SHOWN_CEILING) for x in values.values()]
+        panels[0].semilogy(range(len(days)), shown, marker=".", label=f"{name} (limit {limit:.4g})")
+    panels[0].axhline(1.0, color="#b03030", linestyle="--", label="alarm")
     for alarm in verdict.alarms:
         if alarm.family in DRIFT:
-            axes.axvline(days.index(alarm.session), color="#b03030", linewidth=0.8)
-            axes.set_title(f"{alarm.family} of {alarm.series}, {alarm.session}", fontsize=10)
-    step = max(1, len(days) // 8)
-    axes.set_xticks(range(0, len(days), step), days[::step], rotation=20, ha="right", fontsize=8)
-    axes.set_ylim(SHOWN_FLOOR, SHOWN_CEILING * 2)
-    axes.set_ylabel("evidence (log)")
-    axes.legend(loc="upper left", fontsize=8)
+            panels[0].axvline(days.index(alarm.session), color="#b03030", linewidth=0.8)
+            panels[0].set_title(f"{alarm.family} of {alarm.series}, {alarm.session}", fontsize=10)
+    panels[0].set_ylim(SHOWN_FLOOR, SHOWN_CEILING * 2)
+    panels[0].set_ylabel("statistic / limit (log)")
+    _name_days(panels[0], days)
+    if account:
+        days = list(account["equity"])
+        panels[1].plot(range(len(days)), list(account["equity"].values()), marker=".", label="live, net")
+        panels[1].fill_between(
+            range(len(days)), list(account["band"].values()), 1.0, alpha=0.15, label="the backtest's band"
+        )
+        panels[1].set_ylabel("equity (start 1)")
+        _name_days(panels[1], days)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+
+
+def _name_days(axes: Any, days: list[str]) -> None:
+    step = max(1, len(days) // 8)
+    axes.set_xticks(range(0, len(days), step), days[::step], rotation=20, ha="right", fontsize=8)
+    axes.legend(loc="upper left", fontsize=8)

@@ -35,6 +35,10 @@ class SessionLog:
         """``(N, A, F + 1)`` for ``shape`` (A, F): features, then the asset's current weight."""
         return _numbers(self.rows["observation"]).reshape(-1, shape[0], shape[1] + 1)
 
+    def states(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """``(N, A, H)`` for ``shape`` (A, H): the states that a recurrent policy decided from."""
+        return _numbers(self.rows["state"]).reshape(-1, *shape)
+
     def targets(self, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
         """``(N, A)`` target weights as answered."""
         return _numbers(self.rows["target_weights"]).reshape(-1, shape[0])

@@ -8,7 +8,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from sekisho.calendar import Calendar
 from sekisho.data.panel import Panel, load_panel, partitions
 from sekisho.errors import CannotCheck, DataError
 from sekisho.features import load_features
-from sekisho.monitoring.detector import Baseline, fit_baseline
+from sekisho.monitoring.calibration import Calibration, calibrate
+from sekisho.monitoring.detector import Baseline, fit_baseline, forecast_errors
+from sekisho.monitoring.histogram import histograms, quantiles, share_below
 from sekisho.monitoring.profile import FAMILIES, Profile, Scaler, profile_session
 from sekisho.params import MonitoringParams, Params
 
@@ -31,14 +33,17 @@ BAR_RETURN = (
 )
 DIGITS = 9  # significant digits kept in the file
 IQR_OF_NORMAL = 1.349
+SHARES = np.arange(1, 100) / 100  # of the quantiles that the distances are measured at
 
 
 @dataclass(frozen=True)
 class Reference:
     """Scaling and normal behaviour of every series: ``features`` are the model's, then ``bar_return``.
 
-    ``low``/``high`` ``(A, F)``: range of the raw values in the window; ``params``: with the bets that the
-    baseline was fitted for; ``digest``: sha256 of the file.
+    ``low``/``high`` ``(A, F)``: range of the raw values in the window; ``edges`` and ``shares``
+    ``(A, F, len(SHARES))``: quantiles, and the share of the values up to each; ``calibration``: alarm limits
+    and the false-alarm rate under them; ``params``: with the bets that the baseline was fitted for;
+    ``digest``: sha256 of the file.
     """
 
     symbols: tuple[str, ...]
@@ -49,7 +54,10 @@ class Reference:
     scaler: Scaler
     low: Array
     high: Array
+    edges: Array
+    shares: Array
     baseline: Baseline
+    calibration: Calibration
     params: MonitoringParams
     digest: str
 
@@ -80,11 +88,16 @@ def build_reference(
             remedy="bring a longer history, or lower monitoring.min_reference_sessions in params.yaml",
         )
     used = np.concatenate([rows for _, rows in sessions])
-    scaler = _fit_scaler(used, params.feature_clip)
+    scaler = fit_scaler(used, params.feature_clip)
     profiles = [profile_session(session, rows, scaler) for session, rows in sessions]
     statistics = np.stack([profile.statistics() for profile in profiles])
-    baseline = fit_baseline(statistics, session_gaps([p.session for p in profiles], calendar), params)
-    return _to_json(panel.symbols, names, profiles, scaler, baseline, params)
+    gaps = session_gaps([p.session for p in profiles], calendar)
+    baseline = fit_baseline(statistics, gaps, params)
+    known = np.where(np.isfinite(statistics), statistics, 0.0)
+    calibration = calibrate(forecast_errors(known, gaps, baseline), baseline.watched, params)
+    content = _content(panel.symbols, names, profiles, scaler, baseline, params)
+    content |= _distribution(used) | {"calibration": {k: _round(v) for k, v in asdict(calibration).items()}}
+    return _to_json(content)
 
 
 def reference_of_last_fold(features: Path, bars: Path, params: Params) -> bytes:
@@ -140,7 +153,7 @@ def session_gaps(sessions: Sequence[dt.date], calendar: Calendar) -> npt.NDArray
     return np.diff(places, prepend=places[:1] - 1)
 
 
-def _fit_scaler(values: npt.NDArray[np.float32], clip: float) -> Scaler:
+def fit_scaler(values: npt.NDArray[np.float32], clip: float) -> Scaler:
     """Median and robust standard deviation; the plain one where most values are equal, 1 where all are."""
     quartile = np.quantile(values.astype(np.float64), [0.25, 0.5, 0.75], axis=0)
     robust = (quartile[2] - quartile[0]) / IQR_OF_NORMAL
@@ -149,20 +162,31 @@ def _fit_scaler(values: npt.NDArray[np.float32], clip: float) -> Scaler:
     return Scaler(_rounded(quartile[1]), _rounded(scale), clip)
 
 
+def _round(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
 def _rounded(values: Array) -> Array:
-    return np.array([float(f"{x:.{DIGITS}g}") for x in values.ravel()]).reshape(values.shape)
+    return np.array([_round(x) for x in values.ravel()]).reshape(values.shape)
 
 
-def _to_json(
+def _distribution(used: npt.NDArray[np.float32]) -> dict[str, Any]:
+    found = histograms(used)
+    edges = quantiles(found, SHARES)
+    shape = (*used.shape[1:], len(SHARES))
+    return {"edges": edges.reshape(shape), "shares": share_below(found, edges).reshape(shape)}
+
+
+def _content(
     symbols: Sequence[str],
     names: Sequence[str],
     profiles: Sequence[Profile],
     scaler: Scaler,
     baseline: Baseline,
     params: MonitoringParams,
-) -> bytes:
-    content: dict[str, Any] = {
-        "version": 1,
+) -> dict[str, Any]:
+    return {
+        "version": 2,
         "symbols": list(symbols),
         "features": list(names),
         "families": list(FAMILIES),
@@ -174,6 +198,7 @@ def _to_json(
         "strengths": list(params.strengths),
         "inflation": params.inflation,
         "clip": params.clip,
+        "cusum_slack": params.cusum_slack,
         "median": scaler.median,
         "scale": scaler.scale,
         "low": np.min([profile.low for profile in profiles], axis=0),
@@ -185,12 +210,15 @@ def _to_json(
         "noise_variance": baseline.noise,
         "cost": baseline.cost,
     }
+
+
+def _to_json(content: dict[str, Any]) -> bytes:
     plain = {k: _rounded(v).tolist() if isinstance(v, np.ndarray) else v for k, v in content.items()}
     return (json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n").encode()
 
 
 def load_reference(path: Path, params: MonitoringParams) -> Reference:
-    """Read a reference; strengths, inflation and clip stay those it was made with.
+    """Read a reference; strengths, inflation, clip and slack stay those it was made with.
 
     Raises:
         CannotCheck: missing, or not a reference.
@@ -200,7 +228,7 @@ def load_reference(path: Path, params: MonitoringParams) -> Reference:
         content = json.loads(raw)
         array = {
             key: np.array(content[key], dtype=np.float64)
-            for key in (*("median", "scale", "low", "high", "watched", "mean", "phi"), "cost")
+            for key in ("median", "scale", "low", "high", "edges", "shares", "watched", "mean", "phi", "cost")
         }
         state, noise = (np.array(content[f"{k}_variance"], dtype=np.float64) for k in ("state", "noise"))
         reference = Reference(
@@ -212,6 +240,9 @@ def load_reference(path: Path, params: MonitoringParams) -> Reference:
             scaler=Scaler(array["median"], array["scale"], float(content["feature_clip"])),
             low=array["low"],
             high=array["high"],
+            edges=array["edges"],
+            shares=array["shares"],
+            calibration=Calibration(**content["calibration"]),
             baseline=Baseline(
                 array["mean"], array["phi"], state, noise, array["cost"], array["watched"].astype(np.bool_)
             ),
@@ -220,6 +251,7 @@ def load_reference(path: Path, params: MonitoringParams) -> Reference:
                     "strengths": tuple(content["strengths"]),
                     "inflation": float(content["inflation"]),
                     "clip": float(content["clip"]),
+                    "cusum_slack": float(content["cusum_slack"]),
                 }
             ),
             digest=hashlib.sha256(raw).hexdigest(),

@@ -29,8 +29,8 @@ from sekisho.data.validate import BarEnds, judge, read_partition
 from sekisho.errors import BacktestError, CannotCheck, DataError, Refused
 from sekisho.forge.approvals import is_held
 from sekisho.forge.interface import Forge, PullRequest
-from sekisho.monitoring.evidence import alarm_table, series_table
-from sekisho.monitoring.verdict import DRIFT, Alarm, Verdict
+from sekisho.monitoring.evidence import ACTIONS, alarm_table, distance_table, figures, series_table
+from sekisho.monitoring.verdict import DRIFT, DUE, Alarm, Verdict
 from sekisho.params import DataParams, Params, SplitParams
 
 HOLD = "monitoring/hold.yaml"
@@ -74,13 +74,13 @@ def open_retrain(
         raise CannotCheck(verdict.sentence(), remedy="mend the data first: docs/en/runbooks/cannot-judge.md")
     if verdict.state == "ok":
         return Retrain(None, branch, "", 0, "no alarm: nothing to retrain for")
-    alarm = next((alarm for alarm in verdict.alarms if alarm.family in DRIFT), None)
+    alarm = verdict.cause()
     if alarm is None:
         raise Refused(
             "monitoring.retrain-cause",
-            expected=f"an alarm of {', '.join(DRIFT)}",
+            expected=f"an alarm of {', '.join((*DUE, *DRIFT))}",
             found=verdict.alarms[0].family,
-            remedy="retraining does not mend the serving side: follow that alarm's runbook",
+            remedy="retraining mends neither the serving side nor a loss: follow that alarm's runbook",
         )
     # without the reference's digest: a retrained model has another, and the cause would begin anew each time
     key = f"retrain:{verdict.model}:{alarm.family}"
@@ -92,7 +92,8 @@ def open_retrain(
     added, sessions, head = _extend_branch(verdict, branch, open_pull, bars, repo, forge, params.data, remote)
     use = _use_of_sessions(verdict, sessions, params.split)
     seen = sorted({*_seen(open_pull), _seen_line(verdict, alarm)})
-    title = f"Retrain {verdict.model}: {alarm.family} drift since {alarm.session}"
+    what = f"{alarm.family} drift" if alarm.family in DRIFT else alarm.family
+    title = f"Retrain {verdict.model}: {what} since {alarm.session}"
     rollback = _previous_release(verdict, repo)
     number = forge.open_pull_request(branch, title, _body(verdict, seen, rollback, use, None), key)
     if plot and plot.is_file():
@@ -291,8 +292,15 @@ def _previous_release(verdict: Verdict, repo: Path) -> str | None:
 def _seen_line(verdict: Verdict, alarm: Alarm) -> str:
     return (
         f"- seen up to {verdict.last_session}: statistic {alarm.statistic:.3g} on {alarm.session}, "
-        f"now {verdict.levels[str(verdict.last_session)]:.3g} of {alarm.threshold:g}"
+        f"now {_now(verdict, alarm):.3g} of {alarm.threshold:.4g}"
     )
+
+
+def _now(verdict: Verdict, alarm: Alarm) -> float:
+    """The alarm's statistic after the last session."""
+    if alarm.family in DRIFT:
+        return (verdict.cusum if alarm.detector == "CUSUM" else verdict.levels)[str(verdict.last_session)]
+    return alarm.statistic
 
 
 def _seen(pull: PullRequest | None) -> list[str]:
@@ -308,7 +316,10 @@ def _body(verdict: Verdict, seen: list[str], rollback: str | None, use: str, plo
     back = f"`sha256:{rollback}`" if rollback else "none: the first release; answer with the safe action"
     lines = [
         f"The scheduled check raised an alarm on **{verdict.model}/{verdict.seq}**. This branch adds the",
-        "live market's bars to the data; the pipeline retrains and the gate judges as always.",
+        "live market's bars to the data; the pipeline retrains and the gate judges as always: the model in",
+        "production trades the same test window, and the difference of their paired returns is a rule of it.",
+        "",
+        f"By the policy: **{verdict.action}**, {ACTIONS[verdict.action]}.",
         "",
         use,
         "",
@@ -319,13 +330,11 @@ def _body(verdict: Verdict, seen: list[str], rollback: str | None, use: str, plo
         "",
         "| evidence | |",
         "| --- | --- |",
-        f"| sessions judged | {verdict.sessions}: {verdict.first_session} to {verdict.last_session} |",
         "| data quality | no problem found; the log's hash chain is whole |",
-        f"| replay parity | largest difference {verdict.parity_difference:.2g} |",
-        f"| guard | {', '.join(f'{name} {share:.2%}' for name, share in verdict.answers.items())} |",
-        f"| manifest | `sha256:{verdict.manifest_digest}` |",
-        f"| reference | `sha256:{verdict.reference_digest}` |",
+        *(f"| {name} | {value} |" for name, value in figures(verdict)),
         f"| rollback to | {back} |",
+        *distance_table(verdict),
+        *(f"\nNot watched: {series}." for series in verdict.unwatched),
         "",
         "**To decide:** has the market changed, or only what we measure of it? Does the retrained candidate",
         "pass the gate on the new window? Until then: keep serving, roll back, or take the safe action?",

@@ -11,27 +11,37 @@ from sekisho.errors import CannotCheck
 
 State = Literal["ok", "alarm", "cannot-judge"]
 EXIT_CODES: dict[State, int] = {"ok": 0, "alarm": 1, "cannot-judge": 2}
-DRIFT = ("mean", "volatility", "correlation")
+DRIFT = ("mean", "volatility", "correlation")  # a drift proposes a retraining
+DUE = ("performance", "age")  # these make it due
+HALT = ("drawdown", "session-loss")  # these turn the server's kill switch off
+DATA = ("skew",)  # for those who bring the data; drift is not judged meanwhile
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """``family``: mean, volatility or correlation (data drift), parity or safe-answers (serving)."""
+    """``family``: mean, volatility or correlation (data drift), performance, age, drawdown or session-loss
+    (of the live account), parity or safe-answers (serving), skew (data). ``detector``: for drift.
+    """
 
     family: str
     series: str
     statistic: float
     threshold: float
     session: str
+    detector: str = ""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """Whether the release may go on unattended, and why.
 
-    ``levels``: the drift statistic after each judged session; ``top``: the series with the most evidence,
-    strongest first; ``answers``: share of each guard verdict over all rows; ``problems``: why it cannot be
-    judged (drift, that is: ``alarms`` may then hold those of the serving side).
+    ``levels`` and ``cusum``: both drift statistics after each judged session, with their limits;
+    ``false_alarms``: those a month that the reference's calibration found, with their interval; ``top``: the
+    series with the most evidence, strongest first; ``distances``: KS, PSI, Wasserstein, for people only;
+    ``answers``: share of each guard verdict over all rows; ``latency``: quantiles in seconds; ``skew`` and
+    ``performance``: see ``records.Skew`` and ``performance.Performance``; ``action``: what the policy asks
+    for; ``acknowledged``: alarms that people know of; ``problems``: why it cannot be judged (drift, that is:
+    ``alarms`` may then hold those of the serving side).
     """
 
     model: str
@@ -47,6 +57,14 @@ class Verdict:
     excluded: dict[str, str] = field(default_factory=dict)
     threshold: float = 0.0
     levels: dict[str, float] = field(default_factory=dict)
+    cusum_threshold: float = 0.0
+    cusum: dict[str, float] = field(default_factory=dict)
+    false_alarms: dict[str, float] = field(default_factory=dict)
+    distances: list[dict[str, Any]] = field(default_factory=list)
+    latency: dict[str, float] = field(default_factory=dict)
+    skew: dict[str, Any] = field(default_factory=dict)
+    performance: dict[str, Any] = field(default_factory=dict)
+    acknowledged: list[dict[str, str]] = field(default_factory=list)
     top: list[dict[str, Any]] = field(default_factory=list)
     answers: dict[str, float] = field(default_factory=dict)
     rows: int = 0
@@ -57,6 +75,23 @@ class Verdict:
     @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.state]
+
+    @property
+    def action(self) -> str:
+        """``retrain``: due by policy; ``propose``: a drift to be looked at; ``halt``: the switch goes off and
+        people decide; ``mend``: serving or data, which no retraining mends; ``none``.
+        """
+        families = {alarm.family for alarm in self.alarms}
+        asked = {"halt": HALT, "retrain": DUE, "propose": DRIFT}
+        found = [action for action, causes in asked.items() if families & set(causes)]
+        return found[0] if found else "mend" if self.alarms or self.problems else "none"
+
+    def cause(self) -> Alarm | None:
+        """The alarm that a retraining answers: one that makes it due before one that proposes it."""
+        for causes in (DUE, DRIFT):
+            if found := next((alarm for alarm in self.alarms if alarm.family in causes), None):
+                return found
+        return None
 
     def sentence(self) -> str:
         """The verdict in one line."""
@@ -83,7 +118,8 @@ class Verdict:
         beside.replace(path)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        content = asdict(self) | {"action": self.action}
+        return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def read_verdict(path: Path) -> Verdict:
@@ -95,6 +131,7 @@ def read_verdict(path: Path) -> Verdict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["alarms"] = [Alarm(**alarm) for alarm in content["alarms"]]
+        content.pop("action")  # follows from the alarms
         return Verdict(**content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CannotCheck(

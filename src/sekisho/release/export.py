@@ -41,6 +41,7 @@ COPIES = {  # content file -> where the pipeline leaves it
     "trials.json": "metrics/trials.json",
     "lookahead.json": "metrics/lookahead.json",
     "gate.json": "metrics/gate.json",
+    "returns.csv": "metrics/returns.csv",  # what the live account is held against
     "report.md": "build/report/report.md",
     "params.yaml": "params.yaml",
     "dvc.lock": "dvc.lock",
@@ -54,6 +55,7 @@ NEEDED = [
     "metrics/trials.json",
     "metrics/lookahead.json",
     "metrics/gate.json",
+    "metrics/returns.csv",
 ]
 DATA = ("data/bars", "build/bars", "build/features")
 KEYS = ("symbol", "ts_close", "session")

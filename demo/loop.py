@@ -8,10 +8,8 @@ pull request; one prediction is traced back to the people and data behind it.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -25,7 +23,7 @@ import yaml
 
 from sekisho.calendar import Calendar
 from sekisho.data.synthetic import BAR, CALENDAR, SAMPLE_SEED, sample_sessions
-from steps import REPO, Scratch, StepFailed, console, end, merge_params
+from steps import REPO, Scratch, StepFailed, console, end_with_parent, merge_params, tell
 
 BOT = "sekisho[bot]"  # the account that forge.bot names in params.yaml
 CALM_SESSIONS = 8  # replayed before the market changes
@@ -71,6 +69,8 @@ class Demo:
             )
             self.git("push", "--quiet", "origin", "HEAD:main", cwd=self.ci)
             notes.append(f"commit {head[:12]} in {self.s.shown(self.s.folder)}")
+            if self.git("status", "--porcelain", cwd=REPO):
+                notes.append("what is not committed here is not part of it")
 
     @staticmethod
     def _fill_in_repository_ids(policy: Path) -> None:
@@ -124,7 +124,7 @@ class Demo:
             gate = json.loads((self.ci / "metrics" / "gate.json").read_text())
             agent = json.loads((self.ci / "metrics" / "backtest.json").read_text())["agent"]
             failed = [rule["rule"] for rule in gate["rules"] if not rule["passed"]]
-            verdict = "[green]passed[/green]" if gate["passed"] else f"[red]failed[/red]: {', '.join(failed)}"
+            verdict = "passed" if gate["passed"] else f"failed: {', '.join(failed)}"
             notes.append(
                 f"gate {verdict}; net Sharpe {agent['sharpe']:.2f} "
                 f"[{agent['sharpe_low']:.2f}, {agent['sharpe_high']:.2f}], "
@@ -220,7 +220,7 @@ class Demo:
                 env=self.s.env,
                 stdout=log,
                 stderr=log,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
             try:
                 self.server = server
@@ -320,12 +320,6 @@ class Demo:
         console.print("or change params.yaml and run `make repro`.")
 
 
-def _end_with_parent() -> None:
-    """Linux: have the kernel end the server when this demo is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
-
-
 def _free_ports(count: int) -> list[str]:
     """Ports that nobody listens on now."""
     with ExitStack() as open_sockets:
@@ -348,22 +342,21 @@ def main() -> int:
     )
     parser.add_argument("--fast", action="store_true", help="less training, for CI")
     fast = parser.parse_args().fast
-    scratch = Scratch(REPO / "build" / "demo")
-    demo = Demo(scratch, fast)
-    try:
-        demo.copy()
-        demo.open_pull_request()
-        demo.reproduce("gentler-risk", demo.pr)
-        demo.approve()
-        demo.merge_and_release()
-        demo.fetch_release()
-        demo.serve_and_replay()
-        demo.retrain()
-        demo.trace()
-        demo.summary()
-    except (StepFailed, KeyboardInterrupt) as error:
-        return end(scratch, error)
-    return 0
+    return tell(lambda: the_loop(fast))
+
+
+def the_loop(fast: bool) -> None:
+    demo = Demo(Scratch(REPO / "build" / "demo"), fast)
+    demo.copy()
+    demo.open_pull_request()
+    demo.reproduce("gentler-risk", demo.pr)
+    demo.approve()
+    demo.merge_and_release()
+    demo.fetch_release()
+    demo.serve_and_replay()
+    demo.retrain()
+    demo.trace()
+    demo.summary()
 
 
 if __name__ == "__main__":

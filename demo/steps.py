@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,9 +22,6 @@ from ruamel.yaml import YAML
 
 REPO = Path(__file__).resolve().parent.parent
 console = Console(highlight=False, soft_wrap=True)
-
-
-BOT = r"\[bot]"  # part of a name, not markup
 
 
 class StepFailed(Exception):
@@ -37,7 +38,14 @@ class Scratch:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.kept = folder.with_name(folder.name + "-cache")
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(exist_ok=True)
+        self._lock = folder.with_name(folder.name + ".lock").open("w")  # held until this process ends
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StepFailed(f"another one is running in {self.shown(folder)}: wait for it") from error
+        if folder.exists():
+            shutil.rmtree(folder)
         (folder / "logs").mkdir(parents=True)
         self.kept.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
@@ -71,7 +79,7 @@ class Scratch:
             yield notes
         console.print(f"{label} [dim]{time.monotonic() - start:.1f} s[/dim]")
         for note in notes:
-            console.print(f"      {note.replace('[bot]', BOT)}")
+            console.print(f"      {note}", markup=False)
 
     def run(
         self,
@@ -92,24 +100,29 @@ class Scratch:
         for role in ("AUTHOR", "COMMITTER"):
             person |= {f"GIT_{role}_NAME": actor, f"GIT_{role}_EMAIL": f"{actor}@local.invalid"}
         process = subprocess.Popen(
-            words, cwd=cwd, env=self.env | person | (env or {}), text=True,
+            words, cwd=cwd, env=self.env | person | (env or {}), text=True, errors="replace",
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True, preexec_fn=end_with_parent,
         )  # fmt: skip
         assert process.stdout is not None
         lines, start = [], time.monotonic()
-        with log.open("a", buffering=1, encoding="utf-8") as kept:
-            kept.write(f"$ {shlex.join(words)}\n")
-            for line in process.stdout:
-                kept.write(line)
-                lines.append(line)
-                if line.strip() and hasattr(self, "_status"):
-                    self._status.update(f"{self._label} [dim]{escape(line.strip()[:90])}[/dim]")
-            kept.write(f"# {time.monotonic() - start:.1f} s, exit code {process.wait()}\n")
+        try:
+            with log.open("a", buffering=1, encoding="utf-8") as kept:
+                kept.write(f"$ {shlex.join(words)}\n")
+                for line in process.stdout:
+                    kept.write(line)
+                    lines.append(line)
+                    if line.strip() and hasattr(self, "_status"):
+                        self._status.update(f"{self._label} [dim]{escape(line.strip()[:90])}[/dim]")
+                kept.write(f"# {time.monotonic() - start:.1f} s, exit code {process.wait()}\n")
+        finally:
+            if process.poll() is None:
+                _end_group(process)
         if process.returncode not in expect:
-            tail = "".join(lines[-25:])
             raise StepFailed(
-                f"`{shlex.join(words)}` ended with exit code {process.returncode}:\n{tail}\n"
-                f"full log: {self.shown(log)}"
+                f"step {self.number}: `{shlex.join(words)}` ended with exit code {process.returncode}:\n"
+                + "".join(lines[-25:])
+                + f"\nfull log: {self.shown(log)}"
             )
         return "".join(lines)
 
@@ -136,10 +149,39 @@ def merge_params(path: Path, overlay: Path) -> None:
     yaml.dump(params, path)
 
 
-def end(scratch: Scratch, error: BaseException) -> int:
-    """Say why a demo stopped and what to do; returns the exit code."""
-    if isinstance(error, KeyboardInterrupt):
+def end_with_parent() -> None:
+    """Linux: have the kernel end a child of this demo when the demo is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    """End a command with all that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def tell(story: Callable[[], None]) -> int:
+    """Run a demo to its end, or say why it stopped and what to do; returns the exit code."""
+    signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        story()
+    except KeyboardInterrupt:
         console.print("\ninterrupted; run it again: it starts clean and takes finished work from the cache")
         return 130
-    console.print(f"[red]step {scratch.number} failed:[/red] {error}", markup=True)
-    return 1
+    except StepFailed as error:
+        console.print(f"[red]failed:[/red] {escape(str(error))}")
+        return 2
+    except OSError as error:
+        console.print(f"[red]failed:[/red] {escape(str(error))}")
+        console.print("  remedy: check the permissions of this folder and the free space on its disk")
+        return 2
+    return 0
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -40,6 +40,11 @@ def test_a_mistake_is_named_by_its_key(tmp_path: Path, old: str, new: str, messa
     assert "params.yaml" in str(caught.value)
 
 
+def test_a_seed_that_is_given_twice_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"train.*seeds must differ"):
+        load_params(changed(tmp_path, "seeds: [1, 2]", "seeds: [2, 2]"))
+
+
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="no such file"):
         load_params(tmp_path / "params.yaml")

@@ -54,7 +54,7 @@ def sessions_of(bars: Path) -> list[dt.date]:
     Raises:
         DataError: no bars there.
     """
-    frame = pl.scan_parquet(partitions(bars)).select("session").unique()
+    frame = pl.scan_parquet(partitions(bars), glob=False).select("session").unique()
     return sorted(frame.collect(engine="streaming")["session"].to_list())
 
 
@@ -121,7 +121,7 @@ def train(
 
 
 def _run_all(runs: list[Run], processes: int, work: Path, trainer: list[str]) -> None:
-    """Run what is not finished yet, ``processes`` at once, with one progress bar each."""
+    """Run what is not finished yet, ``processes`` at once; one progress bar, or in the end one line, each."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     console = Console(stderr=True)
     progress = Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
@@ -142,8 +142,10 @@ def _run_all(runs: list[Run], processes: int, work: Path, trainer: list[str]) ->
             bar.update(task, completed=1.0)
 
         try:
-            for done in as_completed([pool.submit(start, run) for run in runs]):
+            for count, done in enumerate(as_completed([pool.submit(start, run) for run in runs]), 1):
                 done.result()
+                if not console.is_terminal:
+                    print(f"trained {count} of {len(runs)}", flush=True)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in children:

@@ -262,9 +262,40 @@ def nothing(source: Path) -> None:
         path.unlink()
 
 
+def shift_jis(source: Path) -> None:
+    edit(source / "SYN2.csv", 3, "SYN2", "\u9285")
+    text = (source / "SYN2.csv").read_text(encoding="utf-8")
+    (source / "SYN2.csv").write_bytes(text.encode("shift_jis"))
+
+
+def a_field_too_many(source: Path) -> None:
+    edit(source / "SYN2.csv", 4, "SYN2", "SYN2,1,2")
+
+
+def semicolons(source: Path) -> None:
+    for path in source.iterdir():
+        path.write_text(path.read_text().replace(",", ";"))
+
+
+def two_types(source: Path) -> None:
+    for path in sorted(source.iterdir()):
+        table = pl.read_csv(path)
+        wide = table if path.stem == "SYN1" else table.with_columns(pl.col("OPEN").cast(pl.Float32))
+        wide.write_parquet(path.with_suffix(".parquet"))
+        path.unlink()
+
+
 @pytest.mark.parametrize(
     ("prepare", "changes", "message"),
     [
+        (shift_jis, {}, r"SYN2.csv: line 4 is not UTF-8"),
+        (a_field_too_many, {}, r"SYN2.csv: line 5 has 9 fields, the first line has 7"),
+        (semicolons, {}, r"SYN1.csv: one column only"),
+        (
+            two_types,
+            {},
+            r"SYN2.parquet: its columns are .*OPEN Float32.*SYN1.parquet they are .*OPEN Float64",
+        ),
         (spoil_header, {}, r"SYN2.csv: its columns are code, time, HIGH, OPEN"),
         (truncated_parquet, {}, "a.parquet: empty, truncated or damaged"),
         (both_kinds, {}, "both Parquet and CSV"),
@@ -296,6 +327,9 @@ def test_a_source_that_does_not_fit_its_mapping_is_named(
         ({"available_after": None}, "column available_at is given nowhere"),
         ({"adv_sessions": 20}, "column adv is given more than once"),
         ({"constants": {"price": 1.0}}, "column price is not in the contract"),
+        ({"constants": MAPPING["constants"] | {"adv": "abc"}}, "constants.adv: 'abc' is not a number"),  # type: ignore[operator]
+        ({"constants": MAPPING["constants"] | {"tradable": 3}}, "tradable: 3.0 is not true or false"),  # type: ignore[operator]
+        ({"available_after": float("inf")}, "available_after"),
     ],
 )
 def test_a_mapping_that_guesses_or_repeats_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
@@ -304,6 +338,24 @@ def test_a_mapping_that_guesses_or_repeats_is_refused(tmp_path: Path, changes: d
     with pytest.raises(DataError, match=message) as caught:
         load_mapping(path)
     assert str(path) in caught.value.message
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(yaml.safe_dump(MAPPING) + "time_is: open\n")
+    with pytest.raises(DataError, match="time_is"):
+        load_mapping(path)
+
+
+def test_one_file_is_asked_for_as_its_folder(source: Path, tmp_path: Path, params: DataParams) -> None:
+    with pytest.raises(DataError, match=r"SYN1.csv: a file\n.*give the folder"):
+        ingest(str(source / "SYN1.csv"), mapping(), tmp_path / "bars", params)
+
+
+def test_a_folders_name_is_no_pattern(source: Path, tmp_path: Path, params: DataParams) -> None:
+    folder = source.rename(source.with_name("their [1] *"))
+    assert ingest(str(folder), mapping(), tmp_path / "bars [x]", params) == (3, 0)
+    assert ingest(str(folder), mapping(), tmp_path / "bars [x]", params) == (0, 3)
 
 
 def test_the_mappings_in_the_guide_are_complete(tmp_path: Path) -> None:

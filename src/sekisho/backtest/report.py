@@ -80,8 +80,8 @@ def _read(path: Path) -> pl.DataFrame:
     stage = "train" if path.suffix == ".csv" else "backtest"
     try:
         if path.suffix == ".csv":
-            return pl.read_csv(path, infer_schema_length=None)
-        return pl.read_parquet(path)
+            return pl.read_csv(path, infer_schema_length=None, glob=False)
+        return pl.read_parquet(path, glob=False)
     except FileNotFoundError as error:
         raise BacktestError(f"{path}: no such file", remedy=f"run `dvc repro {stage}`") from error
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -49,7 +49,7 @@ def count_and_select(
     """
     figures = read_json(metrics_file, "backtest")
     try:
-        own = pl.read_csv(returns, infer_schema_length=None, try_parse_dates=True)
+        own = pl.read_csv(returns, infer_schema_length=None, try_parse_dates=True, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise BacktestError(f"{returns}: unreadable: {error}", remedy="run `dvc repro backtest`") from error
     try:

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 import shutil
+import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +36,8 @@ class Finding:
 
 def examine(root: Path) -> list[Finding]:
     """Everything the doctor looks at, for the checkout at ``root``."""
-    found = [_python(), _disk(root), *map(_tool, TOOLS), *map(_distribution, DISTRIBUTIONS), _gpu()]
+    found = [_python(), _disk(root), *map(_tool, TOOLS), *map(_distribution, DISTRIBUTIONS)]
+    found += [_identity(), _gpu()]
     found.append(
         Finding("sample data", "ok", "data/bars")
         if (root / "data" / "bars").is_dir()
@@ -81,6 +83,14 @@ def _gpu() -> Finding:
     if shutil.which("nvidia-smi"):
         return Finding("GPU", "ok", "training uses it")
     return Finding("GPU", "optional", "none: training runs on the CPU", "the nightly runners have one")
+
+
+def _identity() -> Finding:
+    command = ["git", "var", "GIT_COMMITTER_IDENT"]
+    if shutil.which("git") and subprocess.run(command, capture_output=True, check=False).returncode == 0:
+        return Finding("git identity", "ok", "for commits and DVC experiments")
+    remedy = "git config --global user.name …; git config --global user.email …"
+    return Finding("git identity", "optional", "needed for commits and DVC experiments", remedy)
 
 
 @click.command()

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from csv import reader
 from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from ruamel.yaml.error import YAMLError
 
 from sekisho.calendar import BAR_MINUTES, Calendar
 from sekisho.data.contract import COLUMNS
 from sekisho.data.store import add_partitions
 from sekisho.data.validate import BarEnds
 from sekisho.errors import DataError
-from sekisho.params import DataParams
+from sekisho.params import DataParams, parse_yaml
 
+A_YEAR = 366 * 86_400.0  # seconds
 ROWS_AT_ONCE = 4_000_000  # rows of the source held in memory, unless one partition alone has more
 
 
@@ -38,7 +40,7 @@ class Mapping(BaseModel):
     time_is: Literal[
         "close", "open", "session"
     ]  # what their time names: the bar's end, its start, or the day
-    available_after: Annotated[float, Field(ge=0)] | None = None  # seconds from ts_close to available_at
+    available_after: Annotated[float, Field(ge=0, le=A_YEAR)] | None = None  # seconds from ts_close on
     adv_sessions: Annotated[int, Field(ge=1)] | None = (
         None  # adv = mean traded value of so many sessions before
     )
@@ -68,10 +70,10 @@ def load_mapping(path: Path) -> Mapping:
     """
     remedy = "docs/en/your-data.md shows a complete mapping"
     try:
-        mapping = Mapping.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        mapping = Mapping.model_validate(parse_yaml(path.read_bytes()))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}", remedy=remedy) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not valid YAML: {error}", remedy=remedy) from error
     except ValidationError as error:
         lines = [f"{path}: {'.'.join(map(str, e['loc'])) or 'top level'}: {e['msg']}" for e in error.errors()]
@@ -82,12 +84,21 @@ def load_mapping(path: Path) -> Mapping:
         f"column {name} is given more than once" for name in sorted(set(given)) if given.count(name) > 1
     ]
     faults += [f"column {name} is given nowhere" for name in COLUMNS if name not in given]
-    faults += [
-        f"column {name} cannot be a constant" for name in ("symbol", "ts_close") if name in mapping.constants
-    ]
+    faults += [_constant_fault(name, value) for name, value in mapping.constants.items() if name in COLUMNS]
+    faults = [fault for fault in faults if fault]
     if faults:
         raise DataError(f"{path}: " + "; ".join(faults), remedy=remedy)
     return mapping
+
+
+def _constant_fault(name: str, value: bool | float | str) -> str:
+    """What is wrong with one of the mapping's constants; empty if nothing is."""
+    wanted = COLUMNS[name]
+    if name == "symbol" or isinstance(wanted, pl.Datetime):
+        return f"constants.{name}: cannot be a constant"
+    fits = isinstance(value, bool) if wanted == pl.Boolean else type(value) in (int, float)
+    kind = "true or false" if wanted == pl.Boolean else "a number"
+    return "" if fits else f"constants.{name}: {value!r} is not {kind}"
 
 
 def ingest(source: str, mapping: Mapping, out: Path, params: DataParams) -> tuple[int, int]:
@@ -126,6 +137,9 @@ def adapted(source: str, mapping: Mapping, params: DataParams) -> Iterator[tuple
             for label in labels:
                 yield label, groups[(label,)].select(*COLUMNS, "file", "row")
     except (pl.exceptions.PolarsError, OSError) as error:
+        if "://" not in source:
+            for path in _files(source):
+                check_readable(path)
         raise DataError(
             f"{source}: cannot be read: {str(error).splitlines()[0]}",
             remedy="check the path and the files; for S3 also AWS_REGION, AWS_ENDPOINT_URL and credentials",
@@ -137,9 +151,9 @@ def _scan(source: str) -> pl.LazyFrame:
     files: str | list[str] = source if "://" in source else _local_files(source)
     extra = {"include_file_paths": "file", "row_index_name": "_index"}
     if (files if isinstance(files, str) else files[0]).endswith(".csv"):
-        table = pl.scan_csv(files, infer_schema=False, **extra)  # type: ignore[arg-type]
+        table = pl.scan_csv(files, infer_schema=False, glob="://" in source, **extra)  # type: ignore[arg-type]
     else:
-        table = pl.scan_parquet(files, hive_partitioning=False, **extra)  # type: ignore[arg-type]
+        table = pl.scan_parquet(files, hive_partitioning=False, glob="://" in source, **extra)  # type: ignore[arg-type]
     firsts = table.group_by("file").agg(_first=pl.col("_index").min()).collect(engine="streaming")
     row = (pl.col("_index") - pl.col("_first") + 1).alias("row")
     return table.join(firsts.lazy(), on="file", how="left").with_columns(row).drop("_first")
@@ -147,27 +161,75 @@ def _scan(source: str) -> pl.LazyFrame:
 
 def _local_files(source: str) -> list[str]:
     """All Parquet or all CSV files below a folder, each one readable and with the columns of the first."""
-    files = sorted(path for path in Path(source).rglob("*") if path.suffix in (".parquet", ".csv"))
+    files = _files(source)
     if len({path.suffix for path in files}) != 1:
         found = "both Parquet and CSV files" if files else "no .parquet or .csv file"
         raise DataError(f"{source}: {found} there", remedy="give a folder that holds files of one kind")
-    expected: list[str] = []
+    expected = pl.Schema()
     for path in files:
         try:
-            table = pl.scan_csv(path, infer_schema=False) if path.suffix == ".csv" else pl.scan_parquet(path)
-            columns = table.collect_schema().names()
+            csv = path.suffix == ".csv"
+            table = (
+                pl.scan_csv(path, infer_schema=False, glob=False)
+                if csv
+                else pl.scan_parquet(path, glob=False)
+            )
+            columns = table.collect_schema()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(
                 f"{path}: empty, truncated or damaged: {str(error).splitlines()[0]}",
                 remedy="fetch this file again",
             ) from error
+        if csv and len(columns) == 1:
+            raise DataError(f"{path}: one column only, {columns.names()[0]!r}", remedy="separate by commas")
         expected = expected or columns
         if columns != expected:
+            here, there = _words(columns, csv), _words(expected, csv)
             raise DataError(
-                f"{path}: its columns are {', '.join(columns)}; of {files[0]} they are {', '.join(expected)}",
-                remedy="give all files the same columns in the same order",
+                f"{path}: its columns are {here}; of {files[0]} they are {there}",
+                remedy="give all files the same columns of the same types in the same order",
             )
     return [str(path) for path in files]
+
+
+def _files(source: str) -> list[Path]:
+    if Path(source).is_file():
+        raise DataError(f"{source}: a file", remedy="give the folder that holds it")
+    return sorted(path for path in Path(source).rglob("*") if path.suffix in (".parquet", ".csv"))
+
+
+def _words(columns: pl.Schema, csv: bool) -> str:
+    return ", ".join(name if csv else f"{name} {dtype}" for name, dtype in columns.items())
+
+
+def check_readable(path: Path) -> None:
+    """Read one of the user's files line by line, to say what polars says of all files without a name.
+
+    Raises:
+        DataError: names the file, and in a CSV the line.
+    """
+    if path.suffix == ".csv":
+        fields = 0
+        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+            try:
+                found = len(next(reader([line.decode("utf-8")]), []))
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path}: line {number} is not UTF-8", remedy="save the file as UTF-8"
+                ) from error
+            fields = fields or found
+            if found > fields:
+                raise DataError(
+                    f"{path}: line {number} has {found} fields, the first line has {fields}",
+                    remedy="mend the line at its source; quote fields that hold a comma",
+                )
+    else:
+        try:
+            pl.scan_parquet(path, glob=False).select(pl.all().len()).collect(engine="streaming")
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(
+                f"{path}: damaged: {str(error).splitlines()[0]}", remedy="fetch this file again"
+            ) from error
 
 
 def _ours(table: pl.LazyFrame, source: str, mapping: Mapping, params: DataParams) -> pl.LazyFrame:

@@ -68,7 +68,7 @@ def load_panel(bars: Path, first: dt.date | None = None, last: dt.date | None = 
     Raises:
         DataError: no bars there.
     """
-    frame = pl.scan_parquet(partitions(bars))
+    frame = pl.scan_parquet(partitions(bars), glob=False)
     if first:
         frame = frame.filter(pl.col("session") >= first)
     if last:

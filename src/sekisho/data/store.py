@@ -96,7 +96,7 @@ def _swap(target: Path, folder: Path) -> None:
 
 def _holds(target: Path, frame: pl.DataFrame) -> bool:
     try:
-        return pl.read_parquet(target).equals(frame)
+        return pl.read_parquet(target, glob=False).equals(frame)
     except pl.exceptions.PolarsError:
         return False
 

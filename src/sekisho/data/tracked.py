@@ -41,6 +41,8 @@ def check_tracked(folder: Path, root: Path = Path()) -> None:
     expected = {e["relpath"]: e["md5"] for e in entries if e["relpath"].startswith(prefix)}
     base = root / top
     found = {p.relative_to(base).as_posix() for p in (root / folder).rglob("*") if p.is_file()}
+    if not found:
+        raise DataError(f"{folder}: nothing there", remedy=f"run `dvc pull {pointer.name}`")
     if found != set(expected):
         names = ", ".join(str(top / name) for name in sorted(found ^ set(expected))[:SHOWN])
         raise DataError(

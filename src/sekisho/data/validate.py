@@ -132,7 +132,7 @@ def read_partition(path: Path) -> pl.DataFrame:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty (0 bytes)", remedy="fetch or make this partition again")
     try:
-        frame = pl.read_parquet(path, hive_partitioning=False)
+        frame = pl.read_parquet(path, hive_partitioning=False, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(
             f"{path}: not readable as Parquet, truncated or damaged: {str(error).splitlines()[0]}",
@@ -179,6 +179,8 @@ def offenders(bad: pl.DataFrame, shown: int = SHOWN) -> str:
             f"{rule.name} ({rule.says})" for rule in RULES if rule.name in line["reason"].split(",")
         )
         prices = ", ".join(f"{name} {line[name]}" for name in ("open", "high", "low", "close", "volume"))
+        nulls = ", ".join(name for name in COLUMNS if line[name] is None)
+        prices += f"; no value: {nulls}" if nulls else ""
         lines.append(f"  row {line['row']}, {line['symbol']} at {when}: broken {says}: {prices}")
     if len(bad) > shown:
         lines.append(f"  and {len(bad) - shown} more")
@@ -188,7 +190,7 @@ def offenders(bad: pl.DataFrame, shown: int = SHOWN) -> str:
 def first_offenders(quarantine: Path) -> str:
     """The first quarantined rows in words, with their source file; empty where there are none."""
     for path in sorted(quarantine.glob("*.parquet")):
-        bad = pl.read_parquet(path)
+        bad = pl.read_parquet(path, glob=False)
         return f"{bad['source'][0]}:\n{offenders(bad)}"
     return ""
 

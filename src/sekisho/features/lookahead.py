@@ -58,7 +58,7 @@ def check_features(bars: Path, params: FeatureParams, *, cuts: int, seed: int) -
     """
     rows, first = 0, None
     for path in reversed(partitions(bars)):
-        days = pl.scan_parquet(path).select(pl.len(), first=pl.col("session").min()).collect()
+        days = pl.scan_parquet(path, glob=False).select(pl.len(), first=pl.col("session").min()).collect()
         rows += days["len"].item()
         if first is not None and rows > ROWS:
             break

@@ -64,7 +64,7 @@ def load_features(folder: Path, panel: Panel) -> npt.NDArray[np.float32]:
     Raises:
         DataError: the table does not hold every bar of the panel: it was built from other bars.
     """
-    frame = pl.scan_parquet(partitions(folder)).filter(
+    frame = pl.scan_parquet(partitions(folder), glob=False).filter(
         pl.col("session").is_between(panel.session[0].item(), panel.session[-1].item())
         & pl.col("symbol").is_in(panel.symbols)
     )
@@ -85,7 +85,7 @@ def _survey(bars: Path) -> tuple[list[Partition], tuple[str, ...]]:
     parts: list[Partition] = []
     symbols: set[str] = set()
     for path in partitions(bars):
-        frame = pl.read_parquet(path, columns=["session", "ts_close", "symbol"])
+        frame = pl.read_parquet(path, columns=["session", "ts_close", "symbol"], glob=False)
         symbols.update(frame["symbol"].unique())
         first, last = frame["session"].min(), frame["session"].max()
         assert isinstance(first, date)

@@ -1,0 +1,93 @@
+"""A demo that is disturbed: it says so, ends what it started, and shows what a command said as it stands."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+DEMO = Path(__file__).parents[2] / "demo"
+STORY = """
+import sys
+from pathlib import Path
+from steps import Scratch, tell
+def story():
+    scratch = Scratch(Path(sys.argv[1]))
+    with scratch.step("sleeps [bold]"):
+        scratch.run("sh", "-c", sys.argv[2], cwd=scratch.folder)
+sys.exit(tell(story))
+"""
+
+
+def start(folder: Path, command: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", STORY, str(folder), command]
+    return subprocess.Popen(
+        words, cwd=DEMO, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(DEMO)},
+    )  # fmt: skip
+
+
+def child_of(folder: Path) -> int:
+    """Process id that the story's command wrote down."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        path = folder / "child"
+        if path.exists() and path.read_text().strip():
+            return int(path.read_text())
+        time.sleep(0.05)
+    raise AssertionError("the command did not start")
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().split()[2] != "Z"
+
+
+def ends(pid: int) -> bool:
+    deadline = time.monotonic() + 30
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not alive(pid)
+
+
+SLEEP = "sleep 300 & echo $! > child; wait"  # the sleeper is a grandchild, as a trainer is
+
+
+def test_sigterm_ends_all_that_was_started_and_says_what_to_do(tmp_path: Path) -> None:
+    demo = start(tmp_path / "demo", SLEEP)
+    sleeper = child_of(tmp_path / "demo")
+    demo.send_signal(signal.SIGTERM)
+    said, _ = demo.communicate(timeout=60)
+    assert "interrupted; run it again" in said
+    assert demo.returncode == 130
+    assert ends(sleeper)
+
+
+def test_a_second_demo_in_the_same_place_leaves_the_first_alone(tmp_path: Path) -> None:
+    first = start(tmp_path / "demo", SLEEP)
+    sleeper = child_of(tmp_path / "demo")
+    said, errors = start(tmp_path / "demo", "true").communicate(timeout=60)
+    assert "another one is running" in said
+    assert not errors
+    assert alive(sleeper)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+
+
+def test_a_failed_command_is_shown_as_it_stands(tmp_path: Path) -> None:
+    demo = start(tmp_path / "demo", "echo 'no [/such] [red]tag'; exit 1")
+    said, errors = demo.communicate(timeout=60)
+    assert "no [/such] [red]tag" in said
+    assert not errors
+    assert demo.returncode == 2
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "demo").write_text("a file in the way")
+    said, errors = start(tmp_path / "demo", "true").communicate(timeout=60)
+    assert str(tmp_path / "demo") in said
+    assert "remedy" in said
+    assert not errors

@@ -70,12 +70,12 @@ def write_model(path: Path, gain: float = 0.05) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
 
 
-def write_release(root: Path, seq: int = 7, **changes: object) -> Release:
+def write_release(root: Path, seq: int = 7, gain: float = 0.05, **changes: object) -> Release:
     """A release folder with content; ``changes`` replace entries of observation.json."""
     folder = root / "policy" / str(seq)
     content = folder / "content"
     content.mkdir(parents=True)
-    write_model(content / "model.onnx")
+    write_model(content / "model.onnx", gain)
     shape = (len(SYMBOLS), len(FEATURES))
     about = {
         "symbols": SYMBOLS,
@@ -89,7 +89,7 @@ def write_release(root: Path, seq: int = 7, **changes: object) -> Release:
     }
     (content / "observation.json").write_text(json.dumps(about))
     rows = observations(4)
-    golden = {"observation": rows.tolist(), "target_weights": expected(rows).tolist()}
+    golden = {"observation": rows.tolist(), "target_weights": expected(rows, gain).tolist()}
     (content / "golden.json").write_text(json.dumps(golden))
     return Release("policy", seq, f"{seq:064x}", folder)
 
@@ -101,8 +101,8 @@ def observations(rows: int, seed: int = 1) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def expected(rows: np.ndarray) -> np.ndarray:
-    return np.clip(rows.sum(axis=2) * np.float32(0.05), -0.15, 0.15).astype(np.float32)
+def expected(rows: np.ndarray, gain: float = 0.05) -> np.ndarray:
+    return np.clip(rows.sum(axis=2) * np.float32(gain), -0.15, 0.15).astype(np.float32)
 
 
 @pytest.fixture(scope="session")
@@ -124,11 +124,22 @@ def policy(tmp_path_factory: pytest.TempPathFactory, params: ServingParams) -> P
 class Server:
     """A policy server in a process of its own; a release without a file TAMPERED counts as verified."""
 
-    def __init__(self, release: Path, predictions: Path, *, replay_clock: bool = True) -> None:
+    def __init__(
+        self,
+        release: Path,
+        predictions: Path,
+        *,
+        replay_clock: bool = True,
+        switch: Path | str = "",
+        pointer: Path | str = "",
+        **changes: object,
+    ) -> None:
         self.predictions = predictions
         self.port, self.grpc_port, self.metrics_port = _free_ports(3)
         self.url = f"http://127.0.0.1:{self.port}"
-        arguments = [release, predictions, self.port, self.grpc_port, self.metrics_port, int(replay_clock)]
+        changes = {"deadline": 10.0, "drain": 0.1, **changes}  # other programs may stop this one for a while
+        places = [release, predictions, self.port, self.grpc_port, self.metrics_port]
+        arguments = [*places, int(replay_clock), switch, pointer, json.dumps(changes)]
         self.process = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("server_process.py"), *map(str, arguments)],
             cwd=ROOT,
@@ -172,8 +183,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Starts servers that end with the test."""
     started: list[Server] = []
 
-    def start_one(release: Path, **options: bool) -> Server:
-        started.append(Server(release, tmp_path / "predictions", **options))
+    def start_one(release: Path, predictions: str = "predictions", **options: object) -> Server:
+        started.append(Server(release, tmp_path / predictions, **options))
         return started[-1]
 
     yield start_one

@@ -30,7 +30,7 @@ def test_an_answer_from_the_server(server: Any, policy: Policy, lab: ModuleType)
     with PolicyClient(server.url, "policy", deadline=5.0) as client:
         client.require_ready()
         answer = client.decide(rows, lab.TS_CLOSE, request_id="c", now=lab.NOW)
-        np.testing.assert_array_equal(answer.target_weights[0], policy.run(rows)[0])
+        np.testing.assert_array_equal(answer.target_weights[0], policy.run(rows)[0][0])
         assert answer.verdicts == ("ok", "non-finite")
         assert answer.prediction_ids == ("c/0", "c/1")
         assert answer.release == f"policy/7@sha256:{7:064x}"

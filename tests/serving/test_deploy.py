@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
+from sekisho.serving.switch import Position, read_switch
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
+CRDS = Path(os.environ.get("SEKISHO_CRDS", DEPLOY.parents[1] / "shared" / "crds"))
 ENVIRONMENTS = ("local", "staging", "production")
 POINTER = "policy/12@sha256:" + "ab" * 32
 
@@ -80,7 +87,7 @@ def test_every_container_is_confined(promoted: Path, environment: str) -> None:
         assert {m["mountPath"] for m in container["volumeMounts"] if m.get("readOnly")} == {
             "/srv/releases",
             "/srv/trust",
-        }
+        } | ({"/srv/switch"} if container["name"] == "policy" else set())
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
@@ -97,7 +104,9 @@ def test_a_pod_has_time_to_drain_and_no_replay_clock(promoted: Path, environment
 
 def test_the_local_pod_is_the_base_pod(promoted: Path) -> None:
     ours, theirs = (pod_of(render(promoted / "policy" / name))["spec"] for name in ("local", "staging"))
-    theirs.pop("topologySpreadConstraints")
+    for name in ("topologySpreadConstraints", "priorityClassName", "nodeSelector", "tolerations"):
+        theirs.pop(name)  # of a cluster with more than one node
+    theirs.pop("serviceAccountName")  # EKS Pod Identity's
     for spec, environment in ((ours, "local"), (theirs, "staging")):
         spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] != "trust"]
         for container in spec["initContainers"] + spec["containers"]:
@@ -108,16 +117,156 @@ def test_the_local_pod_is_the_base_pod(promoted: Path) -> None:
 def test_argo_cd_may_deploy_what_the_overlays_hold_and_nothing_else(promoted: Path) -> None:
     objects = render(promoted / "argocd")
     projects = {o["metadata"]["name"]: o["spec"] for o in objects if o["kind"] == "AppProject"}
-    allowed = {kind["kind"] for kind in projects["sekisho"]["namespaceResourceWhitelist"]}
     assert projects["sekisho"]["clusterResourceWhitelist"] == []
+    used: dict[str, set[str]] = {}
     for application in (o for o in objects if o["kind"] == "Application"):
         project = projects[application["spec"]["project"]]
         source, target = application["spec"]["source"], application["spec"]["destination"]
         assert source["repoURL"] in project["sourceRepos"]
         assert target in project["destinations"]
-        if source["path"].startswith("deploy/policy"):
-            rendered = render(promoted.parent / source["path"])
+        assert source["targetRevision"] not in ("", "HEAD", "*", "latest")
+        path = source.get("path", "")
+        if path.startswith("deploy/"):
+            assert (promoted.parent / path).is_dir()
+        if path.startswith("deploy/policy"):
+            rendered = render(promoted.parent / path)
+            allowed = {kind["kind"] for kind in project["namespaceResourceWhitelist"]}
             assert {thing["kind"] for thing in rendered} <= allowed
             assert {thing["metadata"]["namespace"] for thing in rendered} == {target["namespace"]}
-    (health,) = [o for o in objects if o["kind"] == "ConfigMap"]
+            used.setdefault(application["spec"]["project"], set()).update(t["kind"] for t in rendered)
+    # least rights: nothing is allowed that no overlay holds
+    for name, kinds in used.items():
+        assert {kind["kind"] for kind in projects[name]["namespaceResourceWhitelist"]} == kinds
+    (health,) = [o for o in objects if o["kind"] == "ConfigMap" and o["metadata"]["name"] == "argocd-cm"]
     assert "resource.customizations.health.machinelearning.seldon.io_SeldonDeployment" in health["data"]
+
+
+def test_charts_and_manifests_of_others_are_pinned_to_one_version(promoted: Path) -> None:
+    applications = [o for o in render(promoted / "argocd") if o["kind"] == "Application"]
+    foreign = [
+        a["spec"]["source"]
+        for a in applications
+        if "sekisho/sekisho.git" not in a["spec"]["source"]["repoURL"]
+    ]
+    assert len(foreign) == 8
+    for source in foreign:
+        assert re.fullmatch(r"v?[0-9]+\.[0-9]+\.[0-9]+", source["targetRevision"]), source
+
+
+def test_the_kill_switch_is_on_its_own_application_outside_every_window(promoted: Path) -> None:
+    objects = render(promoted / "argocd")
+    projects = {o["metadata"]["name"]: o["spec"] for o in objects if o["kind"] == "AppProject"}
+    assert "syncWindows" not in projects["sekisho-traffic"]
+    windows = projects["sekisho"]["syncWindows"]
+    assert {tuple(window["applications"]) for window in windows} == {("policy-production",)}
+    assert not any(window["manualSync"] for window in windows)
+    for environment in ("staging", "production"):
+        (traffic,) = [o for o in objects if o["metadata"]["name"] == f"traffic-{environment}"]
+        assert traffic["spec"]["project"] == "sekisho-traffic"
+        (switch,) = [
+            o for o in render(promoted / "policy" / "traffic" / environment) if o["kind"] == "ConfigMap"
+        ]
+        word = tmp_file(switch["data"]["switch"])
+        assert word == Position.ON
+        assert "switch" not in [o["metadata"]["name"] for o in render(promoted / "policy" / environment)]
+
+
+def tmp_file(text: str) -> Position:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        return read_switch(Path(file.name))
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_the_checks_before_and_after_a_sync_ask_about_the_promoted_release(
+    promoted: Path, environment: str
+) -> None:
+    jobs = {o["metadata"]["name"]: o for o in render(promoted / "policy" / environment) if o["kind"] == "Job"}
+    hooks = {name: job["metadata"]["annotations"]["argocd.argoproj.io/hook"] for name, job in jobs.items()}
+    assert hooks == {"verify-release": "PreSync", "served-release": "PostSync"}
+    (before,) = jobs["verify-release"]["spec"]["template"]["spec"]["containers"]
+    (after,) = jobs["served-release"]["spec"]["template"]["spec"]["containers"]
+    assert before["args"] == ["verify", "policy/12", "--environment", environment, "--deployed"]
+    assert after["args"][-2:] == ["--expect", POINTER]
+    assert before["image"] == after["image"]
+
+
+@pytest.mark.parametrize("kind", ["canary", "shadow"])
+def test_a_second_predictor_serves_its_own_release_and_nothing_of_the_first(
+    promoted: Path, tmp_path: Path, kind: str
+) -> None:
+    copy = shutil.copytree(promoted, tmp_path / "deploy")
+    path = copy / "policy/staging/kustomization.yaml"
+    overlay = yaml.safe_load(path.read_text())
+    overlay["components"].append(f"../{kind}")
+    other = POINTER.replace("/12", "/13").replace("ab", "cd")
+    overlay["configMapGenerator"].append({"name": kind, "literals": [f"RELEASE={other}"]})
+    path.write_text(yaml.safe_dump(overlay))
+    objects = render(copy / "policy/staging")
+    (deployment,) = [o for o in objects if o["kind"] == "SeldonDeployment"]
+    first, second = deployment["spec"]["predictors"]
+    text = yaml.safe_dump(second)
+    assert POINTER in yaml.safe_dump(first)
+    assert other not in yaml.safe_dump(first)
+    assert text.count(other) == 2
+    assert "policy/12" not in text
+    assert second["name"] == kind
+    assert second.get("shadow", False) is (kind == "shadow")
+
+
+@pytest.mark.parametrize("namespace", ["sekisho-staging", "sekisho-production", "training", "arc-runners"])
+def test_every_namespace_of_ours_denies_by_default_and_has_a_quota(promoted: Path, namespace: str) -> None:
+    objects = render(promoted / "platform" / "namespaces")
+    mine = [o for o in objects if o["metadata"].get("namespace") == namespace]
+    assert {"NetworkPolicy", "ResourceQuota", "LimitRange"} <= {o["kind"] for o in mine}
+    (deny,) = [o for o in mine if o["metadata"]["name"] == "default-deny"]
+    assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    (space,) = [o for o in objects if o["kind"] == "Namespace" and o["metadata"]["name"] == namespace]
+    assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def schemas() -> dict[tuple[str, str], dict[str, Any]]:
+    """OpenAPI schemas of the resource definitions in the folder SEKISHO_CRDS, by kind and version."""
+    found = {}
+    for path in sorted(CRDS.glob("*.yaml")):
+        for crd in yaml.safe_load_all(path.read_text()):
+            for version in crd["spec"]["versions"]:
+                group = f"{crd['spec']['group']}/{version['name']}"
+                found[crd["spec"]["names"]["kind"], group] = version["schema"]["openAPIV3Schema"]
+    return found
+
+
+def strict(schema: Any) -> Any:
+    """Unknown fields are errors, as for a server-side apply with strict validation."""
+    if isinstance(schema, list):
+        return [strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: strict(value) for key, value in schema.items()}
+    if made.get("x-kubernetes-int-or-string"):
+        made.pop("type", None)
+    if (
+        isinstance(made.get("properties"), dict)
+        and "additionalProperties" not in made
+        and not made.get("x-kubernetes-preserve-unknown-fields")
+    ):
+        made["additionalProperties"] = False
+    return made
+
+
+@pytest.mark.skipif(
+    not CRDS.is_dir(), reason=f"{CRDS}: no resource definitions (set SEKISHO_CRDS to a folder of them)"
+)
+def test_every_custom_resource_fits_its_definition(promoted: Path) -> None:
+    known, checked = schemas(), []
+    folders = ["argocd", *(f"policy/{environment}" for environment in ENVIRONMENTS)]
+    for thing in (o for folder in folders for o in render(promoted / folder)):
+        schema = known.get((thing["kind"], thing["apiVersion"]))
+        if schema is None:
+            continue
+        schema = strict(schema)
+        schema["properties"] |= {"metadata": {"type": "object"}, "apiVersion": {}, "kind": {}}
+        jsonschema.validate(thing, schema)
+        checked.append(thing["kind"])
+    assert {"Application", "AppProject", "SeldonDeployment"} <= set(checked)

@@ -28,8 +28,10 @@ class AnyModel(Policy):
         super().__init__(release, params)  # type: ignore[arg-type]
         self.says: np.ndarray | None = None
 
-    def run(self, observation: np.ndarray) -> np.ndarray:
-        return super().run(observation) if getattr(self, "says", None) is None else self.says
+    def run(self, observation: np.ndarray, state: np.ndarray | None = None) -> tuple[np.ndarray, None]:
+        if getattr(self, "says", None) is None:
+            return super().run(observation)[0], None
+        return self.says, None
 
 
 @pytest.fixture(scope="module", params=["flat", "hold"])
@@ -99,7 +101,7 @@ def test_an_accepted_row_is_the_models_bits(policy: Policy, lab: ModuleType) -> 
     rows = lab.observations(64)
     decision = policy.decide(rows, lab.TS_CLOSE, lab.NOW)
     assert decision.verdict == "ok"
-    assert decision.target_weights.tobytes() == policy.run(rows).tobytes()
+    assert decision.target_weights.tobytes() == policy.run(rows)[0].tobytes()
 
 
 def test_each_row_has_its_own_verdict_and_a_bad_one_spoils_no_other(policy: Policy, lab: ModuleType) -> None:
@@ -109,7 +111,7 @@ def test_each_row_has_its_own_verdict_and_a_bad_one_spoils_no_other(policy: Poli
     assert decision.verdicts == (Reason.OK, Reason.NON_FINITE, Reason.OUT_OF_RANGE, Reason.OK)
     assert decision.verdict == "ok,non-finite,out-of-range,ok"
     np.testing.assert_array_equal(decision.target_weights[[1, 2]], 0.0)
-    np.testing.assert_array_equal(decision.target_weights[[0, 3]], policy.run(rows)[[0, 3]])
+    np.testing.assert_array_equal(decision.target_weights[[0, 3]], policy.run(rows)[0][[0, 3]])
 
 
 @pytest.mark.parametrize(
@@ -176,10 +178,10 @@ def test_weights_that_the_guard_moved_are_not_called_the_agents_own(policy: Poli
     rows = lab.observations(1)
     for beyond in (3e-5, 9e-6):
         weights = np.array([[limits.max_asset + beyond, 0.0, 0.0]], dtype=np.float32)
-        decision = policy._mend(rows, np.array([True]), weights)
-        moved = float(np.abs(decision.target_weights - weights).max())
+        mended, verdicts = policy._mend(rows, np.array([True]), weights)
+        moved = float(np.abs(mended - weights).max())
         assert moved > 1e-6
-        assert decision.verdicts == (Reason.CLIPPED,)
+        assert verdicts == (Reason.CLIPPED,)
 
 
 def test_a_clock_beyond_the_calendar_is_a_closed_market(policy: Policy) -> None:

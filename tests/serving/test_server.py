@@ -52,7 +52,7 @@ def test_json_binary_grpc_and_the_stock_path_give_the_models_bits(
     http: httpx.Client, server: Any, policy: Policy, lab: ModuleType
 ) -> None:
     rows = lab.observations(32)
-    wanted = policy.run(rows).tobytes()
+    wanted = policy.run(rows)[0].tobytes()
     assert weights(http.post(INFER, json=lab.body(rows))).tobytes() == wanted
     assert weights(http.post("/v2/models/policy/versions/7/infer", json=lab.body(rows))).tobytes() == wanted
     assert weights(http.post("/v2/models/policy/generate", json=lab.body(rows))).tobytes() == wanted
@@ -148,7 +148,7 @@ def test_metrics_count_requests_verdicts_release_and_log(
     assert gained["sekisho_malformed_requests_total"] == 1
     assert gained['model_infer_request_success_total{model="policy",version="None"}'] == 1
     assert gained["sekisho_log_written_total"] + gained["sekisho_log_queued"] == 3
-    release = f'sekisho_release_info{{digest="{7:064x}",model="policy",seq="7"}}'
+    release = f'sekisho_release_info{{digest="{7:064x}",model="policy",role="current",seq="7"}}'
     assert before[release] == 1
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from sekisho.cli.release import environment_option, json_option, release_folder, trust_option
+from sekisho.cli.release import ROOT, environment_option, json_option, release_folder, trust_option
+from sekisho.errors import CannotCheck
 from sekisho.params import load_params
 
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -31,6 +32,12 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @click.option("--grpc-port", type=int, help="[default: port + 1]")
 @click.option("--metrics-port", type=int, help="[default: port + 2]")
 @click.option("--replay-clock", is_flag=True, help="Honour the caller's logical clock: for replays only.")
+@click.option(
+    "--switch",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File of the kill switch (see `sekisho switch`); without one there is none.",
+)
+@click.option("--follow", is_flag=True, help="Swap releases as the environment's pointer here changes.")
 def serve(
     release: str,
     environment: str,
@@ -42,8 +49,11 @@ def serve(
     grpc_port: int | None,
     metrics_port: int | None,
     replay_clock: bool,
+    switch: Path | None,
+    follow: bool,
 ) -> None:
     """Serve a verified, promoted release over Open Inference Protocol v2 until SIGTERM."""
+    from sekisho.release.promote import read_pointer
     from sekisho.release.verify import verify_release
     from sekisho.serving.runtime import ServingSetup
     from sekisho.serving.server import Listen
@@ -58,9 +68,67 @@ def serve(
         verify=verify_release,
         expect=expect,
         replay_clock=replay_clock,
+        switch=switch,
+        follow=(lambda: read_pointer(ROOT, environment)) if follow else None,
     )
     beside = (port + 1, port + 2) if port else (0, 0)
     run(setup, Listen(host, port, grpc_port or beside[0], metrics_port or beside[1]))
+
+
+@click.command()
+@click.argument("position", type=click.Choice(["on", "off", "previous"]))
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The file that `sekisho serve --switch` watches.",
+)
+@click.option("--reason", required=True, help="Why; it stays in the file.")
+def switch(position: str, file: Path, reason: str) -> None:
+    """Turn the kill switch: off answers with the safe action, previous lets the last release decide."""
+    from sekisho.serving.switch import Position, write_switch
+
+    try:
+        write_switch(file, Position(position), reason)
+    except OSError as error:
+        raise CannotCheck(f"{file}: {error}", remedy="turn it on the machine that serves") from error
+    click.echo(f"{file}: {position}; servers see it within `serving.switch_interval`")
+
+
+@click.command()
+@click.option("--url", required=True, help="The policy servers' Service.")
+@click.option("--model", required=True, help="Name of the model.")
+@click.option("--expect", required=True, metavar="POINTER", help="MODEL/SEQ@sha256:DIGEST.")
+@click.option("--timeout", type=float, default=240.0, show_default=True, help="Seconds to wait for it.")
+def served(url: str, model: str, expect: str, timeout: float) -> None:
+    """Check that every replica behind URL serves the release POINTER. Exits 1 while another one does."""
+    from sekisho.serving.client import PolicyClient
+
+    with PolicyClient(url, model, deadline=5.0) as client:
+        client.require_release(expect, timeout=timeout)
+    click.echo(f"{url} serves {expect}")
+
+
+@click.command()
+@click.option("--write", is_flag=True, help="Write the windows of the next 14 months.")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("deploy/argocd/windows.yaml"),
+    show_default=True,
+    help="The patch that gives the Argo CD project its windows.",
+)
+@click.option("--as-of", type=DAY, help="Day to count from [default: today].")
+def freeze(write: bool, file: Path, as_of: dt.datetime | None) -> None:
+    """Check that production is not deployed to in market hours, for 12 months ahead; exits 1 where it is."""
+    from sekisho.serving.windows import check_windows, write_windows
+
+    params, day = load_params(), as_of.date() if as_of else dt.datetime.now(dt.UTC).date()
+    calendar = params.data.calendar
+    if write:
+        click.echo(f"{file}: {write_windows(file, calendar, day, params.serving)} windows")
+    last = check_windows(file, calendar, day, params.serving)
+    click.echo(f"{file}: every session of {calendar} from {day} to {last} is denied")
 
 
 @click.command()

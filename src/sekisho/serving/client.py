@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
@@ -12,7 +13,8 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from sekisho.errors import CannotCheck
+from sekisho.errors import CannotCheck, Refused
+from sekisho.serving.state import CarriedState
 
 Float32 = npt.NDArray[np.float32]
 
@@ -27,12 +29,13 @@ class ClientAnswer:
     release: str | None  # <model>/<seq>@sha256:<digest>; None when the server did not decide
     seconds: float
     error: str | None = None  # what went wrong, when the server did not decide
+    state: CarriedState | None = None  # of a recurrent policy: hand it back with the next bar
 
 
 class PolicyClient:
     """One policy on one server.
 
-    ``deadline`` (seconds) bounds the whole call, the one retry after a failed connection included.
+    ``deadline`` (seconds) bounds the whole call, the one retry after a broken connection included.
     ``safe_action``: ``flat`` (zero weights) or ``hold`` (the observation's last column, where finite).
     """
 
@@ -66,6 +69,32 @@ class PolicyClient:
         if status != 200:
             raise CannotCheck(f"{address}: status {status}", remedy=remedy)
 
+    def served(self) -> str | None:
+        """The release that a replica names, on a new connection; ``None`` where none answers."""
+        try:
+            answer = httpx.get(f"{self._url}/v2/models/{self._model}", timeout=self._deadline)
+            return str(answer.json()["parameters"]["release"]) if answer.status_code == 200 else None
+        except (httpx.TransportError, ValueError, KeyError, TypeError):
+            return None
+
+    def require_release(self, pointer: str, *, timeout: float, in_a_row: int = 20) -> None:
+        """Wait until ``in_a_row`` answers, each on a connection of its own, name the release ``pointer``.
+
+        Raises:
+            Refused: another release is still served after ``timeout`` seconds.
+            CannotCheck: nothing answered at the end.
+        """
+        until, count, found = time.monotonic() + timeout, 0, None
+        while count < in_a_row:
+            found = self.served()
+            count = count + 1 if found == pointer else 0
+            if time.monotonic() > until:
+                remedy = "look at the new pods: the first thing they log is why they refuse the release"
+                if found is None:
+                    raise CannotCheck(f"{self._url}: no answer", remedy=remedy)
+                raise Refused("served-release", expected=pointer, found=found, remedy=remedy)
+            time.sleep(0.0 if count else 0.5)
+
     def decide(
         self,
         observation: Float32,
@@ -74,13 +103,15 @@ class PolicyClient:
         request_id: str,
         now: dt.datetime | None = None,
         require_open: bool = False,
+        state: CarriedState | None = None,
     ) -> ClientAnswer:
         """Ask for the target weights of ``observation`` ``(N, A, F+1)``; a failing network does not raise.
 
-        ``now`` is a logical clock; the server honours it only when started for replays.
+        ``now`` is a logical clock; the server honours it only when started for replays. ``state`` is what the
+        answer before carried; where no server answered it stays what it was.
         """
         started = time.perf_counter()
-        request = _request(observation, ts_close, request_id, now, require_open)
+        request = _request(observation, ts_close, request_id, now, require_open, state)
         try:
             response = self._post(request, started)
             body = response.json()
@@ -100,15 +131,20 @@ class PolicyClient:
             None,
             time.perf_counter() - started,
             reason,
+            state,
         )
 
     def _post(self, request: dict[str, Any], started: float) -> httpx.Response:
-        """Send; once more if the connection could not be made, for then no server has seen the request."""
+        """Send; once more if the connection could not be made or broke: to decide twice changes nothing.
+
+        The second try has an id of its own, since the first may have been decided and logged.
+        """
         address = f"{self._url}/v2/models/{self._model}/infer"
         try:
             return self._http.post(address, json=request, timeout=self._left(started))
-        except httpx.ConnectError:
-            return self._http.post(address, json=request, timeout=self._left(started))
+        except (httpx.NetworkError, httpx.RemoteProtocolError):
+            again = {**request, "id": f"{request['id']}.2"}
+            return self._http.post(address, json=again, timeout=self._left(started))
 
     def _left(self, started: float) -> float:
         left = self._deadline - (time.perf_counter() - started)
@@ -130,6 +166,7 @@ def _request(
     request_id: str,
     now: dt.datetime | None,
     require_open: bool,
+    state: CarriedState | None,
 ) -> dict[str, Any]:
     numbers = observation.ravel()
     # JSON has no NaN: null stands for it, and the guard refuses the row
@@ -142,13 +179,28 @@ def _request(
         parameters["now"] = now.isoformat()
     if require_open:
         parameters["require_open"] = True
-    tensor = {"name": "observation", "datatype": "FP32", "shape": list(observation.shape), "data": data}
-    return {"id": request_id, "parameters": parameters, "inputs": [tensor]}
+    inputs = [_tensor("observation", observation, data)]
+    if state is not None:
+        inputs.append(_tensor("state", state.values, state.values.ravel().tolist()))
+        parameters |= {
+            "state_sequence": state.sequence,
+            "state_digest": state.digest,
+            "state_release": state.release,
+        }
+    return {"id": request_id, "parameters": parameters, "inputs": inputs}
+
+
+def _tensor(name: str, values: Float32, data: Sequence[float | None]) -> dict[str, Any]:
+    return {"name": name, "datatype": "FP32", "shape": list(values.shape), "data": data}
 
 
 def _answer(body: dict[str, Any], rows: int, seconds: float) -> ClientAnswer:
-    tensor, facts = body["outputs"][0], body["parameters"]
-    weights = np.array(tensor["data"], dtype=np.float32).reshape(tensor["shape"])
+    facts, outputs = body["parameters"], {tensor["name"]: tensor for tensor in body["outputs"]}
+    weights = _values(outputs["target_weights"])
+    state = None
+    if "next_state" in outputs:
+        sequence, digest = int(facts["state_sequence"]), str(facts["state_digest"])
+        state = CarriedState(_values(outputs["next_state"]), sequence, digest, str(facts["release"]))
     verdicts = tuple(str(facts["verdict"]).split(","))
     if len(weights) != rows or not np.isfinite(weights).all():
         raise ValueError("the answer holds no finite weights for every row")
@@ -158,7 +210,12 @@ def _answer(body: dict[str, Any], rows: int, seconds: float) -> ClientAnswer:
         _ids(str(facts["prediction_id"]), rows),
         str(facts["release"]),
         seconds,
+        state=state,
     )
+
+
+def _values(tensor: dict[str, Any]) -> Float32:
+    return np.array(tensor["data"], dtype=np.float32).reshape(tensor["shape"])
 
 
 def _ids(request_id: str, rows: int) -> tuple[str, ...]:

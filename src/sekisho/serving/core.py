@@ -16,7 +16,9 @@ import onnxruntime as ort
 from sekisho.calendar import Calendar
 from sekisho.errors import CannotCheck, Refused
 from sekisho.params import ServingParams
+from sekisho.serving.deadline import Watchdog
 from sekisho.serving.guard import Float32, Guard, Limits, Reason
+from sekisho.serving.state import CarriedState
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ class VerifiedRelease(Protocol):
     def seq(self) -> int: ...
     @property
     def digest(self) -> str: ...
+    @property
+    def manifest(self) -> Any: ...  # its ``rollback`` names the seq whose content came back, or is None
     def read(self, path: str) -> bytes: ...
 
 
@@ -47,6 +51,9 @@ class Decision(NamedTuple):
 
     target_weights: Float32  # (N, A), fractions of equity
     verdicts: tuple[Reason, ...]  # one per row
+    state: Float32 | None = None  # (N, A, H) that a recurrent policy decided from
+    next_state: Float32 | None = None  # (N, A, H), for the caller to send with the next bar
+    sequence: int = 0  # of the next state
 
     @property
     def verdict(self) -> str:
@@ -66,6 +73,7 @@ class Policy:
             CannotCheck: a file of the release is missing or unreadable.
         """
         self.model, self.seq, self.digest, self.params = release.model, release.seq, release.digest, params
+        self.pointer = f"{self.model}/{self.seq}@sha256:{self.digest}"
         about = _read_json(release, "observation.json")
         try:
             self.symbols = tuple(map(str, about["symbols"]))
@@ -83,19 +91,33 @@ class Policy:
         self.guard = Guard(limits, low, high, self.calendar, params)
         self._session = _open_model(release.read("model.onnx"))
         self.width = features + 1
-        inputs = [(i.name, i.type, list(i.shape[1:])) for i in self._session.get_inputs()]
-        _require("model-input", [("observation", "tensor(float)", [assets, self.width])], inputs)
-        _require("model-output", ["target_weights"], [o.name for o in self._session.get_outputs()])
+        self.units = self._read_interface(assets)
+        self._watchdog = Watchdog(params.deadline)
+        self._failures, self._rests_until = 0, 0.0
         golden = self._check_golden(_read_json(release, "golden.json"))
         self.session_of = lru_cache(maxsize=4096)(self._session_of)
         for _ in range(WARM_UP):
-            self.run(golden[:1])
+            self.run(golden[:1], self.first_state(1))
         self.calendar.is_open(dt.datetime(2025, 1, 6, tzinfo=dt.UTC))  # loads the exchange's days
 
-    def run(self, observation: Float32) -> Float32:
-        """The model alone, unguarded: ``(N, A, F+1)`` to ``(N, A)``."""
-        weights: Float32 = self._session.run(None, {"observation": observation})[0]
-        return weights
+    @property
+    def rests(self) -> bool:
+        """Whether the breaker is open: the model failed too often just now."""
+        return self._failures >= self.params.breaker_failures and time.monotonic() < self._rests_until
+
+    def first_state(self, rows: int) -> Float32 | None:
+        """The state ``(N, A, H)`` where an episode begins; ``None`` for a policy without one."""
+        return np.zeros((rows, len(self.symbols), self.units), np.float32) if self.units else None
+
+    def run(self, observation: Float32, state: Float32 | None = None) -> tuple[Float32, Float32 | None]:
+        """The model alone, unguarded: ``(N, A, F+1)`` and ``(N, A, H)`` to ``(N, A)`` and the next state."""
+        if state is None:
+            return self._watchdog.run(self._session, ["target_weights"], {"observation": observation})[
+                0
+            ], None
+        feed = {"observation": observation, "state": state}
+        weights, following = self._watchdog.run(self._session, ["target_weights", "next_state"], feed)
+        return weights, following
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Whether an observation has the shape ``(N, A, F+1)`` of this release, with ``N`` at least 1."""
@@ -108,6 +130,7 @@ class Policy:
         now: dt.datetime,
         *,
         require_open: bool = False,
+        carried: CarriedState | None = None,
     ) -> Decision:
         """Decide every row, safely where the agent must not.
 
@@ -116,31 +139,63 @@ class Policy:
             ts_close: end of the newest bar in it, aware.
             now: the moment of the decision, aware.
             require_open: refuse to decide outside the exchange's trading minutes.
+            carried: what the answer before gave a caller of a recurrent policy; ``None`` begins anew.
 
-        Weights out are always finite and inside the position limits, whatever came in.
+        Weights out are always finite and inside the position limits, whatever came in. A row that the agent
+        did not decide leaves its state as it was.
         """
-        started = time.perf_counter()
-        current = observation[:, :, -1]
+        state, sequence = self.first_state(len(observation)), 0
+        if carried is not None and state is not None:
+            if not carried.is_sealed() or not np.isfinite(carried.values).all():
+                return self.refuse(observation, Reason.BAD_STATE, state, 0)
+            if carried.release == self.pointer:  # else another release's: it means nothing to this one
+                state, sequence = carried.values, carried.sequence
         reason = self.guard.check_time(ts_close, now, require_open)
         if reason is not Reason.OK:
-            return self._safe(current, reason)
+            return self.refuse(observation, reason, state, sequence)
+        if self._failures and self.rests:
+            return self.refuse(observation, Reason.BREAKER_OPEN, state, sequence)
         inside = self.guard.inside(observation)
         all_inside = bool(np.logical_and.reduce(inside))
         if not all_inside and not inside.any():
             verdicts = tuple(self.guard.why_outside(row) for row in observation)
-            return Decision(self.guard.safe(current), verdicts)
+            return Decision(self.guard.safe(observation[:, :, -1]), verdicts, state, state, sequence)
+        started = time.perf_counter()
         try:
-            weights = self.run(observation)
+            weights, following = self.run(observation, state)
         except Exception:  # the runtime raises its own types; any failure of the model means the safe action
+            late = time.perf_counter() - started > self._watchdog.ends_after
             logger.exception("the model failed on an accepted observation")
-            return self._safe(current, Reason.MODEL_FAILED)
+            return self._failed(
+                observation, Reason.DEADLINE if late else Reason.MODEL_FAILED, state, sequence
+            )
         if time.perf_counter() - started > self.params.deadline:
-            return self._safe(current, Reason.DEADLINE)
-        if all_inside and np.logical_and.reduce(self.guard.limits.holds(weights, current)):
-            return Decision(weights, (Reason.OK,) * len(weights))
-        return self._mend(observation, inside, weights)
+            return self._failed(observation, Reason.DEADLINE, state, sequence)
+        self._failures = 0
+        if all_inside and np.logical_and.reduce(self.guard.limits.holds(weights, observation[:, :, -1])):
+            verdicts = (Reason.OK,) * len(weights)
+            return Decision(weights, verdicts, state, following, sequence + 1 if self.units else 0)
+        weights, mended = self._mend(observation, inside, weights)
+        if state is not None and following is not None:
+            decided = inside & np.isfinite(following).all(axis=(1, 2))
+            following = np.where(decided[:, None, None], following, state)
+        return Decision(weights, mended, state, following, sequence + 1 if self.units else 0)
 
-    def _mend(self, observation: Float32, inside: npt.NDArray[np.bool_], weights: Float32) -> Decision:
+    def refuse(
+        self, observation: Float32, reason: Reason, state: Float32 | None = None, sequence: int = 0
+    ) -> Decision:
+        """The safe action for every row; the state, where there is one, stays."""
+        safe = self.guard.safe(observation[:, :, -1])
+        return Decision(safe, (reason,) * len(observation), state, state, sequence)
+
+    def _failed(self, observation: Float32, reason: Reason, state: Float32 | None, sequence: int) -> Decision:
+        self._failures += 1
+        self._rests_until = time.monotonic() + self.params.breaker_pause
+        return self.refuse(observation, reason, state, sequence)
+
+    def _mend(
+        self, observation: Float32, inside: npt.NDArray[np.bool_], weights: Float32
+    ) -> tuple[Float32, tuple[Reason, ...]]:
         """Row by row: safe action, clipped weights, or the agent's own."""
         current = observation[:, :, -1]
         result, safe = weights.copy(), self.guard.safe(current)
@@ -156,10 +211,7 @@ class Policy:
                 result[row] = clipped
                 if not np.allclose(clipped, weights[row], rtol=0.0, atol=MOVED):
                     verdicts[row] = Reason.CLIPPED
-        return Decision(result, tuple(verdicts))
-
-    def _safe(self, current: Float32, reason: Reason) -> Decision:
-        return Decision(self.guard.safe(current), (reason,) * len(current))
+        return result, tuple(verdicts)
 
     def _session_of(self, ts_close: dt.datetime) -> dt.date:
         """The exchange's day that a bar end belongs to: the first session that has not ended before it."""
@@ -168,13 +220,22 @@ class Policy:
         around = self.calendar.sessions(day - dt.timedelta(days=1), day + dt.timedelta(days=14))
         return next((s for s in around if self.calendar.closes(s)[-1] >= moment), day)
 
+    def _read_interface(self, assets: int) -> int:
+        """Check the names and shapes of the model's tensors; returns the units of its state, or 0."""
+        inputs = [(i.name, i.type, list(i.shape[1:])) for i in self._session.get_inputs()]
+        wanted = [("observation", "tensor(float)", [assets, self.width])]
+        outputs = ["target_weights"]
+        units = inputs[1][2][-1] if len(inputs) == 2 and isinstance(inputs[1][2][-1], int) else 0
+        if units:
+            wanted.append(("state", "tensor(float)", [assets, units]))
+            outputs.append("next_state")
+        _require("model-input", wanted, inputs)
+        _require("model-output", outputs, [o.name for o in self._session.get_outputs()])
+        return units
+
     def _check_golden(self, golden: dict[str, Any]) -> Float32:
         """Recompute the signed examples and compare; returns their observations."""
-        try:
-            observation = np.array(golden["observation"], dtype=np.float32)
-            expected = np.array(golden["target_weights"], dtype=np.float32)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CannotCheck(f"golden.json: {error!r}", remedy="export the release again") from error
+        observation, expected = _array(golden, "observation"), _array(golden, "target_weights")
         if not self.accepts(observation.shape):
             raise Refused(
                 "golden-shape",
@@ -182,9 +243,17 @@ class Policy:
                 found=observation.shape,
                 remedy="export the release again",
             )
-        found = self.run(observation)
+        state = self.first_state(len(observation))
+        if state is not None and "state" in golden:
+            state = _array(golden, "state")
+            _require("golden-shape", (len(observation), len(self.symbols), self.units), state.shape)
+        found, following = self.run(observation, state)
         _require("golden-shape", expected.shape, found.shape)
         gap = float(np.abs(found - expected).max())
+        if following is not None and "next_state" in golden:
+            wanted = _array(golden, "next_state")
+            _require("golden-shape", wanted.shape, following.shape)
+            gap = max(gap, float(np.abs(following - wanted).max()))
         if not gap <= GOLDEN_TOLERANCE:
             raise Refused(
                 "golden-vectors",
@@ -203,6 +272,13 @@ def _open_model(content: bytes) -> ort.InferenceSession:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a family of types of its own
         raise CannotCheck(f"model.onnx: {error}", remedy="export the release again") from error
+
+
+def _array(golden: dict[str, Any], name: str) -> Float32:
+    try:
+        return np.array(golden[name], dtype=np.float32)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CannotCheck(f"golden.json: {error!r}", remedy="export the release again") from error
 
 
 def _require(rule: str, expected: object, found: object) -> None:

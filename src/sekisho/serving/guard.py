@@ -22,6 +22,7 @@ Bools = npt.NDArray[np.bool_]
 
 # A float32 sum of weights may pass a limit by rounding; such weights are sent as the graph made them.
 TOLERANCE = 1e-5
+FEW = 64  # weights that Python adds up faster than numpy
 
 
 class Reason(StrEnum):
@@ -34,9 +35,12 @@ class Reason(StrEnum):
     STALE = "stale"
     FROM_FUTURE = "from-future"
     MARKET_CLOSED = "market-closed"
+    BAD_STATE = "bad-state"  # a recurrent policy's state that is not what a server gave out
     MODEL_FAILED = "model-failed"
     NON_FINITE_OUTPUT = "non-finite-output"
     DEADLINE = "deadline"
+    BREAKER_OPEN = "breaker-open"  # the model failed too often just now: it rests
+    SWITCHED_OFF = "switched-off"  # the kill switch
     REJECTED = "rejected"  # only on the caller's side: the server answered with an error
     UNREACHABLE = "unreachable"  # only on the caller's side
 
@@ -81,6 +85,9 @@ class Limits:
 
     def holds(self, weights: Float32, current: Float32) -> Bools:
         """Which rows ``(N,)`` are finite and inside every limit, up to float32 rounding."""
+        if weights.size <= FEW:
+            pairs = zip(weights.tolist(), current.tolist(), strict=True)
+            return np.array([self._row_holds(*pair) for pair in pairs])
         # ufunc.reduce, not the array methods: this runs for every answer and costs half
         size, slack, total = np.abs(weights), 1.0 + TOLERANCE, np.add.reduce
         ok: Bools = (
@@ -90,6 +97,23 @@ class Limits:
         ok &= np.abs(total(weights, axis=1)) <= self.max_net * slack
         ok &= total(np.abs(weights - current), axis=1) <= self.max_turnover * slack
         return ok
+
+    def _row_holds(self, weights: list[float], current: list[float]) -> bool:
+        """The same for one row, where numpy would spend its time on being called."""
+        gross = net = turnover = 0.0
+        for weight, held in zip(weights, current, strict=True):
+            size = abs(weight)
+            if not size <= self.max_asset * (1.0 + TOLERANCE):  # a comparison with NaN is False
+                return False
+            gross += size
+            net += weight
+            turnover += abs(weight - held)
+        slack = 1.0 + TOLERANCE
+        return (
+            gross <= self.max_gross * slack
+            and abs(net) <= self.max_net * slack
+            and turnover <= self.max_turnover * slack
+        )
 
 
 class Guard:

@@ -44,6 +44,8 @@ COLUMNS: dict[str, pl.DataType] = {
     "input_digest": pl.String(),  # sha256 hex of the row's float32 little-endian bytes
     "observation": pl.List(pl.Float32),  # A × (F+1), row-major
     "target_weights": pl.List(pl.Float32),
+    "state": pl.List(pl.Float32),  # A × H that a recurrent policy decided from; empty without one
+    "state_sequence": pl.Int64(),  # of the state that went out with the answer; 0 without one
     "verdict": pl.String(),
     "latency_us": pl.Int64(),
 }
@@ -105,6 +107,7 @@ class PredictionLog:
         self._accepted = self._overflowed = 0  # the event loop's
         self._written = self._abandoned = 0  # the writer's
         self.failed_writes = 0
+        self._up_to_date = time.monotonic()  # the last moment whose predictions are all on disk
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
@@ -113,6 +116,11 @@ class PredictionLog:
     def queued(self) -> int:
         """Predictions in memory, not on disk yet."""
         return self._accepted - self._written - self._abandoned
+
+    @property
+    def lag(self) -> float:
+        """Seconds since a moment whose predictions are all on disk; 0 when nothing waits."""
+        return time.monotonic() - self._up_to_date if self.queued else 0.0
 
     @property
     def written(self) -> int:
@@ -162,7 +170,7 @@ class PredictionLog:
 
     def _write_all(self) -> bool:
         """Write what is queued now (not what comes meanwhile: few files); ``False`` if the disk refused."""
-        until = self._accepted
+        until, now = self._accepted, time.monotonic()
         while self._written + self._abandoned < until and self._entries:
             taken = self._take()
             try:
@@ -175,6 +183,7 @@ class PredictionLog:
                     self._closing.wait(self._interval)
                 return False
             self._written += sum(len(entry.observation) for entry in taken)
+        self._up_to_date = now
         return True
 
     def _take(self) -> list[Entry]:
@@ -297,6 +306,10 @@ def _frame(entries: Sequence[Entry]) -> pl.DataFrame:
         for entry, n in zip(entries, sizes, strict=True)
         for row in range(n)
     ]
+    states: list[Sequence[float] | Float32] = []
+    for entry, n in zip(entries, sizes, strict=True):
+        state = entry.decision.state
+        states.extend([()] * n if state is None else state.reshape(n, -1))
     columns = {
         "prediction_id": ids,
         "at": [entry.at for entry in repeated],
@@ -308,6 +321,8 @@ def _frame(entries: Sequence[Entry]) -> pl.DataFrame:
         "input_digest": [input_digest(row) for row in observations],
         "observation": pl.Series(observations, dtype=pl.Array(pl.Float32, observations.shape[1])),
         "target_weights": pl.Series(weights, dtype=pl.Array(pl.Float32, weights.shape[1])),
+        "state": pl.Series(states, dtype=SCHEMA["state"]),
+        "state_sequence": [entry.decision.sequence for entry in repeated],
         "verdict": [str(verdict) for entry in entries for verdict in entry.decision.verdicts],
         "latency_us": [entry.latency_us for entry in repeated],
     }
@@ -322,7 +337,7 @@ def input_digest(row: Float32) -> str:
 def _link(previous: str, number: int, session: dt.date, frame: pl.DataFrame) -> str:
     """The chain's next link: previous link, place, and every value of the batch in a fixed byte form."""
     digest = hashlib.sha256(
-        f"sekisho-predictions-1\n{previous}\n{number}\n{session}\n{len(frame)}\n".encode()
+        f"sekisho-predictions-2\n{previous}\n{number}\n{session}\n{len(frame)}\n".encode()
     )
     for name, dtype in SCHEMA.items():
         column = frame[name]
@@ -331,7 +346,8 @@ def _link(previous: str, number: int, session: dt.date, frame: pl.DataFrame) -> 
             digest.update(json.dumps(column.to_list(), ensure_ascii=True).encode())
         elif isinstance(dtype, pl.List):
             digest.update(column.list.len().to_numpy().astype("<u4").tobytes())
-            digest.update(column.explode().to_numpy().astype("<f4").tobytes())
+            values = column.explode(empty_as_null=False).to_numpy()
+            digest.update(values.astype("<f4").tobytes())
         else:
             digest.update(column.to_physical().to_numpy().astype("<i8").tobytes())
     return digest.hexdigest()

@@ -1,0 +1,77 @@
+"""Inference over gRPC without MLServer's conversions between three models of one request."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc
+from grpc import aio
+from mlserver.grpc.dataplane_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from mlserver.grpc.model_repository import ModelRepositoryServicer
+from mlserver.grpc.model_repository_pb2_grpc import add_ModelRepositoryServiceServicer_to_server
+from mlserver.grpc.server import GRPCServer
+from mlserver.grpc.servicers import InferenceServicer
+from mlserver.handlers import DataPlane, ModelRepositoryHandlers
+from mlserver.settings import Settings
+
+from sekisho.serving.direct_http import StockMetrics
+from sekisho.serving.protocol import BadRequest, decode_grpc, encode_grpc
+from sekisho.serving.runtime import PolicyRuntime
+
+GRACE = 5.0  # seconds for calls in flight
+
+
+class DirectServicer(InferenceServicer):  # type: ignore[misc]
+    """MLServer's servicer, whose ``ModelInfer`` goes straight to the policy."""
+
+    runtime: PolicyRuntime  # set once the release is loaded, before anything listens
+
+    def __init__(self, data_plane: DataPlane, handlers: ModelRepositoryHandlers, stock: StockMetrics) -> None:
+        super().__init__(data_plane, handlers)
+        self._stock = stock
+
+    async def ModelInfer(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        """Decide one request; a malformed one is INVALID_ARGUMENT, another model NOT_FOUND."""
+        started, runtime = time.perf_counter(), self.runtime
+        asked = request.model_version or None
+        if request.model_name != runtime.name or asked not in (None, runtime.version):
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"model {request.model_name} {asked or ''} is not served here"
+            )
+        try:
+            response = encode_grpc(runtime.answer(decode_grpc(request)), raw=bool(request.raw_input_contents))
+        except BadRequest as error:
+            runtime.counts.malformed += 1
+            self._stock.count(runtime.name, asked, None)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        self._stock.count(runtime.name, asked, started)
+        return response
+
+
+class DirectGRPCServer(GRPCServer):  # type: ignore[misc]
+    """MLServer's gRPC server with the direct servicer and without interceptors."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        data_plane: DataPlane,
+        handlers: ModelRepositoryHandlers,
+        stock: StockMetrics,
+        max_bytes: int,
+    ) -> None:
+        super().__init__(settings, data_plane, handlers)
+        self.servicer = DirectServicer(data_plane, handlers, stock)
+        self._repository = ModelRepositoryServicer(handlers)
+        self._max_bytes = max_bytes
+
+    def _create_server(self) -> aio.Server:
+        self._server = aio.server(options=[("grpc.max_receive_message_length", self._max_bytes)])
+        add_GRPCInferenceServiceServicer_to_server(self.servicer, self._server)
+        add_ModelRepositoryServiceServicer_to_server(self._repository, self._server)
+        self._server.add_insecure_port(f"{self._settings.host}:{self._settings.grpc_port}")
+        return self._server
+
+    async def stop(self, sig: int | None = None) -> None:
+        """No new calls; those in flight have time to finish."""
+        await self._server.stop(grace=GRACE)

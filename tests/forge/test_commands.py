@@ -176,7 +176,7 @@ def test_no_value_whatever_it_holds_changes_more_than_its_own_key(text):
 
 CHANGES = [
     ("ppo.epochs", st.integers(1, 99)),
-    ("train.seeds", st.lists(st.integers(0, 9), min_size=1)),
+    ("train.seeds", st.lists(st.integers(0, 9), min_size=1, unique=True)),
     ("ppo.learning_rate", st.floats(1e-9, 1.0)),
     ("features.clip", st.integers(1, 9)),
 ]

@@ -135,7 +135,7 @@ def object_versions(repo: Path, path: str) -> dict[str, str]:
     https://dvc.org/doc/user-guide/data-management/cloud-versioning
     """
     outputs = [out for stage in _stages(repo, "dvc.lock").values() for out in stage.get("outs", [])]
-    for name in sorted(git(repo, "ls-tree", "--name-only", "HEAD").decode().split()):
+    for name in git(repo, "ls-tree", "-z", "--name-only", "HEAD").decode().split("\0"):
         if name.endswith(".dvc") and name != ".dvc":  # DVC's own folder is no pointer
             outputs += _parse(committed(repo, name), name).get("outs") or []
     found: dict[str, str] = {}

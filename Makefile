@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 REMOTE ?= sample
+SECONDS ?= 3600
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -20,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
 	@echo 'installing into $(VENV), about 7 GB the first time; it takes minutes'
@@ -51,6 +52,12 @@ check: $(READY) ## format, lint, types, workflows
 	zizmor --offline --quiet --persona=auditor .github
 	@if command -v go >/dev/null; then echo actionlint && go run $(ACTIONLINT); \
 	else echo 'actionlint: skipped, it is built with go, which is not installed here (CI has it)'; fi
+
+e2e: $(READY) ## promotions, a tampered release and a rollback on the cluster of KUBECONFIG, which must have Argo CD
+	SEKISHO_E2E=1 pytest -s -v tests/e2e/test_cluster.py
+
+soak: $(READY) ## the policy server under 1,000 requests a second for SECONDS (an hour): nothing lost, no growth
+	SEKISHO_SOAK=$(SECONDS) pytest -s -v tests/serving/test_soak.py
 
 repro: $(READY) ## reproduce the pipeline in this checkout (REMOTE=storage: production's data; REPRO=--force: all of it)
 	dvc pull --remote $(REMOTE) data.dvc $(CHAMPION) && dvc repro --pull $(REPRO)
@@ -100,4 +107,4 @@ lock: $(READY) ## recompile the hashed locks after a change of dependencies (UPG
 clean: ## remove what the targets made (keeps the environment and DVC's cache)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo demo-real test quick check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean
+.PHONY: e2e soak help setup demo demo-real test quick check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean

@@ -37,6 +37,7 @@ class Plan:
     rows: list[list[list[float]]]  # (R, A, F+1); one request for each row
     parameters: dict[str, Any] = field(default_factory=dict)
     model: str = "policy"
+    host: str = "127.0.0.1"
     connections: int = 32
     rate: float | None = None  # requests a second in open loop; None is a closed loop
     retries: int = 0  # of a request whose connection failed
@@ -147,7 +148,7 @@ class HttpPool:
     """Connections that wait for work."""
 
     def __init__(self, plan: Plan) -> None:
-        self._port, self._idle = plan.port, asyncio.Queue[Connection | None]()
+        self._host, self._port, self._idle = plan.host, plan.port, asyncio.Queue[Connection | None]()
         for _ in range(plan.connections):
             self._idle.put_nowait(None)
 
@@ -157,7 +158,7 @@ class HttpPool:
             if connection is None or connection.broken:
                 connection = None
                 loop = asyncio.get_running_loop()
-                _, connection = await loop.create_connection(Connection, "127.0.0.1", self._port)
+                _, connection = await loop.create_connection(Connection, self._host, self._port)
             return await connection.ask(request)
         except TimeoutError:
             connection = None
@@ -172,7 +173,7 @@ class GrpcPool:
     def __init__(self, plan: Plan) -> None:
         options = [("grpc.use_local_subchannel_pool", 1)]
         self._channels = deque(
-            grpc.aio.insecure_channel(f"127.0.0.1:{plan.port}", options=options)
+            grpc.aio.insecure_channel(f"{plan.host}:{plan.port}", options=options)
             for _ in range(min(plan.connections, 4))
         )
         self._calls = deque(channel.unary_unary(INFER) for channel in self._channels)

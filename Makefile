@@ -12,6 +12,8 @@ DRIFT_PEERS := build/bench/drift-peers
 BENCHMARKS := bench-speed bench-gate bench-learning bench-verify bench-serving bench-drift
 # the release in production, which the backtest runs beside the candidate; nothing before the first promotion
 CHAMPION = $(shell sed -n 's|^RELEASE=\(.*\)@.*|releases/\1/content.dvc|p' deploy/policy/production/release.env)
+CHECKOV := build/terraform/checkov
+TFLINT := github.com/terraform-linters/tflint@v0.64.0
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS := 1
@@ -39,11 +41,27 @@ demo: $(READY) ## the whole loop on this machine, from a pull request to a retra
 demo-real: $(READY) ## real prices through the same pipeline, to the honest report and the gate's verdict
 	python demo/real.py $(if $(FAST),--fast)
 
-test: $(READY) ## all tests
-	pytest -n 2
+test: $(READY) ## all tests but those that apply Terraform
+	pytest -n 2 -m "not applied"
 
 quick: $(READY) ## the tests that take seconds
-	pytest -n 2 -m "not slow"
+	pytest -n 2 -m "not slow and not applied"
+
+test-terraform: $(READY) $(CHECKOV)/.ready ## Terraform: applied to a server in AWS's place, checkov, tflint (15 minutes)
+	pytest -n 2 tests/terraform
+	@if command -v go >/dev/null; then echo tflint && go run $(TFLINT) --chdir=terraform --recursive --config=$(CURDIR)/terraform/.tflint.hcl; \
+	else echo 'tflint: skipped, it is built with go, which is not installed here (CI has it)'; fi
+
+terraform-mirror: ## fetch the AWS provider for the tests, where terraform may download it
+	terraform -chdir=terraform/bootstrap providers mirror $(CURDIR)/build/terraform/mirror
+
+cost: $(READY) ## what the platform costs, judged against its budgets
+	python terraform/offline.py && PYTHONPATH=. python terraform/cost/gate.py build/terraform/plans
+
+$(CHECKOV)/.ready: $(READY) requirements/checkov.txt
+	rm -rf $(CHECKOV)
+	uv pip install --quiet --python $(BIN)/python --target $(CHECKOV) --no-deps --require-hashes -r requirements/checkov.txt
+	@touch $@
 
 check: $(READY) ## format, lint, types, workflows
 	ruff format --check .
@@ -103,8 +121,9 @@ lock: $(READY) ## recompile the hashed locks after a change of dependencies (UPG
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) --extra serve pyproject.toml -o requirements/serve.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) --no-deps requirements/bench.in -o requirements/bench.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) requirements/bench-drift.in -o requirements/bench-drift.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) requirements/checkov.in -o requirements/checkov.txt
 
 clean: ## remove what the targets made (keeps the environment and DVC's cache)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: e2e soak help setup demo demo-real test quick check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean
+.PHONY: e2e soak help setup demo demo-real test quick test-terraform terraform-mirror cost check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean

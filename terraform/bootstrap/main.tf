@@ -44,7 +44,6 @@ module "policies" {
 module "github_roles" {
   source            = "../modules/github_roles"
   name              = local.name
-  account_id        = var.account_id
   repository        = var.repository
   roles             = module.policies.roles
   documents         = module.policies.documents

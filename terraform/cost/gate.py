@@ -1,6 +1,6 @@
 """Refuses a platform that could cost more than its budget, and shows what a pull request changes.
 
-    python terraform/cost/gate.py build/terraform/plans [--against build/terraform/plans-of-main] [--out FILE]
+    PYTHONPATH=. python terraform/cost/gate.py build/terraform/plans [--against PLANS-OF-MAIN] [--out FILE]
 
 Exit codes: 0 within the budgets, 1 over one, 2 could not be estimated.
 """
@@ -13,8 +13,6 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from terraform.cost.model import CASES, HERE, CannotEstimate, Case, Estimate, estimate, load
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from terraform.offline import ENVIRONMENTS, ROOTS
+from terraform.offline import ACCOUNT, ENVIRONMENTS, ROOTS
 from tests.terraform.tool import needs_terraform, resources
 
 pytestmark = needs_terraform
@@ -69,6 +69,14 @@ def test_audit_and_releases_are_locked_in_compliance_mode_for_seven_years_or_mor
             assert retention["days"] >= 2557
         replication = of(made, "aws_s3_bucket_replication_configuration")
         assert [r["bucket"].rpartition("-")[2] for r in replication] == ["audit"]
+
+
+def test_every_key_rotates_and_says_who_may_use_it(found):
+    for key in of(found, "aws_kms_key"):
+        assert key["enable_key_rotation"]
+        assert key["deletion_window_in_days"] == 30
+        first = json.loads(key["policy"])["Statement"][0]
+        assert first["Principal"] == {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}
 
 
 def test_no_endpoint_is_public(found):

@@ -15,9 +15,7 @@ resource "aws_s3_bucket" "this" {
 
 resource "aws_s3_bucket_versioning" "this" {
   bucket = aws_s3_bucket.this.bucket
-  versioning_configuration {
-    status = "Enabled"
-  }
+  versioning_configuration { status = "Enabled" }
 }
 
 resource "aws_s3_bucket_public_access_block" "this" {
@@ -30,9 +28,7 @@ resource "aws_s3_bucket_public_access_block" "this" {
 
 resource "aws_s3_bucket_ownership_controls" "this" {
   bucket = aws_s3_bucket.this.bucket
-  rule {
-    object_ownership = "BucketOwnerEnforced"
-  }
+  rule { object_ownership = "BucketOwnerEnforced" }
 }
 
 resource "aws_s3_bucket_server_side_encryption_configuration" "this" {
@@ -64,9 +60,7 @@ resource "aws_s3_bucket_inventory" "this" {
   name                     = "weekly"
   included_object_versions = "All"
   optional_fields          = ["Size", "StorageClass", "EncryptionStatus", "ObjectLockMode", "ReplicationStatus"]
-  schedule {
-    frequency = "Weekly"
-  }
+  schedule { frequency = "Weekly" }
   destination {
     bucket {
       format     = "Parquet"

@@ -5,10 +5,8 @@ locals {
     "s3:PutBucketPublicAccessBlock", "s3:PutEncryptionConfiguration", "s3:PutLifecycleConfiguration",
     "s3:PutReplicationConfiguration", "s3:PutBucketOwnershipControls", "s3:DeleteBucket",
   ]
-  erasure = [ # what could shorten a retention or hide an object
-    "s3:PutObjectRetention", "s3:PutObjectLegalHold", "s3:BypassGovernanceRetention",
-    "s3:DeleteObject", "s3:DeleteObjectVersion",
-  ]
+  # what could shorten a retention or hide an object
+  erasure     = ["s3:PutObjectRetention", "s3:PutObjectLegalHold", "s3:BypassGovernanceRetention", "s3:DeleteObject", "s3:DeleteObjectVersion"]
   everyone    = { AWS = "*" }
   own_account = { StringEquals = { "aws:SourceAccount" = var.account_id } }
 
@@ -27,12 +25,9 @@ locals {
   worm = [
     { Sid = "NobodyShortensOrErases", Effect = "Deny", Principal = local.everyone, Action = local.erasure, Resource = ["${local.arn}/*"] },
   ]
-  services = flatten([for service, prefix in var.services : [
-    { Sid = "Write${index(keys(var.services), service)}", Effect = "Allow", Principal = { Service = service }, Action = ["s3:PutObject"],
-    Resource = ["${local.arn}/${prefix}/*"], Condition = local.own_account },
-    { Sid = "Check${index(keys(var.services), service)}", Effect = "Allow", Principal = { Service = service }, Action = ["s3:GetBucketAcl"],
-    Resource = [local.arn], Condition = local.own_account },
-  ]])
+  services = [for service, prefix in var.services :
+    { Sid = "Write${index(keys(var.services), service)}", Effect = "Allow", Principal = { Service = service },
+  Action = ["s3:PutObject", "s3:GetBucketAcl"], Resource = [local.arn, "${local.arn}/${prefix}/*"], Condition = local.own_account }]
 }
 
 resource "aws_s3_bucket_policy" "this" {

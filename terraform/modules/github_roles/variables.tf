@@ -7,15 +7,6 @@ variable "name" {
   }
 }
 
-variable "account_id" {
-  description = "AWS account of the environment."
-  type        = string
-  validation {
-    condition     = can(regex("^[0-9]{12}$", var.account_id))
-    error_message = "account_id must be the 12 digits of an AWS account."
-  }
-}
-
 variable "repository" {
   description = "The GitHub repository whose workflows are trusted, as owner/name."
   type        = string

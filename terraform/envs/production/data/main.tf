@@ -27,11 +27,6 @@ locals {
   }
 }
 
-variable "account_id" {
-  description = "AWS account of the environment."
-  type        = string
-}
-
 provider "aws" {
   region              = "ap-northeast-1"
   allowed_account_ids = [var.account_id]
@@ -51,9 +46,4 @@ module "data" {
   name           = local.name
   account_id     = var.account_id
   retention_days = 2557
-}
-
-output "buckets" {
-  description = "Names of the buckets by class."
-  value       = module.data.buckets
 }

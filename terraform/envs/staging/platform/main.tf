@@ -27,11 +27,6 @@ locals {
   }
 }
 
-variable "account_id" {
-  description = "AWS account of the environment."
-  type        = string
-}
-
 provider "aws" {
   region              = "ap-northeast-1"
   allowed_account_ids = [var.account_id]
@@ -49,18 +44,4 @@ module "platform" {
   system_nodes       = { instance_type = "m7i.large", count = 2 }
   budget             = { monthly_jpy = 2000000, storage_yearly_jpy = 2000000, jpy_per_usd = 150 }
   people             = var.people
-}
-
-variable "people" {
-  description = "Who administers the cluster (role ARNs), who is paged and who is told (e-mail)."
-  type = object({
-    administrators = list(string)
-    page           = set(string)
-    notice         = set(string)
-  })
-}
-
-output "facts" {
-  description = "Names of the SSM parameters that hold the cluster's facts."
-  value       = module.platform.facts
 }

@@ -1,0 +1,4 @@
+variable "account_id" {
+  description = "AWS account of the environment."
+  type        = string
+}

@@ -55,6 +55,9 @@ test-terraform: $(READY) $(CHECKOV)/.ready ## Terraform: applied to a server in 
 terraform-mirror: ## fetch the AWS provider for the tests, where terraform may download it
 	terraform -chdir=terraform/bootstrap providers mirror $(CURDIR)/build/terraform/mirror
 
+terraform-docs: $(READY) ## the generated parts of the pages on Terraform
+	PYTHONPATH=. python terraform/reference.py
+
 cost: $(READY) ## what the platform costs, judged against its budgets
 	python terraform/offline.py && PYTHONPATH=. python terraform/cost/gate.py build/terraform/plans
 
@@ -126,4 +129,4 @@ lock: $(READY) ## recompile the hashed locks after a change of dependencies (UPG
 clean: ## remove what the targets made (keeps the environment and DVC's cache)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: e2e soak help setup demo demo-real test quick test-terraform terraform-mirror cost check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean
+.PHONY: e2e soak help setup demo demo-real test quick test-terraform terraform-mirror terraform-docs cost check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean

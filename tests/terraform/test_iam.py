@@ -121,3 +121,39 @@ def test_what_the_evaluator_does_not_know_is_not_judged():
             "arn:aws:s3:::b/x",
             {"k": "2"},
         )
+
+
+@needs_terraform
+@pytest.mark.parametrize(
+    ("role_name", "grant"),
+    [
+        (
+            "drift",
+            {"Effect": "Allow", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::sekisho-predictions/*"},
+        ),
+        ("trainer", {"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:s3:::sekisho-releases/*"}),
+        (
+            "pull-request",
+            {"Effect": "Allow", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::sekisho-dvc/*"},
+        ),
+        ("pod-server", {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::sekisho-*/*"}),
+        ("auditor", {"Effect": "Allow", "Action": "s3:PutObject", "Resource": "*"}),
+    ],
+)
+def test_a_role_that_is_widened_fails_the_matrix(plans, role_name, grant):
+    found = rendered(
+        [plans["bootstrap/production"], plans["envs/production/data"], plans["envs/production/platform"]]
+    )
+    name = f"sekisho-{role_name}"
+    whole = found.roles[name]
+    wide = Role(whole.arn, [*whole.statements, grant], whole.boundary, whole.trust)
+    wrong = [
+        row
+        for row in rows("production")
+        if row.role == name
+        and decide(
+            wide, row.action, row.resource, row.context, found.buckets.get(row.bucket or "", [])
+        ).allowed
+        != row.allowed
+    ]
+    assert wrong

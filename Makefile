@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := build/bench/peers
+CONFORMANCE := build/conformance
 DRIFT_PEERS := build/bench/drift-peers
 BENCHMARKS := bench-speed bench-gate bench-learning bench-verify bench-serving bench-drift
 # the release in production, which the backtest runs beside the candidate; nothing before the first promotion
@@ -66,16 +67,26 @@ $(CHECKOV)/.ready: $(READY) requirements/checkov.txt
 	uv pip install --quiet --python $(BIN)/python --target $(CHECKOV) --no-deps --require-hashes -r requirements/checkov.txt
 	@touch $@
 
-check: $(READY) ## format, lint, types, workflows
+check: $(READY) ## format, lint, types, workflows, generated files
 	ruff format --check .
 	ruff check .
 	mypy
 	zizmor --offline --quiet --persona=auditor .github
+	python deploy/monitoring/dashboards.py --check
 	@if command -v go >/dev/null; then echo actionlint && go run $(ACTIONLINT); \
 	else echo 'actionlint: skipped, it is built with go, which is not installed here (CI has it)'; fi
 
 e2e: $(READY) ## promotions, a tampered release and a rollback on the cluster of KUBECONFIG, which must have Argo CD
 	SEKISHO_E2E=1 pytest -s -v tests/e2e/test_cluster.py
+
+conformance: $(CONFORMANCE)/.ready ## Triton's own clients and schemathesis against the policy server
+	pytest -v tests/serving/test_conformance.py
+
+$(CONFORMANCE)/.ready: $(READY) requirements/conformance.txt
+	rm -rf $(CONFORMANCE)
+	uv venv --quiet --python $(BIN)/python $(CONFORMANCE)
+	uv pip sync --quiet --python $(CONFORMANCE)/bin/python --require-hashes requirements/conformance.txt
+	@touch $@
 
 soak: $(READY) ## the policy server under 1,000 requests a second for SECONDS (an hour): nothing lost, no growth
 	SEKISHO_SOAK=$(SECONDS) pytest -s -v tests/serving/test_soak.py
@@ -124,9 +135,10 @@ lock: $(READY) ## recompile the hashed locks after a change of dependencies (UPG
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) --extra serve pyproject.toml -o requirements/serve.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) --no-deps requirements/bench.in -o requirements/bench.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) requirements/bench-drift.in -o requirements/bench-drift.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) requirements/conformance.in -o requirements/conformance.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) requirements/checkov.in -o requirements/checkov.txt
 
 clean: ## remove what the targets made (keeps the environment and DVC's cache)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: e2e soak help setup demo demo-real test quick test-terraform terraform-mirror terraform-docs cost check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean
+.PHONY: conformance e2e soak help setup demo demo-real test quick test-terraform terraform-mirror terraform-docs cost check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean

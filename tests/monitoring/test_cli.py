@@ -43,7 +43,7 @@ def test_check_exits_0_and_writes_verdict_page_and_plot(world, predictions: Path
     assert done.exit_code == 0, done.output
     assert done.output.startswith("ok: 5 sessions, 2026-07-01 to 2026-07-07; drift level ")
     assert json.loads(out.read_text())["state"] == "ok"
-    assert sorted(path.name for path in out.parent.iterdir()) == ["verdict.json", "verdict.md", "verdict.png"]
+    assert sorted(path.suffix for path in out.parent.iterdir()) == [".html", ".json", ".md", ".png"]
 
 
 def test_check_exits_2_and_says_why_it_cannot_judge(world, predictions: Path, tmp_path: Path) -> None:

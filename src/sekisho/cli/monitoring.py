@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
+
+from sekisho.errors import CannotCheck
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -44,7 +47,10 @@ def reference(features: Path, bars: Path, out: Path, params: Path) -> None:
 @click.option("--predictions", type=FOLDER, required=True, help="Folder written by `sekisho serve`.")
 @click.option("--release", type=FOLDER, required=True, help="Release folder with its content.")
 @click.option(
-    "--out", type=FILE, required=True, help="Verdict (JSON); a page and a plot are written beside it."
+    "--out",
+    type=FILE,
+    required=True,
+    help="Verdict (JSON); a page (.md, .html) and a plot are written beside it.",
 )
 @click.option("--bars", type=FOLDER, help="Live bars: the level of volatility is watched too.")
 @click.option("--excluded", type=FILE, default=Path("monitoring/excluded.yaml"), show_default=True)
@@ -79,6 +85,7 @@ def check(
     from sekisho.monitoring.check import check_predictions
     from sekisho.monitoring.decisions import load_acknowledgements, load_excluded
     from sekisho.monitoring.evidence import write_evidence
+    from sekisho.monitoring.status_page import write_status_page
     from sekisho.params import load_params
 
     every = load_params(params)
@@ -100,9 +107,52 @@ def check(
         if halt(verdict, switch):
             click.echo(f"{switch}: off", err=True)
     write_evidence(verdict, out)
+    plot = out.with_suffix(".png") if verdict.levels else None
+    write_status_page(verdict, plot, out.with_suffix(".html"))
     verdict.write(out)
     click.echo(verdict.to_json() if as_json else f"{verdict.sentence()}\nevidence: {out.with_suffix('.md')}")
     sys.exit(verdict.exit_code)
+
+
+@drift.command()
+@click.option("--verdicts", type=FOLDER, required=True, help="Folder searched for verdict files.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, default=9198, show_default=True)
+@PARAMS
+def exporter(verdicts: Path, host: str, port: int, params: Path) -> None:
+    """Serve the exchange's hours and the newest verdicts to Prometheus."""
+    from sekisho.calendar import Calendar
+    from sekisho.monitoring.exporter import serve_metrics
+    from sekisho.params import load_params
+
+    data = load_params(params).data
+    with serve_metrics(Calendar(data.calendar, data.bar), verdicts, host, port) as server:
+        click.echo(f"http://{host}:{server.server_port}/metrics")
+        server.serve_forever()
+
+
+@drift.command()
+@click.option("--repository", required=True, help="owner/name on GitHub.")
+@click.option("--api", default="https://api.github.com", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, default=9199, show_default=True)
+def relay(repository: str, api: str, host: str, port: int) -> None:
+    """Start the check's workflow when Alertmanager asks for it.
+
+    SEKISHO_RELAY_SECRET: what callers must bring; GITHUB_TOKEN: may start workflows (actions: write).
+    """
+    from sekisho.monitoring.relay import serve_relay
+
+    secret, token = _needed("SEKISHO_RELAY_SECRET"), _needed("GITHUB_TOKEN")
+    with serve_relay(api, repository, token, secret, host, port) as server:
+        click.echo(f"http://{host}:{server.server_port}/dispatch")
+        server.serve_forever()
+
+
+def _needed(name: str) -> str:
+    if value := os.environ.get(name):
+        return value
+    raise CannotCheck(f"{name} is not set", remedy="mount it from the cluster's secrets")
 
 
 @click.command()
@@ -118,6 +168,7 @@ def retrain(verdict: Path, bars: Path, remote: str, params: Path, as_json: bool)
     decision on the same cause keeps it from opening.
     """
     from sekisho.forge import open_forge
+    from sekisho.monitoring.exporter import RETRAIN
     from sekisho.monitoring.retrain import open_retrain
     from sekisho.monitoring.verdict import read_verdict
     from sekisho.params import load_params
@@ -125,6 +176,8 @@ def retrain(verdict: Path, bars: Path, remote: str, params: Path, as_json: bool)
     every = load_params(params)
     judged, plot = read_verdict(verdict), verdict.with_suffix(".png")
     made = open_retrain(judged, plot, bars.absolute(), Path.cwd(), open_forge(every.forge), every, remote)
+    answer = verdict.parent / RETRAIN  # read by the exporter
+    answer.write_text(json.dumps(asdict(made)) + "\n", encoding="utf-8")
     if as_json:
         click.echo(json.dumps(asdict(made)))
     elif made.number is None:

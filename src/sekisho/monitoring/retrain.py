@@ -46,6 +46,7 @@ class Retrain:
     key: str
     added: int  # partitions
     reason: str
+    waits: bool = False  # held by people, or cooling down after a decision
 
 
 def open_retrain(
@@ -88,7 +89,7 @@ def open_retrain(
     pulls = [pull for pull in forge.list_pull_requests("all") if pull.branch == branch]
     open_pull = next((pull for pull in pulls if pull.state == "open"), None)
     if reason := _reason_not_to(verdict, key, pulls, repo, forge, params):
-        return Retrain(None, branch, key, 0, reason)
+        return Retrain(None, branch, key, 0, reason, waits=True)
     added, sessions, head = _extend_branch(verdict, branch, open_pull, bars, repo, forge, params.data, remote)
     use = _use_of_sessions(verdict, sessions, params.split)
     seen = sorted({*_seen(open_pull), _seen_line(verdict, alarm)})

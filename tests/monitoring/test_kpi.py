@@ -42,10 +42,11 @@ def merge(repo: Path, branch: str, hours: float) -> str:
     return git(repo, "rev-parse", "HEAD")
 
 
-def audit(repo: Path, *events: tuple[str, int, float]) -> None:
+def audit(repo: Path, *events: tuple[str, int, float], environment: str | None = None) -> None:
     lines, previous = [], GENESIS
     for number, (what, seq, hours) in enumerate(events, 1):
         moment = dt.datetime.fromtimestamp(START + hours * HOUR, dt.UTC)
+        details = {"environment": environment} if environment and what == "promote" else {}
         event = Event(
             line=number,
             previous=previous,
@@ -54,8 +55,8 @@ def audit(repo: Path, *events: tuple[str, int, float]) -> None:
             actor="bot",
             model="policy",
             seq=seq,
-            manifest_digest="a" * 64,
-            details={},
+            manifest_digest=("a" if seq == 1 else str(seq)) * 64,
+            details=details,
         )
         lines.append(event.encode())
         previous = line_hash(lines[-1])
@@ -95,7 +96,40 @@ def test_the_figures_are_those_of_the_history(history: Path) -> None:
     assert (found["releases"], found["promotions"], found["promotions_span_seconds"]) == (1, 2, 24 * HOUR)
     (response,) = found["alarms"]
     assert (response["to_branch"], response["to_merge"]) == (2 * HOUR, 10 * HOUR)
+    assert (response["family"], response["to_promotion"]) == ("volatility", None)
     assert dict(measure(history, history / "verdicts").rows())["releases"] == "1"
+
+
+def release_at(repo: Path, seq: int, commit: str) -> None:
+    folder = repo / "releases" / "policy" / str(seq)
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_bytes(canonical({"created_from": {"commit": commit}}))
+
+
+def test_a_retrained_release_in_service_ends_the_response_and_meets_its_goals(history: Path) -> None:
+    release_at(history, 2, git(history, "rev-parse", "main"))
+    audit(history, ("export", 1, 5.5), ("promote", 1, 6), ("export", 2, 51), ("promote", 2, 52))
+    found = measure(history, history / "verdicts", baseline=48.0 * HOUR)
+    (response,) = found.responses
+    assert response["to_promotion"] == 12 * HOUR
+    rows = dict(found.rows())
+    assert rows[f"alarm of {response['at']} to promotion"] == "12.0 hours (goal 24.0 hours: holds)"
+    assert found.lead_time == 8 * HOUR  # of 6 and, for the retrained one, 10 hours
+    assert "holds" in rows["lead time, first commit to promotion (median)"]
+    slow = dict(measure(history, history / "verdicts", baseline=10.0 * HOUR).rows())
+    assert "missed" in slow["lead time, first commit to promotion (median)"]
+
+
+def test_a_release_that_was_rolled_back_is_a_failed_change_from_its_first_alarm_on(history: Path) -> None:
+    events = [("export", 1, 5.5), ("promote", 1, 6), ("rollback", 2, 43), ("promote", 2, 44)]
+    audit(history, *events, environment="production")  # type: ignore[arg-type]
+    found = measure(history, history / "verdicts", environment="production")
+    assert found.failures == {"policy/1": 4 * HOUR}  # alarm at 40, in service again at 44
+    assert found.failure_rate == 1.0
+    assert dict(found.rows())["time to restore (median)"] == "4.0 hours"
+    assert measure(history, history / "none", environment="production").failures == {"policy/1": 1 * HOUR}
+    elsewhere = measure(history, history / "verdicts", environment="staging")
+    assert (elsewhere.promotions, elsewhere.failures, elsewhere.failure_rate) == (0, {}, None)
 
 
 def test_what_is_not_recorded_is_not_known(tmp_path: Path) -> None:

@@ -190,12 +190,19 @@ def retrain(verdict: Path, bars: Path, remote: str, params: Path, as_json: bool)
 
 @click.command()
 @click.option("--verdicts", type=FOLDER, default=Path("build/verdicts"), show_default=True)
+@click.option("--environment", default="production", show_default=True, help="Whose promotions count.")
+@click.option("--baseline", type=float, help="Lead time before, in days: half of it is the goal.")
 @JSON
-def kpi(verdicts: Path, as_json: bool) -> None:
-    """Measure lead time, release frequency and time to retrain from git, the audit log and verdicts."""
-    from sekisho.monitoring.kpi import measure
+def kpi(verdicts: Path, environment: str, baseline: float | None, as_json: bool) -> None:
+    """Measure lead time, release and failure rates, times to restore and to retrain.
 
-    figures = measure(Path.cwd(), verdicts)
+    From git, the audit log and verdicts; nothing is estimated.
+    """
+    from sekisho.monitoring.kpi import DAY, measure
+
+    figures = measure(
+        Path.cwd(), verdicts, environment=environment, baseline=baseline * DAY if baseline else None
+    )
     if as_json:
         click.echo(json.dumps(figures.as_dict()))
         return

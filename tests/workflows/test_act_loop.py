@@ -254,7 +254,7 @@ def _drift(world: World) -> None:
 
 
 def _second_release(world: World) -> None:
-    """A change that trains nothing: DVC takes the agents from the remote and judges them beside the champion."""
+    """A change that trains nothing: DVC brings the agents, which are judged beside the champion."""
     head = world.branch("note", "README.md", "Sekisho takes", "Sekisho still takes")
     number = int(world.github.open_pull("engineer", "note", "Note")["number"])
     world.github.dispatches.clear()

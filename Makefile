@@ -71,6 +71,7 @@ check: $(READY) ## format, lint, types, workflows, generated files
 	ruff format --check .
 	ruff check .
 	mypy
+	MYPYPATH=. mypy --explicit-package-bases terraform/offline.py terraform/reference.py terraform/cost/gate.py
 	zizmor --offline --quiet --persona=auditor .github
 	python deploy/monitoring/dashboards.py --check
 	@if command -v go >/dev/null; then echo actionlint && go run $(ACTIONLINT); \

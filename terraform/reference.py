@@ -89,9 +89,9 @@ def filled(text: str, parts: dict[str, str]) -> str:
         mark = f"<!-- generated: {name} -->"
         if mark not in text:
             raise ValueError(f"a page lacks {mark}")
-        text = re.sub(
-            rf"(?s){mark}.*?<!-- end -->", lambda _, m=mark, p=part: f"{m}\n{p}\n<!-- end -->", text
-        )
+        head, _, rest = text.partition(mark)
+        _, end, tail = rest.partition("<!-- end -->")
+        text = f"{head}{mark}\n{part}\n{end}{tail}"
     return text
 
 

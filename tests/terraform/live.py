@@ -77,7 +77,7 @@ def allowed(s3: Any, row: Row) -> bool:
     try:
         getattr(s3, name)(Bucket=row.bucket, **({"Key": row.key} if row.key else {}), **extra)
     except ClientError as error:
-        if error.response["Error"]["Code"] == "AccessDenied":
+        if error.response["Error"]["Code"] in ("AccessDenied", "403"):  # 403: of an object that is locked
             return False
         raise
     return True

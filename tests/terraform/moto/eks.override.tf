@@ -15,11 +15,6 @@ resource "aws_eks_access_entry" "administrator" {
   for_each = toset([])
 }
 
-# moto 5.2 has no AssociateAccessPolicy.
-resource "aws_eks_access_policy_association" "administrator" {
-  for_each = {}
-}
-
 # moto 5.2 forgets update_config of a node group and invents remote_access: the second plan would replace it.
 resource "aws_eks_node_group" "system" {
   lifecycle {

@@ -226,7 +226,8 @@ def _main_has(world: World, path: str, text: str) -> None:
 def _drift(world: World) -> None:
     """Production's alarm is one pull request, whose own checks start; a second alarm updates it."""
     pointer = world.github.git("show", "main:deploy/policy/local/release.env")
-    _main_has(world, "deploy/policy/production/release.env", f"{pointer}\n")
+    production = "deploy/policy/production/release.env"
+    _main_has(world, production, f"{pointer}\n")  # by hand: what is promoted here is promoted to local
     live = world.folder / "changed"
     days = Live(live, 14).days
     world.upload(live / "predictions", "predictions")
@@ -251,10 +252,11 @@ def _drift(world: World) -> None:
     (started,) = world.github.dispatches  # of the update; GitHub itself starts what is opened
     assert started["workflow"] == "pr.yml"
     assert started["inputs"]["head"] == world.head("retrain/policy")
+    _main_has(world, production, "RELEASE=none\n")  # else the audit of the next release refuses it, rightly
 
 
 def _second_release(world: World) -> None:
-    """A change that trains nothing: DVC brings the agents, which are judged beside the champion."""
+    """A change that moves no figure: DVC takes all results from the remote, /retrain posts their report."""
     head = world.branch("note", "README.md", "Sekisho takes", "Sekisho still takes")
     number = int(world.github.open_pull("engineer", "note", "Note")["number"])
     world.github.dispatches.clear()
@@ -263,13 +265,8 @@ def _second_release(world: World) -> None:
     assert started["inputs"]["head"] == head
     ran = world.act("pr.yml", "workflow_dispatch", world.dispatch(started))
     assert ran.jobs == {"check": "skipped", "pipeline": "success", "report": "success"}
-    said = ran.output("pipeline")
-    assert "Pulling data for stage: 'train'" in said
-    assert "Running stage 'train'" not in said
-    assert "champion policy/1" in said, "it is in production since the first release"
-    changed = world.github.git("diff", "--name-only", head, "note").split("\n")
-    assert "metrics/backtest.json" in changed
-    assert all(name == "dvc.lock" or name.startswith("metrics/") for name in changed)
+    assert "Running stage" not in ran.output("pipeline")
+    assert world.head("note") == head, "the results were there already"
     merged = _approved(world, number)
     ran = world.act("release.yml", "push", world.push(merged), sha=merged, sign_here=True)
     assert ran.jobs == {"sign": "success", "propose": "success"}

@@ -126,6 +126,12 @@ class Cluster:
         self.git("init", "--quiet", "--bare", "-b", "main", str(self.origin), at=folder)
         self.git("clone", "--quiet", str(self.origin), str(self.work), at=folder)
         shutil.copytree(ROOT / "deploy", self.work / "deploy")
+        pod = self.work / "deploy/policy/local/deployment.yaml"
+        asked = 'requests: {cpu: "1", memory: 512Mi}'
+        assert asked in pod.read_text()
+        pod.write_text(
+            pod.read_text().replace(asked, "requests: {cpu: 100m, memory: 256Mi}")
+        )  # three on a laptop
         self.shop_deploy = self.shop.repo / "deploy/policy/local"
 
     def git(self, *words: str, at: Path | None = None) -> str:

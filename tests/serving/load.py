@@ -132,6 +132,8 @@ class Connection(asyncio.Protocol):
         if len(self.buffer) < end + 4 + length:
             return
         whole, self.buffer = self.buffer[: end + 4 + length], self.buffer[end + 4 + length :]
+        if b"\r\nconnection: close" in head:
+            self.broken = ConnectionResetError("the server asks for another connection")
         waiting, self.waiting = self.waiting, None
         if waiting and not waiting.done():
             waiting.set_result((int(whole[9:12]), whole))

@@ -196,6 +196,7 @@ def test_fifty_swaps_under_load_fail_nothing_and_mix_nothing_up(
     running = load(server.port, 15)
     time.sleep(1.5)
     for seq in range(2, swaps + 2):
+        pointer.write_text("half a")  # whoever writes it without care
         pointer.write_text(str(seq))
         deadline = time.monotonic() + 120
         while httpx.get(f"{server.url}/v2/models/policy/versions/{seq}/ready").status_code != 200:

@@ -1,4 +1,4 @@
-"""The health of a SeldonDeployment as Argo CD computes it: the same Lua file, in the Lua version of Argo CD."""
+"""The health of a SeldonDeployment as Argo CD computes it: the same Lua file, in the same Lua version."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -200,6 +200,13 @@ class PolicyRuntime(MLModel):  # type: ignore[misc]
             outputs=[NumpyCodec.encode_output(name, values) for name, values in answer.tensors()],
         )
 
+    async def predict_stream(
+        self, payloads: AsyncIterator[types.InferenceRequest]
+    ) -> AsyncIterator[types.InferenceResponse]:
+        """MLServer's streaming endpoints: one answer for each request."""
+        async for payload in payloads:
+            yield await self.predict(payload)
+
     async def swap(self, release: Path, expect: str | None = None) -> None:
         """Put ``release`` in the place of the one that decides, between two answers; that one stays resident.
 
@@ -274,7 +281,7 @@ class PolicyRuntime(MLModel):  # type: ignore[misc]
     async def _follow(self, read: Callable[[], Pointer | None]) -> None:
         try:
             pointer = await asyncio.to_thread(read)
-        except (SekishoError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 (half a file, a lost mount: the watch must live on)
             return self._refuse(str(error), error)
         wanted = str(pointer)
         if pointer is None or wanted in (self.policy.pointer, self._refused_pointer):

@@ -152,7 +152,7 @@ class OneModelRegistry(MultiModelRegistry):  # type: ignore[misc]
 
     async def get_model(self, name: str, version: str | None = None) -> PolicyRuntime:
         model = await super().get_model(name)
-        if version not in (None, model.version):
+        if version and version != model.version:  # gRPC has no missing text, only an empty one
             raise ModelNotFound(name, version)
         return model  # type: ignore[no-any-return]
 

@@ -199,6 +199,7 @@ class ServingParams(Section):
 
 class MonitoringParams(Section):
     alarm_level: Positive
+    cusum_level: Positive
     inflation: Annotated[float, Field(ge=1)]
     clip: Positive
     feature_clip: Positive

@@ -16,7 +16,9 @@ import polars as pl
 import pytest
 from onnx import TensorProto, helper
 
-from sekisho.backtest.splits import walk_forward
+from sekisho.backtest.simulate import Account, simulate
+from sekisho.backtest.splits import Fold, walk_forward
+from sekisho.backtest.strategies import Context, Observation
 from sekisho.calendar import Calendar
 from sekisho.data.contract import COLUMNS
 from sekisho.data.panel import Panel, load_panel
@@ -32,6 +34,8 @@ from sekisho.serving.predictions import Entry, PredictionLog
 
 LIVE = 80  # sessions after the sample
 CHANGE_AFTER = 20  # of them
+BACKTEST = 180  # sessions before them
+SIZE = 0.02  # weight of one unit of the first feature
 REPO = Path(__file__).resolve().parents[2]
 
 
@@ -76,7 +80,7 @@ class World:
                         seq=seq,
                         digest=self.digest,
                         observation=observation,
-                        decision=Decision(observation[:, :, 0] * np.float32(0.1), (Reason.OK,)),
+                        decision=Decision(observation[:, :, 0] * np.float32(SIZE), (Reason.OK,)),
                         latency_us=500,
                     )
                 )
@@ -85,32 +89,47 @@ class World:
 
 
 def make_model(path: Path, assets: int, features: int) -> None:
-    """target = 0.1 × the first feature: a model whose answers a test can write down."""
+    """target = SIZE × the first feature: a model whose answers a test can write down."""
     graph = helper.make_graph(
         [
             helper.make_node("Gather", ["observation", "first"], ["x"], axis=2),
-            helper.make_node("Mul", ["x", "tenth"], ["target_weights"]),
+            helper.make_node("Mul", ["x", "size"], ["target_weights"]),
         ],
         "policy",
         [helper.make_tensor_value_info("observation", TensorProto.FLOAT, ["N", assets, features + 1])],
         [helper.make_tensor_value_info("target_weights", TensorProto.FLOAT, ["N", assets])],
         [
             helper.make_tensor("first", TensorProto.INT64, [], [0]),
-            helper.make_tensor("tenth", TensorProto.FLOAT, [], [0.1]),
+            helper.make_tensor("size", TensorProto.FLOAT, [], [SIZE]),
         ],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
 
 
-def make_release(folder: Path, reference: bytes, symbols: Sequence[str], names: Sequence[str]) -> str:
+def backtest_of(market: Market, sessions: Sequence[dt.date], params: Params) -> pl.DataFrame:
+    """What the model earned in ``sessions``, as metrics/returns.csv has it."""
+
+    def decide(observation: Observation, context: Context) -> npt.NDArray[np.float64]:
+        return (observation[:, 0] * np.float32(SIZE)).astype(np.float64)
+
+    window = (sessions[0], sessions[-1])
+    fold = Fold(0, window, window, window)
+    done = simulate(
+        market.panel, market.features, [fold], [{"agent": decide}], [Account("agent")], params.market
+    )
+    return done.returns.select("session", agent="net_return")
+
+
+def make_release(
+    folder: Path, reference: bytes, symbols: Sequence[str], names: Sequence[str], returns: pl.DataFrame
+) -> str:
     """A release folder with what the check reads; returns its manifest digest."""
     content = folder / "content"
     content.mkdir(parents=True)
     (content / "reference.json").write_bytes(reference)
     about = {"symbols": list(symbols), "features": list(names), "calendar": "XTKS", "bar": "5min"}
     shutil.copy(REPO / "params.yaml", content)
-    earned = 1e-3 + 5e-3 * np.random.default_rng(1).standard_normal(180)
-    pl.DataFrame({"agent": earned}).write_csv(content / "returns.csv")
+    returns.write_csv(content / "returns.csv")
     (content / "observation.json").write_bytes(canonical(about))
     make_model(content / "model.onnx", len(symbols), len(names))
     created = {name: "0" * 40 for name in CreatedFrom.model_fields}
@@ -165,7 +184,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, params: Params) -> World:
     names = feature_names(params.features)
     assert BAR_RETURN not in names
     release = folder / "releases" / "policy" / "1"
-    digest = make_release(release, reference, markets["calm"].panel.symbols, names)
+    returns = backtest_of(markets["calm"], past[-BACKTEST:], params)
+    digest = make_release(release, reference, markets["calm"].panel.symbols, names, returns)
     return World(params, release, digest, markets["calm"], markets["changed"], bars, training)
 
 

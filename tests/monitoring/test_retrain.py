@@ -63,7 +63,7 @@ class Place:
             sessions=day - 1,
             threshold=252.0,
             levels={last: level},
-            top=[{"family": family, "symbol": "SYN1", "feature": "return_1", "evidence": 9e3}],
+            top=[{"family": family, "symbol": "SYN1", "feature": "return_1", "evidence": 9e3, "cusum": 14.0}],
             answers={"ok": 1.0},
             rows=66,
         )

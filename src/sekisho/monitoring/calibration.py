@@ -5,8 +5,8 @@ once would take the reference's mean and variance for the true ones; so each dra
 estimates both anew, and judges a second resample by them: the error of estimation counts as in live use
 (on market-like data a CUSUM calibrated by a single bootstrap alarms two to three times as often as stated).
 
-A detector's limit is the quantile that its statistic stays under for ``alarm_level`` sessions with a
-probability of 1/e: what that many sessions between false alarms come to for an alarm without memory.
+A detector's limit is the quantile that its statistic stays under for its level of sessions (``alarm_level``,
+``cusum_level``) with a probability of 1/e: what that many between false alarms come to without memory.
 """
 
 from __future__ import annotations
@@ -51,10 +51,14 @@ def calibrate(errors: Array, watched: npt.NDArray[np.bool_], params: MonitoringP
     """
     series = errors[:, watched]
     rng = np.random.default_rng(params.calibration_seed)
-    horizon = math.ceil(params.alarm_level)
+    levels = (params.alarm_level, params.cusum_level)
+    horizon = math.ceil(max(levels))
     highest = np.concatenate(list(_paths(series, horizon, rng, params)), axis=1)
-    stay = np.quantile(highest[-1], math.exp(-1.0), axis=0)
-    level, cusum = max(params.alarm_level, float(stay[0])), float(stay[1])
+    limits = [
+        float(np.quantile(highest[math.ceil(length) - 1, :, n], math.exp(-1.0)))
+        for n, length in enumerate(levels)
+    ]
+    level, cusum = max(params.alarm_level, limits[0]), limits[1]
     again = np.concatenate(list(_paths(series, horizon, rng, params)), axis=1)
     over = (again[..., 0] >= level) | (again[..., 1] >= cusum)
     alarmed = over[-1]

@@ -175,7 +175,7 @@ def _limits(expected: Array, count: int, params: MonitoringParams) -> tuple[Arra
     """The equity's lower band ``(count,)`` and the CUSUM's limit, both by a double block bootstrap."""
     rng = np.random.default_rng(params.calibration_seed)
     length, block = len(expected), params.calibration_block
-    horizon = math.ceil(params.alarm_level)
+    horizon = math.ceil(params.cusum_level)
     longest = max(count, horizon)
     # a future under a past that could have been: the estimated mean's own error belongs into the band
     past = expected[blocks(rng, length, SAMPLES, length, block)]

@@ -73,9 +73,16 @@ def session_folders(predictions: Path) -> list[tuple[dt.date, list[Path]]]:
 
 
 def read_session(
-    session: dt.date, files: list[Path], model: str, seq: int, manifest_digest: str, shape: tuple[int, int]
+    session: dt.date,
+    files: list[Path],
+    model: str,
+    seq: int,
+    manifest_digest: str,
+    shape: tuple[int, int],
+    closes: npt.NDArray[np.datetime64],
 ) -> SessionLog:
-    """Read one session's batches and check the rows of release ``model``/``seq``; ``shape`` is (A, F).
+    """Read one session's batches and check the rows of release ``model``/``seq``; ``shape`` is (A, F),
+    ``closes`` are the session's bar ends, UTC.
 
     Rows of other releases are left out. Problems are collected, never repaired.
 
@@ -84,7 +91,9 @@ def read_session(
     """
     everything = pl.concat([read_batch(path) for path in files])  # names of batches sort by time
     rows = everything.filter((pl.col("model") == model) & (pl.col("seq") == seq))
-    return SessionLog(session, rows, tuple(_problems(session, everything, rows, manifest_digest, shape)))
+    return SessionLog(
+        session, rows, tuple(_problems(session, everything, rows, manifest_digest, shape, closes))
+    )
 
 
 def read_batch(path: Path) -> pl.DataFrame:
@@ -114,7 +123,12 @@ def read_batch(path: Path) -> pl.DataFrame:
 
 
 def _problems(
-    session: dt.date, everything: pl.DataFrame, rows: pl.DataFrame, digest: str, shape: tuple[int, int]
+    session: dt.date,
+    everything: pl.DataFrame,
+    rows: pl.DataFrame,
+    digest: str,
+    shape: tuple[int, int],
+    closes: npt.NDArray[np.datetime64],
 ) -> Iterator[str]:
     assets, features = shape
     # what the guard refused (a late retry, a NaN) is its verdict, counted as such, and no fault of the log
@@ -140,6 +154,9 @@ def _problems(
     steps = answered["ts_close"].diff().drop_nulls()
     if (steps < dt.timedelta()).any():
         yield "rows are out of order: ts_close goes back"
+    times = answered["ts_close"].drop_nulls().dt.replace_time_zone(None).to_numpy()
+    if wrong := int((~np.isin(times, closes)).sum()):
+        yield f"{wrong} predictions at times that are not bar ends of this session: whose clock is wrong?"
 
 
 def _numbers(column: pl.Series) -> npt.NDArray[np.float32]:

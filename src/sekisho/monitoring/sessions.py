@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from sekisho.calendar import Calendar
 from sekisho.errors import CannotCheck
 from sekisho.monitoring.histogram import Histograms, histograms
 from sekisho.monitoring.live_bars import LiveBars
@@ -49,7 +50,8 @@ def read_records(
         path = files[0].parent / f".profile-{key}.npz"
         record = load_record(path)
         if record is None:
-            log = read_session(session, files, release.model, release.seq, release.digest, release.shape)
+            names = (release.model, release.seq, release.digest)
+            log = read_session(session, files, *names, release.shape, _closes(release, session))
             replayer = replayer or Replayer(release.content / "model.onnx")
             record = make_record(log, release, replayer, live)
             save_record(record, path)
@@ -67,6 +69,13 @@ def read_records(
             remedy="name the release that serves",
         )
     return records, problems
+
+
+def _closes(release: JudgedRelease, session: dt.date) -> npt.NDArray[np.datetime64]:
+    """The session's bar ends; none where the exchange has no such session."""
+    calendar = Calendar(release.calendar, release.bar)
+    known = calendar.sessions(session, session)
+    return calendar.closes(session) if known else np.array([], dtype="datetime64[us]")
 
 
 class Replayer:

@@ -58,7 +58,7 @@ def stacks(world: World) -> None:
         text = STACK.replace("STATE", str(state)).replace("SECRET", SECRET).replace("STACK", stack)
         (folder / "main.tf").write_text(text)
     with (world.clone / "Makefile").open("a") as file:  # the real stacks have tests of their own
-        file.write("\ntest-terraform:\n\t@echo the platform is tested\n")
+        file.write("\nterraform-mirror test-terraform:\n\t@echo $@ was called\n")
     world.commit("engineer", "Small stacks")
     world.run_git("push", "--quiet", "origin", "main")
 
@@ -86,7 +86,7 @@ def test_a_pull_request_is_planned_and_its_plan_is_a_comment_without_secrets(wor
     ran = world.act("terraform.yml", "pull_request", opened, sha=head, ref=f"refs/pull/{number}/merge")
     assert ran.jobs == {"test": "success", "plan": "success", "apply": "skipped"}
     assert ran.times["plan"] == len(STACKS)
-    assert "the platform is tested" in ran.output("test")
+    assert "test-terraform was called" in ran.output("test")
     assert SECRET not in ran.log
     assert all(state(world, stack) is None for stack in STACKS)
 

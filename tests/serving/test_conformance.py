@@ -62,7 +62,7 @@ def openapi(folder: Path, *only: str) -> Path:
         item.pop("parameters", None)
         for operation in (o for o in item.values() if isinstance(o, dict)):
             operation["parameters"] = [p for p in operation.get("parameters", []) if p.get("in") != "path"]
-        if only and not path.endswith(only):
+        if path.endswith("_stream") or (only and not path.endswith(only)):  # a policy streams nothing
             del schema["paths"][path]
     # stated as an array of anything or as "bytes", which OpenAPI does not know; our tensor is of numbers
     schema["components"]["schemas"]["TensorData"] = {"type": "array", "items": {"type": "number"}}

@@ -91,7 +91,7 @@ class Workshop:
 
     def commit(self, message: str = "release") -> None:
         git(self.repo, "add", "-A")
-        git(self.repo, "commit", "-qm", message)
+        git(self.repo, "commit", "--allow-empty", "-qm", message)
 
     def export(self) -> Path:
         return export_release(self.repo, load_params(self.repo / "params.yaml"), "releaser")
@@ -188,13 +188,17 @@ class Workshop:
 
     def second_release(self) -> Path:
         """Another candidate (a new report), exported and signed as policy/2."""
-        self.commit()
-        (self.repo / "build/report/report.md").write_text("# Report\n\nSharpe 1.3\n")
-        self.lock()
-        self.commit("better candidate")
-        folder = self.export()
+        folder = self.next_release(1.3)
         self.sign(folder)
         return folder
+
+    def next_release(self, sharpe: float) -> Path:
+        """Another candidate whose report says so, committed and exported, not signed."""
+        self.commit()
+        (self.repo / "build/report/report.md").write_text(f"# Report\n\nSharpe {sharpe}\n")
+        self.lock()
+        self.commit("better candidate")
+        return self.export()
 
     def rolled_back(self) -> Path:
         """policy/3: a rollback to policy/1, merged and signed (after :meth:`second_release`)."""

@@ -66,7 +66,7 @@ def trace(
 
 
 @audit.command()
-@click.option("--last", type=int, help="Only so many events from the end.")
+@click.option("--last", type=click.IntRange(min=1), help="Only so many events from the end.")
 @json_option
 def log(last: int | None, as_json: bool) -> None:
     """Show the audit log, its chain checked."""
@@ -87,13 +87,14 @@ def log(last: int | None, as_json: bool) -> None:
 
 
 @audit.command()
+@click.option("--from", "known", metavar="HEAD", help="Sha256 of a head noted before: the log still has it.")
 @json_option
-def check(as_json: bool) -> None:
+def check(known: str | None, as_json: bool) -> None:
     """Prove the audit log unbroken and complete."""
     from sekisho.release.audit_check import check_log
 
     releases_here()
-    head = check_log(ROOT)
+    head = check_log(ROOT, known)
     value = {"lines": head.lines, "head": head.sha256}
     click.echo(
         json.dumps(value) if as_json else f"audit log unbroken: {head.lines} lines, head sha256:{head.sha256}"

@@ -116,9 +116,11 @@ def sign(
         return
     if release is None or approval is None:
         raise click.UsageError("RELEASE and --approval FILE are needed")
+    folder = release_folder(release)
+    already = (folder / "bundles").exists()
     facts = sign_release(
         ROOT,
-        release_folder(release),
+        folder,
         approval,
         trust=trust,
         authority=desk.authority,
@@ -126,7 +128,8 @@ def sign(
         actor=desk.actor,
     )
     value = {name: {"workflow": fact.workflow, "bundle": fact.bundle_sha256} for name, fact in facts.items()}
-    _show(value, f"signed {release}: {', '.join(facts)}", as_json)
+    what = "is signed already, with this approval" if already else "signed"
+    _show(value, f"{release} {what}: {', '.join(facts)}", as_json)
 
 
 @click.command()
@@ -135,6 +138,9 @@ def sign(
 @trust_option
 @click.option("--minimum-seq", type=int, default=0, show_default=True, help="Refuse an older release.")
 @click.option("--deployed", is_flag=True, help="Also demand a promotion to the environment.")
+@click.option(
+    "--expect", metavar="POINTER", help="Refuse any release but MODEL/SEQ, or MODEL/SEQ@sha256:DIGEST."
+)
 @click.option(
     "--summary", type=click.Path(path_type=Path), help="Sign a verification summary into this file."
 )
@@ -147,6 +153,7 @@ def verify(
     trust: Path,
     minimum_seq: int,
     deployed: bool,
+    expect: str | None,
     summary: Path | None,
     authority: str | None,
     authority_folder: Path | None,
@@ -155,12 +162,14 @@ def verify(
     """Check RELEASE (a folder or MODEL/SEQ) against the trust policy; offline."""
     from sekisho.release.verify import verify_release
 
+    folder = release_folder(release)
     done = verify_release(
-        release_folder(release),
+        folder,
         trust=trust,
         environment=environment,
         minimum_seq=minimum_seq,
         deployed=deployed,
+        expect=expect or (None if folder == Path(release) else release),
     )
     if summary:
         from sekisho.release.summary import write_summary

@@ -11,6 +11,7 @@ import datetime as dt
 import fcntl
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ from sekisho.release.manifest import ModelName, Seq, Sha256, canonical, parse_ca
 LOG = "audit.jsonl"
 GENESIS = "0" * 64  # "previous" of the first line
 RESTORE = "restore releases/audit.jsonl from git or the mirror; find out who changed it"
+
+REASON_LIMIT = 500  # characters, everywhere a reason is signed
+ACTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9\[\]_.-]{0,99}")  # statements.Person
 
 Action = Literal["export", "sign", "promote", "rollback", "revoke", "renew"]
 
@@ -127,6 +131,52 @@ def locked(releases: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def check_words(actor: str, reason: str | None) -> None:
+    """What people give must fit the statements that will carry it: said before anything is written.
+
+    Raises:
+        CannotCheck: the actor is no account's name, or the reason is empty, too long or not plain text.
+    """
+    if not ACTOR.fullmatch(actor):
+        raise CannotCheck(
+            f"actor {actor!r}: not an account's name", remedy="set SEKISHO_ACTOR to letters, digits, _ . - []"
+        )
+    if reason is not None and not (reason.strip() and len(reason) <= REASON_LIMIT and reason.isprintable()):
+        raise CannotCheck(
+            f"a reason of {len(reason)} characters",
+            remedy=f"give --reason one line of 1 to {REASON_LIMIT} printable characters",
+        )
+
+
+def signed_releases(events: list[Event]) -> dict[tuple[str, int], str]:
+    """Manifest digest of every release that the log has seen signed, by model and seq.
+
+    Raises:
+        Refused: rule ``seq-reused``: one seq was signed twice, about two things.
+    """
+    found: dict[tuple[str, int], str] = {}
+    for event in events:
+        if event.event == "sign" and event.model and event.seq and event.manifest_digest:
+            known = found.setdefault((event.model, event.seq), event.manifest_digest)
+            require_first(event.model, event.seq, known, event.manifest_digest)
+    return found
+
+
+def require_first(model: str, seq: int, known: str | None, digest: str) -> None:
+    """A seq is given once: ``known`` is what the log has for it, None if nothing yet.
+
+    Raises:
+        Refused: rule ``seq-reused``.
+    """
+    if known not in (None, digest):
+        raise Refused(
+            "seq-reused",
+            expected=f"{model}/{seq} of sha256 {known}, as first signed",
+            found=digest,
+            remedy="restore the release from git; a seq is given once, export a new release",
+        )
+
+
 def next_event(
     releases: Path,
     event: Action,
@@ -140,7 +190,11 @@ def next_event(
     """The event as the log's next line, not yet written, and the head that the log will have with it.
 
     The last event again if it says the same: the command that wrote it was interrupted and is being repeated.
+
+    Raises:
+        CannotCheck: as :func:`check_words`.
     """
+    check_words(actor, (details or {}).get("reason"))
     events, lines = read_log(releases)
     moment = now()
     new = Event(

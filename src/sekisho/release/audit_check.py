@@ -6,47 +6,88 @@ import base64
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sekisho.errors import CannotCheck, Refused, require_same
 from sekisho.release import audit
+from sekisho.release.deployment import check_logged, last_promotions
 from sekisho.release.dvclock import git
-from sekisho.release.manifest import BUNDLES, Manifest, read_manifest
+from sekisho.release.manifest import BUNDLES, Manifest, check_place, read_manifest
 from sekisho.release.policy import load_policy
-from sekisho.release.promote import read_pointer
+from sekisho.release.promote import Pointer, read_pointer
+from sekisho.release.revocation import CLOCK_LAG
+from sekisho.release.revoke import revoked_by
 from sekisho.release.statements import Deployment, Predicate, Revocations
 
 RESTORE = "restore the release from git; a release is never changed or removed"
 P = TypeVar("P", bound=Predicate)
 
 
-def check_log(repo: Path) -> audit.Head:
+def check_log(repo: Path, known: str | None = None) -> audit.Head:
     """Prove the log unbroken and complete; returns its head.
 
-    The chain shows edits, deletions and moves inside the log; git's history and the heads signed into
-    deployments show lines cut off its end; releases, bundles, pointers and revocation lists without their
-    event show what was never logged, or was undone.
+    The chain shows edits, deletions and moves inside the log; git's history, the heads signed into
+    deployments and ``known`` (the sha256 of a head that was noted before) show lines cut off its end;
+    releases, bundles, pointers and revocation lists without their event show what was never logged, or was
+    undone; events without their release, bundles, pointer or list show what was removed.
 
     Raises:
-        Refused: rules ``audit-chain``, ``audit-truncated``, ``audit-missing-event``, ``release-chain``.
+        Refused: rules ``audit-chain``, ``audit-time``, ``audit-truncated``, ``audit-missing-event``,
+            ``audit-missing-evidence``, ``deployment-logged``, ``release-folder``, ``release-chain``,
+            ``seq-reused``.
         CannotCheck: git or a file cannot be read, or the clone has not the whole history.
     """
     releases = repo / "releases"
     events, lines = audit.read_log(releases)
+    _check_time(events)
+    if known and known not in map(audit.line_hash, lines):
+        raise Refused(
+            "audit-truncated",
+            expected=f"a line of sha256 {known}",
+            found=f"{len(lines)} lines without it",
+            remedy=audit.RESTORE,
+        )
     _check_git(repo, lines)
-    for path in sorted(releases.glob(f"*/*/{BUNDLES}/deployment-*.sigstore.json")):
+    deployments = _deployments(releases)
+    for path in deployments.values():
         _check_signed_head(path, lines)
+    signed = audit.signed_releases(events)
     found: dict[tuple[str, int], tuple[Manifest, str]] = {}
     for folder in sorted(path.parent for path in releases.glob("*/*/manifest.json")):
-        manifest, digest = _check_release(folder, events)
+        manifest, digest = _check_release(releases, folder, events)
         found[manifest.model, manifest.seq] = manifest, digest
     for (model, seq), (manifest, _) in found.items():
         before = found.get((model, seq - 1))
         require_same("release-chain", before[1] if before else None, manifest.previous, RESTORE)
+    for key, digest in signed.items():
+        _present(f"{key[0]}/{key[1]} of sha256 {digest}", found.get(key, (None, None))[1] == digest, RESTORE)
+    _check_deployments(deployments, last_promotions(events))
     _check_lists(repo / "trust", events)
-    for path in sorted((repo / "deploy/policy").glob("*/release.env")):
-        _check_pointer(repo, path.parent.name, events)
+    _check_pointers(repo, events)
     return audit.head_of(lines)
+
+
+def _present(what: str, present: bool, remedy: str) -> None:
+    if not present:
+        raise Refused(
+            "audit-missing-evidence",
+            expected=f"{what}, as the log says",
+            found="removed or replaced",
+            remedy=remedy,
+        )
+
+
+def _check_time(events: list[audit.Event]) -> None:
+    """A clock that once ran ahead would stamp every later event: seen before it is merged."""
+    now = audit.now()
+    for event in events:
+        if event.at > now + CLOCK_LAG:
+            raise Refused(
+                "audit-time",
+                expected=f"line {event.line} before now, {now}",
+                found=event.at,
+                remedy="set the clock of the machine that wrote it; take the line back before it is merged",
+            )
 
 
 def _check_git(repo: Path, lines: list[bytes]) -> None:
@@ -81,8 +122,9 @@ def _check_signed_head(path: Path, lines: list[bytes]) -> None:
         raise _truncated(head.lines, str(path), len(lines))
 
 
-def _check_release(folder: Path, events: list[audit.Event]) -> tuple[Manifest, str]:
+def _check_release(releases: Path, folder: Path, events: list[audit.Event]) -> tuple[Manifest, str]:
     manifest, digest = read_manifest(folder)
+    check_place(releases, folder, manifest)
     own = [event for event in events if event.manifest_digest == digest and event.seq == manifest.seq]
     made = "rollback" if manifest.rollback else "export"
     if not any(event.event == made for event in own):
@@ -92,29 +134,48 @@ def _check_release(folder: Path, events: list[audit.Event]) -> tuple[Manifest, s
         for path in (folder / BUNDLES).glob("*.sigstore.json")
         if not path.name.startswith("deployment-")
     }
-    signed: list[dict[str, Any]] = [
-        event.details.get("bundles", {}) for event in own if event.event == "sign"
-    ]
+    signed = [event.details.get("bundles", {}) for event in own if event.event == "sign"]
     if bundles and bundles not in signed:
         raise _unlogged(f"a sign event with the bundles of {folder}", "restore the bundles from git")
+    if signed:
+        _present(f"the signed facts in {folder / BUNDLES}", bool(bundles), f"{RESTORE}; or sign it again")
     return manifest, digest
+
+
+def _deployments(releases: Path) -> dict[tuple[str, int, str], Path]:
+    """Bundle of every signed promotion, by model, seq and environment."""
+    found = {}
+    for path in sorted(releases.glob(f"*/*/{BUNDLES}/deployment-*.sigstore.json")):
+        folder = path.parents[1]
+        environment = path.name.removeprefix("deployment-").removesuffix(".sigstore.json")
+        seq = int(folder.name) if folder.name.isdecimal() else 0  # another name is refused as a folder
+        found[folder.parent.name, seq, environment] = path
+    return found
+
+
+def _check_deployments(
+    bundles: dict[tuple[str, int, str], Path], logged: dict[tuple[str, int, str], audit.Event]
+) -> None:
+    """Each release's last promotion to each environment is there, signed as the log has it; no other is."""
+    for (model, seq, environment), event in logged.items():
+        path = bundles.get((model, seq, environment))
+        what = f"the promotion of {model}/{seq} to {environment} (line {event.line})"
+        _present(what, path is not None, "restore it from git, or run `sekisho promote` again")
+    for key, path in bundles.items():
+        check_logged(_payload(path, Deployment), logged.get(key), path)
 
 
 def _check_lists(trust: Path, events: list[audit.Event]) -> None:
     """A revocation list is of no later serial than the log knows, and lacks nothing that the log revokes."""
-    environments = load_policy(trust).environments
-    for name in sorted({policy.revoked for policy in environments.values()}):
+    policy = load_policy(trust)
+    for name in sorted({environment.revoked for environment in policy.environments.values()}):
+        logged = {entry.manifest_digest for entry in revoked_by(events, policy.sharing(name))}
         if not (trust / name).exists():
+            _present(f"{trust / name}", not logged, "restore the list from git, or `sekisho revoke --renew`")
             continue  # nothing verifies without it
         claim = _payload(trust / name, Revocations)
         if claim.serial > sum(event.event in ("revoke", "renew") for event in events):
             raise _unlogged(f"the event of revocation list {claim.serial} in {trust / name}", RESTORE)
-        own = {environment for environment, policy in environments.items() if policy.revoked == name}
-        logged = {
-            event.manifest_digest
-            for event in events
-            if event.event == "revoke" and event.details.get("environment") in own
-        }
         missing = logged - {entry.manifest_digest for entry in claim.revoked}
         if missing:
             raise Refused(
@@ -135,17 +196,18 @@ def _payload(path: Path, model: type[P]) -> P:
         raise CannotCheck(f"{path}: {error}", remedy="restore it from git") from error
 
 
-def _check_pointer(repo: Path, environment: str, events: list[audit.Event]) -> None:
-    pointer = read_pointer(repo, environment)
-    promoted = [
-        event
-        for event in events
-        if event.event == "promote" and event.details.get("environment") == environment
-    ]
-    last = promoted[-1] if promoted else None
-    logged = (last.model, last.seq, last.manifest_digest) if last else None
-    if pointer and logged != (pointer.model, pointer.seq, pointer.digest):
-        raise _unlogged(f"a promotion of {pointer} to {environment} as the last one", "run `sekisho promote`")
+def _check_pointers(repo: Path, events: list[audit.Event]) -> None:
+    """Every environment points at what was promoted to it last."""
+    last = {str(event.details.get("environment")): event for event in events if event.event == "promote"}
+    files = {path.parent.name for path in (repo / "deploy/policy").glob("*/release.env")}
+    for environment in sorted(files | last.keys()):
+        pointer, event = read_pointer(repo, environment), last.get(environment)
+        logged = Pointer(event.model, event.seq, event.manifest_digest) if event else None  # type: ignore[arg-type]
+        if pointer and pointer != logged:
+            raise _unlogged(
+                f"a promotion of {pointer} to {environment} as the last one", "run `sekisho promote`"
+            )
+        _present(f"{environment} pointing at {logged}", pointer == logged, "restore release.env from git")
 
 
 def _unlogged(what: str, remedy: str) -> Refused:

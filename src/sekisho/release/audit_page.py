@@ -40,7 +40,8 @@ def write_page(repo: Path, trust: Path, environment: str | None, out: Path) -> P
         state = _mark("bad", str(error))
     folders = sorted(
         (path.parent for path in releases.glob("*/*/manifest.json")),
-        key=lambda folder: (folder.parent.name, -int(folder.name)),
+        key=lambda folder: (folder.parent.name, len(folder.name), folder.name),
+        reverse=True,
     )
     pointers = [
         (path.parent.name, str(read_pointer(repo, path.parent.name) or "none yet"))

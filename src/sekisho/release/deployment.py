@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from sekisho.errors import Refused, require_same
+from sekisho.release.audit import Event
 from sekisho.release.manifest import Manifest
 from sekisho.release.policy import Trust
 from sekisho.release.revocation import CLOCK_LAG
@@ -44,6 +45,48 @@ def check_deployment(
     require_same("deployment-action", action, claim.action, remedy)
     if required:
         _check_in_force(claim, facts["deployment"].signed_at, trust, now, remedy)
+
+
+def last_promotions(events: Iterable[Event]) -> dict[tuple[str, int, str], Event]:
+    """The last promotion of each release to each environment, by model, seq and environment."""
+    return {
+        (event.model, event.seq, str(event.details.get("environment"))): event
+        for event in events
+        if event.event == "promote" and event.model and event.seq
+    }
+
+
+def check_logged(claim: Deployment, event: Event | None, where: object) -> None:
+    """The promotion says what its line of the log says: nobody signed it anew with another reason.
+
+    Raises:
+        Refused: rule ``deployment-logged``.
+    """
+    said = claim.model_dump(mode="json")
+    words = {key: said[key] for key in ("environment", "action", "reason", "previous", "expires")}
+    found = {
+        "line": claim.audit.lines,
+        "actor": claim.actor,
+        "release": f"{claim.model}/{claim.seq}",
+        **words,
+    }
+    logged = {}
+    if event:
+        details = {key: event.details.get(key) for key in words}
+        logged = {
+            "line": event.line,
+            "actor": event.actor,
+            "release": f"{event.model}/{event.seq}",
+            **details,
+        }
+    for key, value in found.items():
+        if logged.get(key) != value:
+            raise Refused(
+                "deployment-logged",
+                expected=f"{where}: {key} {logged.get(key)!r}, as the log has it",
+                found=repr(value),
+                remedy="restore the bundle from git, or promote the release again; find out who signed it",
+            )
 
 
 def _check_in_force(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ class Tracked:
     files: int | None  # of a folder
 
 
+# nothing kept beside the commits may stand in for them
+WHOLE_HISTORY = {"GIT_NO_REPLACE_OBJECTS": "1", "GIT_GRAFT_FILE": os.devnull}
+
+
 def git(repo: Path, *arguments: str) -> bytes:
     """Output of a git command.
 
@@ -35,7 +40,8 @@ def git(repo: Path, *arguments: str) -> bytes:
         CannotCheck: git is missing or fails; with its message.
     """
     try:
-        done = subprocess.run(["git", "-C", str(repo), *arguments], capture_output=True, check=True)
+        words = ["git", "-C", str(repo), *arguments]
+        done = subprocess.run(words, capture_output=True, check=True, env={**os.environ, **WHOLE_HISTORY})
     except FileNotFoundError as error:
         raise CannotCheck("git is not installed", remedy="see `sekisho doctor`") from error
     except subprocess.CalledProcessError as error:

@@ -141,6 +141,7 @@ def publish(
     """Number the assembled folder, write its manifest and content.dvc, log it, and move it into place."""
     existing = releases_of(releases, model)
     newest = max(existing, default=0)
+    _nothing_missing(releases, model, newest)
     previous, previous_digest = read_manifest(existing[newest]) if newest else (None, None)
     files = list_files(fresh / CONTENT)
     if previous and (previous.files, previous.created_from, previous.rollback) == (files, created, rollback):
@@ -175,6 +176,19 @@ def publish(
     target = releases / model / str(manifest.seq)
     os.replace(fresh, target)  # noqa: PTH105 (the one call that tests interrupt)
     return target
+
+
+def _nothing_missing(releases: Path, model: str, newest: int) -> None:
+    """The newest release that was ever signed is here; else its seq would be given a second time."""
+    signed = audit.signed_releases(audit.read_log(releases)[0])
+    last = max((seq for name, seq in signed if name == model), default=0)
+    if last > newest:
+        raise Refused(
+            "release-missing",
+            expected=f"{model}/{last} of sha256 {signed[model, last]}, which the log has as signed",
+            found=f"{model}/{newest} as the newest" if newest else "no release",
+            remedy="restore the release from git; a release is never removed",
+        )
 
 
 def write_content(repo: Path, params: Params, digests: dict[str, str], content: Path) -> None:

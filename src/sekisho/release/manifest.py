@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -65,7 +65,7 @@ class Rollback(Strict):
 
 
 class Manifest(Strict):
-    version: Literal[1]
+    version: Annotated[int, Field(ge=1, le=1)]  # strict, unlike Literal[1], which takes true for it
     model: ModelName
     seq: Seq
     previous: Sha256 | None  # manifest digest of seq - 1's release; null for the first
@@ -85,6 +85,11 @@ class Manifest(Strict):
         if self.rollback and self.rollback.seq >= self.seq:
             raise ValueError("a rollback returns to an older seq")
         return self
+
+    @property
+    def content_sha256(self) -> str:
+        """What the content is called: sha256 of its list of files, whichever release holds it."""
+        return hashlib.sha256(canonical([entry.model_dump() for entry in self.files])).hexdigest()
 
     def sha256(self, path: str) -> str:
         """Digest of one content file.
@@ -320,6 +325,22 @@ def read_manifest(release: Path) -> tuple[Manifest, str]:
         if ENTRIES.get(entry.name) is not entry.is_dir():
             raise _refuse_file("extra-file", f"only {', '.join(ENTRIES)} in a release", Path(entry.path))
     return parse_manifest(raw, str(path))
+
+
+def check_place(releases: Path, release: Path, manifest: Manifest) -> None:
+    """Refuse a release in any folder but its own, ``<releases>/<model>/<seq>``.
+
+    Raises:
+        Refused: rule ``release-folder``.
+    """
+    own = (releases / manifest.model / str(manifest.seq)).resolve()
+    if release.resolve() != own:
+        raise Refused(
+            "release-folder",
+            expected=f"{manifest.model}/{manifest.seq} in {own}",
+            found=str(release),
+            remedy="restore the folder from git; releases are neither copied nor renamed",
+        )
 
 
 def check_files(manifest: Manifest, content: Path) -> None:

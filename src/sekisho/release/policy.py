@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import hashlib
 import json
@@ -17,6 +18,7 @@ from sekisho.errors import CannotCheck, Refused
 FACTS = ("provenance", "evaluation", "data", "approval")  # signed together, before any promotion
 Fact = Literal["provenance", "evaluation", "data", "approval", "deployment", "revocation", "summary"]
 LOCAL_ORGANISATION = "sekisho local authority"  # stands in every local root, so that it is known as one
+GITHUB_ISSUER = "https://token.actions.githubusercontent.com"  # of GitHub Actions' OIDC tokens
 ROOT_LIMIT = 1 << 20  # bytes
 
 Relative = Annotated[str, Field(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)*(\.sigstore)?\.json$")]
@@ -94,8 +96,31 @@ class Environment(Section):
 
 
 class TrustPolicy(Section):
-    version: Literal[1]
+    version: Annotated[int, Field(ge=1, le=1)]  # strict, unlike Literal[1], which takes true for it
     environments: Annotated[dict[Literal["local", "staging", "production"], Environment], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _closed(self) -> Self:
+        """What no edit may open: who signs for staging and production, and the way that leads there."""
+        for name, policy in self.environments.items():
+            if name == "local":
+                continue
+            for fact in ("deployment", "summary"):
+                if policy.signers[fact].github_environment != name:
+                    raise ValueError(f"{name}: {fact} must be signed in the GitHub environment {name}")
+            given = (policy.root.kind, policy.issuer, policy.runner_environment)
+            if given != ("pinned", GITHUB_ISSUER, "github-hosted"):
+                raise ValueError(
+                    f"{name}: needs a pinned root, the issuer {GITHUB_ISSUER} and github-hosted runners"
+                )
+        production = self.environments.get("production")
+        if production and (production.soak is None or production.soak.environment != "staging"):
+            raise ValueError("production: soak must ask for sessions in staging")
+        return self
+
+    def sharing(self, revoked: str) -> set[str]:
+        """The environments whose revocation list is the file ``revoked``."""
+        return {name for name, policy in self.environments.items() if policy.revoked == revoked}
 
 
 @dataclass(frozen=True)
@@ -135,7 +160,7 @@ def load_policy(trust: Path) -> TrustPolicy:
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"])) or "the whole"
         raise CannotCheck(f"{path}: {where}: {first['msg']}", remedy="see trust/README.md") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CannotCheck(f"{path}: {error}", remedy="see trust/README.md") from error
@@ -162,8 +187,7 @@ def load_trust(trust: Path, environment: str, *, now: dt.datetime | None = None)
         )
     path = trust / policy.root.file
     raw = _read_root(path)
-    local = _is_local(raw, path)
-    if environment != "local" and (local or policy.root.kind == "local"):
+    if environment != "local" and _is_local(raw, path):
         raise Refused(
             "local-trust-root",
             expected=f"a published trust root for {environment}",
@@ -203,7 +227,9 @@ def _is_local(raw: bytes, path: Path) -> bool:
     try:
         root = json.loads(raw)
         authorities = [*root["certificateAuthorities"], *root["timestampAuthorities"]]
-        return any(a.get("subject", {}).get("organization") == LOCAL_ORGANISATION for a in authorities)
+        chains = [c["rawBytes"] for a in authorities for c in a["certChain"]["certificates"]]
+        # in the certificates: what the file itself says beside them is not signed
+        return any(LOCAL_ORGANISATION.encode() in base64.b64decode(raw) for raw in chains)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CannotCheck(
             f"trust root {path}: not a Sigstore trusted root", remedy="restore it from git"

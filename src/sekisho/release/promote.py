@@ -16,8 +16,18 @@ from sekisho.release import audit
 from sekisho.release.deployment import check_deployment
 from sekisho.release.dvclock import head
 from sekisho.release.export import created_from, publish, releases_of
-from sekisho.release.manifest import BUNDLES, CONTENT, MANIFEST, ORIGIN, Rollback, check_files, read_manifest
+from sekisho.release.manifest import (
+    BUNDLES,
+    CONTENT,
+    MANIFEST,
+    ORIGIN,
+    Rollback,
+    check_files,
+    check_place,
+    read_manifest,
+)
 from sekisho.release.policy import FACTS, Trust, load_trust
+from sekisho.release.revocation import check_revocation, read_revocations
 from sekisho.release.signer import Authority, open_signer
 from sekisho.release.soak import check_soak
 from sekisho.release.statements import (
@@ -93,7 +103,8 @@ def promote(
     promotion has less than half of its days left or no longer holds: then it is renewed.
 
     Raises:
-        Refused: the release does not verify, or is older than what the environment has, or ever had.
+        Refused: the release does not verify, lies elsewhere, is not what the log has as signed under its
+            seq, or is older than what the environment has, or ever had.
         CannotCheck: something could not be checked or signed.
     """
     from sekisho.release.bundle import BundleVerifier
@@ -103,14 +114,9 @@ def promote(
         current = read_pointer(desk.repo, environment)
         highest = max(_promoted(releases, desk.params.model, environment), current.seq if current else 0)
         verified = verify_release(release, trust=desk.trust, environment=environment, minimum_seq=highest)
+        check_place(releases, release, verified.manifest)
         target = Pointer(verified.model, verified.seq, verified.digest)
-        if current and (current.model, current.seq) == (target.model, target.seq) and current != target:
-            raise Refused(
-                "pointer-digest",
-                expected=current,
-                found=target,
-                remedy="a seq is given once; export a new release",
-            )
+        _require_logged(releases, target)
         moment = audit.now()
         trust = load_trust(desk.trust, environment, now=moment)
         deployed = verified.facts.get("deployment")
@@ -125,6 +131,7 @@ def promote(
             )
         soaked = check_soak(release, verified, trust, soak, moment) if trust.policy.soak else None
         action: Literal["promote", "rollback"] = "rollback" if verified.manifest.rollback else "promote"
+        expires = moment + dt.timedelta(days=desk.params.deployment_days)
         event, log = audit.next_event(
             releases,
             "promote",
@@ -137,6 +144,7 @@ def promote(
                 "action": action,
                 "reason": reason,
                 "previous": _text(current),
+                "expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "renews": deployed.bundle_sha256 if deployed else None,
             },
         )
@@ -148,7 +156,7 @@ def promote(
             action=action,
             reason=reason,
             actor=desk.actor,
-            expires=moment + dt.timedelta(days=desk.params.deployment_days),
+            expires=expires,
             revocations=verified.revocations,
             audit=AuditHead(lines=log.lines, sha256=log.sha256),
             soak=soaked,
@@ -162,6 +170,18 @@ def promote(
         audit.write_atomically(path, bundle, staging=release.parent)
         audit.write_atomically(pointer_path(desk.repo, environment), f"RELEASE={target}\n".encode())
     return verify_release(release, trust=desk.trust, environment=environment, deployed=True), current
+
+
+def _require_logged(releases: Path, target: Pointer) -> None:
+    """What is promoted is what the log has as signed under this seq, and nothing else ever was."""
+    known = audit.signed_releases(audit.read_log(releases)[0]).get((target.model, target.seq))
+    if known != target.digest:
+        raise Refused(
+            "logged-release",
+            expected=f"{target.model}/{target.seq} as the log has it signed: {known or 'never'}",
+            found=target.digest,
+            remedy="restore the release and the log from git; a seq is given once, export a new release",
+        )
 
 
 def _promoted(releases: Path, model: str, environment: str) -> int:
@@ -203,11 +223,12 @@ def rollback(desk: Desk, to: int, reason: str, environment: str) -> Path:
     signatures of its own, like any release. ``environment`` names the policy that release must hold under.
 
     Raises:
-        Refused: ``to`` does not verify, or is the newest already.
-        CannotCheck: no such release, or its content is not here.
+        Refused: ``to`` does not verify, or its content is revoked, or it is the newest already.
+        CannotCheck: no such release, or its content is not here, or no revocation list.
     """
     from sekisho.release.bundle import BundleVerifier
 
+    audit.check_words(desk.actor, reason)
     releases = desk.repo / "releases"
     with audit.locked(releases):
         existing = releases_of(releases, desk.params.model)
@@ -223,8 +244,10 @@ def rollback(desk: Desk, to: int, reason: str, environment: str) -> Path:
                 "rollback-target", expected="an older release", found=f"the newest, {to}", remedy="promote it"
             )
         check_files(manifest, source / CONTENT)
-        verifier = BundleVerifier(load_trust(desk.trust, environment, now=audit.now()))
+        moment = audit.now()
+        verifier = BundleVerifier(load_trust(desk.trust, environment, now=moment))
         check_facts(source, manifest, digest, verifier)
+        check_revocation(read_revocations(verifier, moment), manifest, digest)
         origin = source / ORIGIN if manifest.rollback else source
         seq = manifest.rollback.seq if manifest.rollback else manifest.seq
         digest = manifest.rollback.manifest_digest if manifest.rollback else digest

@@ -6,6 +6,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, cast
 
 from sekisho.errors import CannotCheck, Refused
+from sekisho.release.manifest import Manifest
 from sekisho.release.statements import Revocations
 
 if TYPE_CHECKING:
@@ -42,14 +43,23 @@ def read_revocations(verifier: BundleVerifier, now: dt.datetime, *, expired: boo
     return claim
 
 
-def check_revocation(revocations: Revocations, digests: list[str]) -> None:
-    """Refuse a release whose manifest (or, for a rollback, whose origin's) is on the list.
+def named_by(digest: str, content: str | None, manifest: Manifest, own: str) -> bool:
+    """Whether revoking ``digest`` with ``content`` revokes the release ``manifest`` of sha256 ``own``.
+
+    It is if it names the release, the one a rollback returns to, or any release with the same content.
+    """
+    origin = manifest.rollback.manifest_digest if manifest.rollback else own
+    return digest in (own, origin) or content == manifest.content_sha256
+
+
+def check_revocation(revocations: Revocations, manifest: Manifest, digest: str) -> None:
+    """Refuse a release that the list names, by itself or by its content.
 
     Raises:
         Refused: rule ``revoked``.
     """
     for entry in revocations.revoked:
-        if entry.manifest_digest in digests:
+        if named_by(entry.manifest_digest, entry.content_sha256, manifest, digest):
             raise Refused(
                 "revoked",
                 expected="a release that is not revoked",

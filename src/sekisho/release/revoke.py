@@ -11,7 +11,7 @@ from sekisho.errors import CannotCheck, Refused
 from sekisho.release import audit
 from sekisho.release.dvclock import head
 from sekisho.release.manifest import read_manifest
-from sekisho.release.policy import load_trust
+from sekisho.release.policy import load_policy, load_trust
 from sekisho.release.promote import Desk
 from sekisho.release.revocation import REVOCATIONS, read_revocations
 from sekisho.release.signer import install_local_root, open_signer, predicate_digest
@@ -49,17 +49,17 @@ def revoke(desk: Desk, release: Path | None, reason: str, environment: str) -> R
                 model=manifest.model,
                 seq=manifest.seq,
                 manifest_digest=digest,
-                details={"environment": environment, "reason": reason},
+                details={"environment": environment, "reason": reason, "content": manifest.content_sha256},
             )
         else:
             event, _ = audit.next_event(releases, "renew", desk.actor, details={"environment": environment})
-        audit.append(releases, event)
-        events, _ = audit.read_log(releases)
+        written, _ = audit.read_log(releases)
+        events = [*written[: event.line - 1], event]
         claim = Revocations(
             serial=sum(e.event in ("revoke", "renew") for e in events),
             issued=moment,
             expires=moment + dt.timedelta(days=desk.params.revocation_days),
-            revoked=revoked_by(events),
+            revoked=revoked_by(events, load_policy(desk.trust).sharing(trust.policy.revoked)),
         )
         if path.exists():
             _nothing_lost(verifier, claim, moment)
@@ -67,22 +67,25 @@ def revoke(desk: Desk, release: Path | None, reason: str, environment: str) -> R
         sign = open_signer(desk.authority, trust.policy, head(desk.repo)[0], desk.local_folder)
         bundle = sign("revocation", make_statement("revocation", REVOCATIONS, digest, claim))
         verifier.check(bundle, path, "revocation", REVOCATIONS, None)
+        audit.append(releases, event)  # only what could be signed: a line cannot be taken back
         audit.write_atomically(path, bundle)
     return claim
 
 
-def revoked_by(events: Iterable[audit.Event]) -> list[Revoked]:
-    """Every release that the events revoke, once, in their order."""
+def revoked_by(events: Iterable[audit.Event], environments: set[str]) -> list[Revoked]:
+    """Every release that the events revoke in one of the environments, once, in their order."""
     entries: dict[str, Revoked] = {}
     for event in events:
-        if event.event == "revoke" and event.manifest_digest and event.model and event.seq:
+        own = event.event == "revoke" and event.details.get("environment") in environments
+        if own and event.manifest_digest and event.model and event.seq:
             entries.setdefault(
                 event.manifest_digest,
                 Revoked(
                     manifest_digest=event.manifest_digest,
                     model=event.model,
                     seq=event.seq,
-                    reason=event.details["reason"],
+                    content_sha256=event.details.get("content"),
+                    reason=str(event.details.get("reason") or "-")[: audit.REASON_LIMIT],
                     at=event.at,
                 ),
             )

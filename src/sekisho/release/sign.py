@@ -10,11 +10,19 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sekisho.errors import CannotCheck, Refused
+from sekisho.errors import CannotCheck, Refused, require_same
 from sekisho.release import audit, statements
 from sekisho.release.dvclock import git, head
 from sekisho.release.judgement import recount, require_judged
-from sekisho.release.manifest import BUNDLES, CONTENT, MANIFEST, Manifest, check_files, read_manifest
+from sekisho.release.manifest import (
+    BUNDLES,
+    CONTENT,
+    MANIFEST,
+    Manifest,
+    check_files,
+    check_place,
+    read_manifest,
+)
 from sekisho.release.policy import FACTS, Environment, Fact, load_trust
 from sekisho.release.signer import (
     Authority,
@@ -26,7 +34,7 @@ from sekisho.release.signer import (
 from sekisho.release.verify import check_content, check_facts
 
 if TYPE_CHECKING:
-    from sekisho.release.bundle import SignedFact
+    from sekisho.release.bundle import BundleVerifier, SignedFact
 
 
 def sign_release(
@@ -41,15 +49,18 @@ def sign_release(
 ) -> dict[str, SignedFact]:
     """Sign the four facts, check the bundles as any verifier would, log it, put them in place in one rename.
 
-    A release that is signed already is checked and left as it is.
+    A release that is signed already is checked, the approval too, and left as it is.
 
     Raises:
-        Refused: what is signed would not verify (gate failed or forged, approval does not fit, …).
+        Refused: rules ``release-folder``, ``seq-reused``, ``signed-approval`` (signed already, with another
+            approval); what is signed would not verify (gate failed or forged, approval does not fit, …).
         CannotCheck: no approval record, no credential, files missing.
     """
     from sekisho.release.bundle import BundleVerifier
 
     manifest, digest = read_manifest(release)
+    releases = repo / "releases"
+    check_place(releases, release, manifest)
     check_files(manifest, release / CONTENT)
     if manifest.rollback is None:  # an old content's verdict was given by the gate of its time
         require_judged(release / CONTENT)
@@ -58,14 +69,13 @@ def sign_release(
         install_local_root(trust, local_folder)
     verifier = BundleVerifier(load_trust(trust, signing_environment(authority), now=audit.now()))
     if (release / BUNDLES).exists():
-        return check_facts(release, manifest, digest, verifier)
+        return _signed_already(release, manifest, digest, verifier, approval)
     policy = verifier.trust.policy
     run = describe_run(authority, policy)
     claims = make_claims(manifest, release / CONTENT, approval, policy, run)
     if manifest.rollback:
         check_rollback_approval(repo, release, digest, claims["approval"])
     sign = open_signer(authority, policy, head(repo)[0], local_folder)
-    releases = release.parent.parent
     staging = Path(tempfile.mkdtemp(prefix=".sign-", dir=release.parent))
     try:
         bundles = staging / BUNDLES
@@ -76,6 +86,10 @@ def sign_release(
         facts = check_facts(release, manifest, digest, verifier, bundles=bundles)
         check_content(facts, manifest, release / CONTENT)
         with audit.locked(releases):
+            if (release / BUNDLES).exists():  # by another command meanwhile
+                return _signed_already(release, manifest, digest, verifier, approval)
+            known = audit.signed_releases(audit.read_log(releases)[0]).get((manifest.model, manifest.seq))
+            audit.require_first(manifest.model, manifest.seq, known, digest)
             event, _ = audit.next_event(
                 releases,
                 "sign",
@@ -89,6 +103,19 @@ def sign_release(
             os.replace(bundles, release / BUNDLES)  # noqa: PTH105 (the one call that tests interrupt)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+    return facts
+
+
+def _signed_already(
+    release: Path, manifest: Manifest, digest: str, verifier: BundleVerifier, approval: Path
+) -> dict[str, SignedFact]:
+    facts = check_facts(release, manifest, digest, verifier)
+    require_same(
+        "signed-approval",
+        facts["approval"].predicate,
+        statements.read_approval(approval),
+        "nothing was signed anew; another approval needs another release",
+    )
     return facts
 
 

@@ -149,6 +149,7 @@ class Revoked(Predicate):
     manifest_digest: Sha256
     model: ModelName
     seq: Seq
+    content_sha256: Sha256 | None  # of its list of files: no other release may bring them back; None: unknown
     reason: Annotated[str, Field(min_length=1, max_length=500)]
     at: AwareDatetime
 

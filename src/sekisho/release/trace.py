@@ -8,18 +8,23 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sekisho.errors import CannotCheck, Refused, SekishoError
+from sekisho.errors import CannotCheck, Refused, require_same
 from sekisho.params import parse_yaml
 from sekisho.release import audit
-from sekisho.release.deployment import check_deployment
-from sekisho.release.manifest import CONTENT, check_files, read_manifest
-from sekisho.release.policy import load_trust
-from sekisho.release.revocation import check_revocation, read_revocations
-from sekisho.release.statements import Approval, Data, Evaluation, Provenance
+from sekisho.release.deployment import check_deployment, check_logged, last_promotions
+from sekisho.release.manifest import CONTENT, Manifest, check_files, check_place, read_manifest
+from sekisho.release.policy import Trust, load_trust
+from sekisho.release.revocation import (
+    check_not_replayed,
+    check_revocation,
+    named_by,
+    read_revocations,
+)
+from sekisho.release.statements import Approval, Data, Deployment, Evaluation, Provenance
 from sekisho.release.verify import check_facts
 
 if TYPE_CHECKING:
-    from sekisho.release.bundle import BundleVerifier
+    from sekisho.release.bundle import BundleVerifier, SignedFact
 
 
 def trace_prediction(
@@ -75,26 +80,27 @@ def _find_prediction(predictions: Path, prediction_id: str) -> dict[str, Any]:
 
 
 def trace_release(repo: Path, folder: Path, *, trust: Path, environment: str | None) -> dict[str, Any]:
-    """One release's evidence, every signature verified; ``environment`` None: where it was promoted last.
+    """One release's evidence, every signature verified; ``environment`` None: the strictest it came to.
 
     Content that is not here (`dvc pull`) is not needed: the signed manifest names it. A revocation list
-    that has run out does not hinder a look back; it is shown.
+    that has run out does not hinder a look back; a revocation in the log or the list is shown.
 
     Raises:
-        Refused, CannotCheck: as :func:`verify.check_facts`.
+        Refused, CannotCheck: as :func:`verify.check_facts` and :func:`revocation.read_revocations`, and rules
+            ``release-folder``, ``deployment-logged``, ``revocation-replayed``.
     """
     from sekisho.release.bundle import BundleVerifier
 
     manifest, digest = read_manifest(folder)
+    check_place(repo / "releases", folder, manifest)
     events, _ = audit.read_log(repo / "releases")
     own = [event for event in events if event.manifest_digest == digest]
-    verifier = BundleVerifier(load_trust(trust, environment or _last_environment(own, folder)))
+    verifier = BundleVerifier(load_trust(trust, environment or _environment(own, folder)))
     facts = check_facts(folder, manifest, digest, verifier)
-    check_deployment(facts, manifest, verifier.trust, audit.now(), required=False)
+    deployed = _deployment(facts, manifest, verifier.trust, own)
     here = (folder / CONTENT).exists()
     if here:
         check_files(manifest, folder / CONTENT)
-    origin = [manifest.rollback.manifest_digest] if manifest.rollback else []
     provenance = cast(Provenance, facts["provenance"].predicate)
     evaluation = cast(Evaluation, facts["evaluation"].predicate)
     return {
@@ -105,13 +111,15 @@ def trace_release(repo: Path, folder: Path, *, trust: Path, environment: str | N
             "previous": manifest.previous,
             "rollback": manifest.rollback.model_dump() if manifest.rollback else None,
             "content": "verified" if here else "not here; `dvc pull` brings it",
-            "revoked": _revoked(verifier, [digest, *origin]),
+            "revoked": _revoked(verifier, events, manifest, digest, deployed),
         },
         "commit": manifest.created_from.model_dump(),
         "approval": cast(Approval, facts["approval"].predicate).model_dump(mode="json"),
-        "deployment": facts["deployment"].predicate.model_dump(mode="json")
-        if "deployment" in facts
-        else None,
+        "verified_under": {
+            "environment": verifier.trust.environment,
+            "root_sha256": hashlib.sha256(verifier.trust.root_json).hexdigest(),
+        },
+        "deployment": deployed.model_dump(mode="json") if deployed else None,
         "data": cast(Data, facts["data"].predicate).model_dump(mode="json"),
         "parameters": {"sha256": evaluation.params_sha256, "values": _parameters(folder / CONTENT)},
         "metrics": evaluation.model_dump(mode="json", exclude={"report_sha256", "params_sha256"}),
@@ -132,20 +140,49 @@ def trace_release(repo: Path, folder: Path, *, trust: Path, environment: str | N
     }
 
 
-def _last_environment(own: list[audit.Event], folder: Path) -> str:
-    promoted = [event.details["environment"] for event in own if event.event == "promote"]
-    if not promoted:
-        raise CannotCheck(f"{folder}: never promoted", remedy="name the trust policy: --environment local")
-    return str(promoted[-1])
+def _environment(own: list[audit.Event], folder: Path) -> str:
+    """Of the environments that the release was promoted to, the one that trusts least."""
+    promoted = {event.details.get("environment") for event in own if event.event == "promote"}
+    for environment in ("production", "staging", "local"):
+        if environment in promoted:
+            return environment
+    raise CannotCheck(f"{folder}: never promoted", remedy="name the trust policy: --environment local")
 
 
-def _revoked(verifier: BundleVerifier, digests: list[str]) -> str:
+def _deployment(
+    facts: dict[str, SignedFact], manifest: Manifest, trust: Trust, own: list[audit.Event]
+) -> Deployment | None:
+    """The promotion to the environment as it is signed and logged; None where there never was one."""
+    check_deployment(facts, manifest, trust, audit.now(), required=False)
+    logged = last_promotions(own).get((manifest.model, manifest.seq, trust.environment))
+    if "deployment" not in facts:
+        require_same("missing-fact", None, logged and f"no bundle of line {logged.line}", audit.RESTORE)
+        return None
+    claim = cast(Deployment, facts["deployment"].predicate)
+    check_logged(claim, logged, f"the promotion to {trust.environment}")
+    return claim
+
+
+def _revoked(
+    verifier: BundleVerifier,
+    events: list[audit.Event],
+    manifest: Manifest,
+    digest: str,
+    deployed: Deployment | None,
+) -> str:
+    """``no``, or what revoked it: the log is asked first, so that an old list cannot hide it."""
+    listed = read_revocations(verifier, audit.now(), expired=True)
+    if deployed:
+        check_not_replayed(listed, deployed.revocations)
+    for event in events:
+        named, content = event.manifest_digest or "", event.details.get("content")
+        if event.event == "revoke" and named_by(named, content, manifest, digest):
+            where = event.details.get("environment")
+            return f"{event.at:%Y-%m-%d} for {where}, line {event.line}: {event.details.get('reason')}"
     try:
-        check_revocation(read_revocations(verifier, audit.now(), expired=True), digests)
+        check_revocation(listed, manifest, digest)
     except Refused as error:
-        return str(error.found) if error.rule == "revoked" else f"cannot tell: {error.message}"
-    except SekishoError as error:
-        return f"cannot tell: {error.message}"
+        return str(error.found)
     return "no"
 
 
@@ -163,6 +200,10 @@ def table(trace: dict[str, Any]) -> list[tuple[str, str]]:
             ("verdict", f"{prediction['verdict']}; input sha256:{prediction['input_digest'][:16]}… fits")
         )
     release, commit, approval = trace["release"], trace["commit"], trace["approval"]
+    under = trace["verified_under"]
+    rows.append(("verified under", f"{under['environment']}, root sha256:{under['root_sha256']}"))
+    if under["environment"] == "local":
+        rows.append(("warning", "local keys lie beside the repository: this proves nothing to others"))
     rows.append(("release", f"{release['model']}/{release['seq']} sha256:{release['manifest_digest']}"))
     if release["rollback"]:
         rows.append(
@@ -187,6 +228,8 @@ def table(trace: dict[str, Any]) -> list[tuple[str, str]]:
         if soak := deployed["soak"]:
             days = f"{soak['first_session']} to {soak['last_session']}"
             rows.append(("soak", f"{soak['sessions']} sessions in {soak['environment']}, {days}"))
+    else:
+        rows.append(("promoted", f"never to {under['environment']}"))
     rows += [("data", f"{item['path']} md5:{item['dvc_md5']}") for item in trace["data"]["sets"]]
     rows += [(f"{name} window", " to ".join(days)) for name, days in trace["data"]["windows"].items()]
     rows.append(("parameters", f"params.yaml sha256:{trace['parameters']['sha256']}"))

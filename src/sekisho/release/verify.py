@@ -76,12 +76,14 @@ def verify_release(
     environment: str,
     minimum_seq: int = 0,
     deployed: bool = False,
+    expect: str | None = None,
     now: dt.datetime | None = None,
 ) -> VerifiedRelease:
     """Check a release's files, signatures, identities, approval, gate, revocation and order.
 
     ``trust`` is the folder with ``policy.yaml``; ``minimum_seq`` the caller's high-water mark; ``deployed``
-    also demands a promotion to ``environment`` that has not run out; ``now`` is the clock (tests only).
+    also demands a promotion to ``environment`` that has not run out; ``expect`` names the one release it may
+    be, MODEL/SEQ or MODEL/SEQ@sha256:DIGEST, whatever its folder is called; ``now`` is for tests only.
 
     Raises:
         Refused: a rule is broken (exit code 1); ``rule`` names it.
@@ -92,6 +94,8 @@ def verify_release(
 
     now = now or dt.datetime.now(dt.UTC)
     manifest, digest = read_manifest(release)
+    found = subject_name(manifest) + (f"@sha256:{digest}" if "@" in (expect or "") else "")
+    require_same("expected-release", expect or found, found, "restore the release's folder from git")
     check_files(manifest, release / CONTENT)
     if manifest.seq < minimum_seq:
         raise Refused(
@@ -107,8 +111,7 @@ def verify_release(
     revocations = read_revocations(verifier, now)
     if "deployment" in facts:
         check_not_replayed(revocations, cast(Deployment, facts["deployment"].predicate).revocations)
-    origin = [manifest.rollback.manifest_digest] if manifest.rollback else []
-    check_revocation(revocations, [digest, *origin])
+    check_revocation(revocations, manifest, digest)
     return VerifiedRelease(manifest.model, manifest.seq, digest, release, facts, manifest, revocations.serial)
 
 
@@ -242,7 +245,8 @@ def _check_origin(release: Path, manifest: Manifest, verifier: BundleVerifier) -
                 "extra-file", expected="no origin/", found=str(folder), remedy="restore the folder from git"
             )
         return
-    remedy = "make the rollback again with `sekisho rollback`"
+    remedy = "restore origin/ from git; one that was never whole: make the rollback again"
+    require_same("rollback-origin", True, folder.is_dir(), remedy)
     entries = {path.split("/")[0] for path in walk(folder)}
     require_same("rollback-origin", {MANIFEST, BUNDLES}, entries, remedy)
     origin, digest = parse_manifest((folder / MANIFEST).read_bytes(), str(folder / MANIFEST))

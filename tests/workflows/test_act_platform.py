@@ -57,8 +57,10 @@ def stacks(world: World) -> None:
         state = world.folder / "state" / f"{stack}.tfstate"
         text = STACK.replace("STATE", str(state)).replace("SECRET", SECRET).replace("STACK", stack)
         (folder / "main.tf").write_text(text)
-    with (world.clone / "Makefile").open("a") as file:  # the real stacks have tests of their own
-        file.write("\nterraform-mirror test-terraform:\n\t@echo $@ was called\n")
+    makefile = world.clone / "Makefile"  # the real stacks have tests of their own
+    rule = r"^(terraform-mirror|test-terraform):.*\n(?:\t.*\n)*"
+    said = r"\1:\n\t@echo $@ was called\n"
+    makefile.write_text(re.sub(rule, said, makefile.read_text(), flags=re.MULTILINE))
     world.commit("engineer", "Small stacks")
     world.run_git("push", "--quiet", "origin", "main")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,10 +15,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.release.workshop import Workshop, payload
 
 from sekisho.cli import main
 from sekisho.errors import CannotCheck, Refused
-from sekisho.release.audit import now
+from sekisho.release.audit import append, next_event, now
 from sekisho.release.bundle import BundleVerifier
 from sekisho.release.deployment import check_deployment
 from sekisho.release.manifest import canonical
@@ -70,6 +73,8 @@ def test_a_pack_verifies_with_nothing_but_sigstore_and_no_network(pack: Path) ->
     done = run_alone(pack)
     assert done.returncode == 0, done.stderr
     assert "the pack holds: 6 bundles" in done.stdout
+    assert "PR 7 of engineer, approved by reviewer (write) 2026-01-02T03:04:05Z" in done.stdout
+    assert "by releaser until" in done.stdout
     facts = {row["fact"] for row in json.loads(run_alone(pack, "--json").stdout)["bundles"]}
     assert facts == {"provenance", "evaluation", "data", "approval", "deployment-local", "revocation"}
 
@@ -142,9 +147,41 @@ def test_a_pack_of_a_rollback_brings_the_release_it_returns_to(shop: Any, tmp_pa
     revoke(shop.desk, shop.repo / "releases/policy/2", "loses money", "local")
     pack = make_pack(shop, tmp_path / "pack")
     assert run_alone(pack).returncode == 0
-    names = [entry["name"] for entry in json.loads((pack / "pack.json").read_text())["releases"]]
-    assert names == ["policy/1", "policy/2", "policy/3"]
-    assert "loses money" in (pack / "README.md").read_text()
+    names = sorted(path.name for path in (pack / "releases/policy").iterdir())
+    assert names == ["1", "2", "3"]
+    assert "policy/2 " in run_alone(pack).stdout.partition("loses money")[0]
+
+
+def test_a_pack_brings_what_was_in_force_when_its_days_began(storied: Workshop, tmp_path: Path) -> None:
+    tomorrow = TODAY + dt.timedelta(days=1)
+    pack = export_pack(storied.repo, storied.trust, "local", tomorrow, tomorrow, tmp_path / "pack")
+    assert sorted(path.name for path in (pack / "releases/policy").iterdir()) == ["1", "3"]
+    assert not (pack / "releases/policy/1/content").exists()  # what a rollback returns to, no more
+    done = run_alone(pack)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_pack_needs_the_content_that_an_auditor_reads(storied: Workshop, tmp_path: Path) -> None:
+    shutil.rmtree(storied.repo / "releases/policy/2/content")
+    with pytest.raises(CannotCheck, match="not here"):
+        make_pack(storied, tmp_path / "pack")
+
+
+def test_a_revocation_elsewhere_does_not_hinder_a_pack(storied: Workshop, tmp_path: Path) -> None:
+    releases = storied.repo / "releases"
+    digest = storied.verify(releases / "policy/2").digest
+    details = {"environment": "staging", "reason": "bad data", "content": None}
+    event, _ = next_event(
+        releases, "revoke", "ops", model="policy", seq=2, manifest_digest=digest, details=details
+    )
+    append(releases, event)
+    statement = payload(storied.trust / "local/revoked.sigstore.json")
+    entry = {"manifest_digest": digest, "model": "policy", "seq": 2, "content_sha256": None}
+    statement["predicate"]["revoked"] = [entry | {"reason": "bad data", "at": "2026-01-02T03:04:05Z"}]
+    (storied.trust / "revoked.sigstore.json").write_bytes(
+        storied.seal("revocation", canonical(statement), None, None, {})
+    )
+    assert run_alone(make_pack(storied, tmp_path / "pack")).returncode == 0
 
 
 def edit_json(path: Path, change: Callable[[Any], object]) -> None:
@@ -212,6 +249,63 @@ def link(pack: Path) -> None:
     (pack / "README.md").symlink_to("/etc/hostname")
 
 
+def drop_release(pack: Path) -> None:
+    shutil.rmtree(pack / "releases/policy/1")
+    sums(pack)
+
+
+def drop_promotion(pack: Path) -> None:
+    (pack / "releases/policy/1/bundles/deployment-local.sigstore.json").unlink()
+    sums(pack)
+
+
+def drop_content(pack: Path) -> None:
+    shutil.rmtree(pack / "releases/policy/1/content")
+    sums(pack)
+
+
+def add_release(pack: Path) -> None:
+    shutil.copytree(pack / "releases/policy/1", pack / "releases/policy/9")
+    sums(pack)
+
+
+def add_policy(pack: Path) -> None:
+    (pack / "trust/policy.yaml").write_text("version: 1")
+    sums(pack)
+
+
+def later_days(pack: Path) -> None:
+    """Days without an event, with nothing in force before."""
+    edit_json(pack / "pack.json", lambda value: value.update({"from": "2020-01-01", "to": "2020-01-02"}))
+    sums(pack)
+
+
+def long_log(pack: Path) -> None:
+    """A promotion that was signed into a longer log than the pack's."""
+    log = pack / "audit.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    (last,) = [line for line in lines if b'"event":"promote"' in line]
+    kept = [json.loads(line) for line in lines if line != last and b"policy" in line] + [json.loads(last)]
+    previous = "0" * 64
+    written = []
+    for number, event in enumerate(kept, start=1):
+        written.append(canonical(event | {"line": number, "previous": previous}))
+        previous = hashlib.sha256(written[-1]).hexdigest()
+    log.write_bytes(b"".join(line + b"\n" for line in written))
+    head = {"lines": len(written), "sha256": previous}
+    edit_json(pack / "pack.json", lambda value: value.update(head=head))
+    sums(pack)
+
+
+def link_sums(pack: Path) -> None:
+    (pack / "SHA256SUMS").rename(pack.parent / "sums")
+    (pack / "SHA256SUMS").symlink_to(pack.parent / "sums")
+
+
+def pipe(pack: Path) -> None:
+    os.mkfifo(pack / "pipe")
+
+
 def other_root(pack: Path) -> None:
     shutil.copy(Path(__file__).parents[2] / "trust/trusted_root.json", pack / "trust/trusted_root.json")
     sums(pack)
@@ -231,7 +325,16 @@ def other_identity(pack: Path) -> None:
         (cut_log, "head of audit.jsonl"),
         (edit_log, "audit.jsonl line 2"),
         (swap_bundles, "certificate|kind of fact"),
-        (drop_bundle, "facts"),
+        (drop_bundle, "log asks for are missing"),
+        (drop_release, "log asks for are missing|its manifest"),
+        (drop_promotion, "log asks for are missing"),
+        (drop_content, "log asks for are missing"),
+        (add_release, "does not ask for"),
+        (add_policy, "does not ask for"),
+        (later_days, "does not ask for"),
+        (long_log, "line of the log"),
+        (link_sums, "SHA256SUMS is a plain file"),
+        (pipe, "pipe is a plain file"),
         (edit_manifest, "digest of its manifest"),
         (edit_content, "gate.json"),
         (other_root, "."),
@@ -246,6 +349,37 @@ def test_a_falsified_pack_is_refused(pack: Path, attack: Callable[[Path], object
     done = run_alone(pack)
     assert done.returncode == 1, done.stdout + done.stderr
     assert re.search(message, done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("changes", [{"reason": "another"}, {"actor": "mallory"}], ids=["reason", "actor"])
+def test_a_pack_with_a_promotion_signed_anew_is_refused(
+    shop: Any, pack: Path, changes: dict[str, str]
+) -> None:
+    name = "releases/policy/1/bundles/deployment-local.sigstore.json"
+    shop.forge("deployment-local", lambda statement: statement["predicate"].update(changes))
+    shutil.copy(shop.repo / name, pack / name)
+    sums(pack)
+    done = run_alone(pack)
+    assert (done.returncode, "as the log has it" in done.stderr) == (1, True), done.stderr
+
+
+def test_the_verifier_says_which_values_another_source_must_confirm(pack: Path) -> None:
+    before = json.loads(run_alone(pack, "--json").stdout)["compare"]
+    edit_json(pack / "identities.json", lambda value: value.update(unused={"revocation": {"list": "x"}}))
+    sums(pack)
+    after = json.loads(run_alone(pack, "--json").stdout)["compare"]
+    assert [key for key in before if before[key] != after[key]] == ["sha256 of identities.json"]
+    assert len(before) == 4  # the days, the root, the identities, the log's head
+
+
+def test_nothing_beside_the_verifier_stands_in_for_a_module(pack: Path) -> None:
+    for name in ("sigstore", "json", "argparse"):
+        (pack / name).mkdir()
+        (pack / name / "__init__.py").write_text("print('the pack holds: everything'); raise SystemExit(0)")
+    done = subprocess.run(
+        [sys.executable, str(pack / "verify.py")], capture_output=True, text=True, check=False, cwd="/"
+    )
+    assert (done.returncode, "files of the pack" in done.stderr) == (1, True), done.stdout
 
 
 def test_no_pack_is_made_of_a_broken_log_or_of_nothing(shop: Any, tmp_path: Path) -> None:

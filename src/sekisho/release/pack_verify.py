@@ -1,26 +1,54 @@
 """Verify an audit pack. Needs Python 3.11 and the package `sigstore`, no network, nothing of Sekisho.
 
-    python verify.py [FOLDER] [--json]
+    python -I verify.py FOLDER [--json]
 
-Every file is what the pack lists, the log is unbroken, every bundle is signed by exactly the identity in
-identities.json under trust/trusted_root.json, is about its release's manifest, and is the one that the log
-names. Exit codes: 0 all of it holds, 1 something does not, 2 could not be checked.
+Take this program from a source that you trust, not from the pack. It derives from the log which releases
+and promotions the pack must hold, finds exactly these files, and demands that every bundle is signed by
+exactly the identity in identities.json under trust/trusted_root.json, is about its release's manifest, and
+says what the log says. It prints the three values that only another source can confirm. Exit codes: 0 all of
+it holds, 1 something does not, 2 could not be checked.
 """
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # this folder: nothing that lies beside may stand in for a module
+
 import argparse
 import base64
+import datetime as dt
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 FULCIO = "1.3.6.1.4.1.57264.1."  # prefix of the certificate's extensions
 EVENT = "20"  # the one extension with several allowed values
 REQUIRED = ("provenance", "evaluation", "data", "approval")
+# What an auditor reads of a release; the model itself is named by digest only.
+EVIDENCE = (
+    "params.yaml",
+    "dvc.lock",
+    "backtest.json",
+    "trials.json",
+    "lookahead.json",
+    "gate.json",
+    "report.md",
+    "lineage.json",
+)
+FIXED = (
+    "README.md",
+    "audit.jsonl",
+    "identities.json",
+    "pack.json",
+    "trust/revoked.sigstore.json",
+    "trust/trusted_root.json",
+    "verify.py",
+)
 GENESIS = "0" * 64
+Event = dict[str, Any]  # a line of the log
 
 
 class Broken(Exception):
@@ -36,39 +64,110 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def load(path: Path) -> Any:
+def parse(raw: bytes, name: str) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        require(f"{path.name}: keys given once", len(pairs), len(dict(pairs)))
+        require(f"{name}: keys given once", len(pairs), len(dict(pairs)))
         return dict(pairs)
 
-    return json.loads(path.read_bytes(), object_pairs_hook=once)
+    return json.loads(raw, object_pairs_hook=once)
 
 
-def check_sums(pack: Path) -> int:
-    """SHA256SUMS names every file of the pack and no other."""
+def load(path: Path) -> Any:
+    return parse(path.read_bytes(), path.name)
+
+
+def check_sums(pack: Path) -> set[str]:
+    """SHA256SUMS names every file of the pack and no other, all of them plain; returns their names."""
+    present = {}
+    for path in sorted(pack.rglob("*")):
+        name = path.relative_to(pack).as_posix()
+        plain = not path.is_symlink() and (path.is_file() or path.is_dir())
+        require(f"{name} is a plain file or folder", True, plain)
+        if path.is_file():
+            present[name] = path
     listed = {}
     for line in (pack / "SHA256SUMS").read_text("utf-8").splitlines():
         digest, _, name = line.partition("  ")
         listed[name] = digest
-    present = {p.relative_to(pack).as_posix(): p for p in pack.rglob("*") if p.is_symlink() or not p.is_dir()}
     present.pop("SHA256SUMS")
     require("files of the pack", sorted(listed), sorted(present))
     for name, path in present.items():
-        require(f"{name} is a plain file", False, path.is_symlink())
         require(f"sha256 of {name}", listed[name], sha256(path))
-    return len(listed)
+    return set(present)
 
 
-def check_log(pack: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+def check_log(pack: Path, about: dict[str, Any]) -> list[Event]:
     """Each line of the log carries the hash of the line before; the last is the head that pack.json names."""
     events, previous = [], GENESIS
     for number, line in enumerate((pack / "audit.jsonl").read_bytes().splitlines(), start=1):
-        event = json.loads(line)
+        event = parse(line, f"audit.jsonl line {number}")
         require(f"audit.jsonl line {number}", (number, previous), (event["line"], event["previous"]))
         previous = hashlib.sha256(line).hexdigest()
-        events.append(event)
+        events.append(event | {"sha256": previous})
     require("head of audit.jsonl", (about["head"]["lines"], about["head"]["sha256"]), (len(events), previous))
     return events
+
+
+def name_of(event: Event) -> str:
+    return f"{event['model']}/{event['seq']}"
+
+
+def releases_of(events: list[Event], first: str, last: str) -> dict[str, str]:
+    """Name and manifest digest of the releases that a pack of these days (UTC, both included) must hold.
+
+    Those with an event in the days, and those that an environment pointed at when they began; of these, the
+    ones that the log has seen signed.
+    """
+    signed: dict[str, str] = {}
+    chosen: set[str] = set()
+    in_force: dict[str, str] = {}
+    for event in events:
+        if not event["model"]:
+            continue
+        name, day = (
+            name_of(event),
+            dt.datetime.fromisoformat(event["at"]).astimezone(dt.UTC).date().isoformat(),
+        )
+        if event["event"] == "sign":
+            digest = event["manifest_digest"]
+            require(f"{name}: one manifest signed", signed.setdefault(name, digest), digest)
+        if first <= day <= last:
+            chosen.add(name)
+        elif day < first and event["event"] == "promote":
+            in_force[event["details"]["environment"]] = name
+    return {name: signed[name] for name in sorted(chosen | set(in_force.values())) if name in signed}
+
+
+def promotions_of(events: list[Event], name: str) -> dict[str, Event]:
+    """The last promotion of a release to each environment."""
+    own = [event for event in events if event["event"] == "promote" and name_of(event) == name]
+    return {event["details"]["environment"]: event for event in own}
+
+
+def check_layout(pack: Path, present: set[str], events: list[Event], about: Any) -> dict[str, str]:
+    """The pack holds the releases that it must, each whole, and nothing else; returns digests by name.
+
+    A release that is here only because a rollback returns to it comes without content and promotions.
+    """
+    chosen = releases_of(events, about["from"], about["to"])
+    found = dict(chosen)
+    expected = {*FIXED}
+    for name, digest in chosen.items():
+        path = pack / "releases" / name / "manifest.json"
+        require(f"{name}: its manifest", True, path.is_file())
+        require(f"{name}: digest of its manifest", digest, sha256(path))
+        if origin := load(path)["rollback"]:
+            found.setdefault(f"{name.partition('/')[0]}/{origin['seq']}", origin["manifest_digest"])
+        expected |= {f"releases/{name}/content/{file}" for file in EVIDENCE}
+        deployed = promotions_of(events, name)
+        expected |= {f"releases/{name}/bundles/deployment-{env}.sigstore.json" for env in deployed}
+    for name in found:
+        expected |= {f"releases/{name}/bundles/{fact}.sigstore.json" for fact in REQUIRED}
+        expected.add(f"releases/{name}/manifest.json")
+    missing, more = sorted(expected - present), sorted(present - expected)
+    require("files that the log asks for are missing", [], missing)
+    require("files that the log does not ask for", [], more)
+    return found
 
 
 class Exactly:
@@ -112,32 +211,61 @@ def verify_bundle(
 
 
 def check_release(
-    folder: Path, entry: dict[str, Any], identities: Any, verifier: Any, events: list[dict[str, Any]]
-) -> list[dict[str, str]]:
+    folder: Path,
+    name: str,
+    digest: str,
+    identities: Any,
+    verifier: Any,
+    events: list[Event],
+    environment: str,
+) -> list[dict[str, Any]]:
     """Every bundle of one release, its files as far as the pack has them, and what the log says of it."""
-    manifest, digest, name = load(folder / "manifest.json"), entry["digest"], entry["name"]
+    manifest = load(folder / "manifest.json")
     require(f"{name}: digest of its manifest", digest, sha256(folder / "manifest.json"))
     require(f"{name}: its name", f"{manifest['model']}/{manifest['seq']}", name)
     files = {file["path"]: file["sha256"] for file in manifest["files"]}
-    for path in (p for p in (folder / "content").rglob("*") if not p.is_dir()):
-        inside = path.relative_to(folder / "content").as_posix()
-        require(f"{name}: {inside}", files.get(inside), sha256(path))
+    for path in sorted((folder / "content").glob("*")):
+        require(f"{name}: {path.name}", files.get(path.name), sha256(path))
     rows, facts = [], {}
     for path in sorted((folder / "bundles").iterdir()):
-        fact, _, environment = path.name.removesuffix(".sigstore.json").partition("-")
-        identity = identities[environment or entry["environment"]][fact]
-        statement = verify_bundle(verifier, path, identity, name, digest)
-        facts[fact] = statement["predicate"]
-        rows.append(
-            {"release": name, "fact": path.name.removesuffix(".sigstore.json"), "sha256": sha256(path)}
-        )
+        fact, _, place = path.name.removesuffix(".sigstore.json").partition("-")
+        signers = identities.get(place or environment, {})
+        require(f"{name}: somebody may sign {path.name}", True, fact in signers)
+        said = verify_bundle(verifier, path, signers[fact], name, digest)["predicate"]
+        facts[fact] = said
+        row = {"release": name, "fact": path.name.removesuffix(".sigstore.json"), "sha256": sha256(path)}
         if fact == "deployment":
-            head = statement["predicate"]["audit"]
-            line = (folder.parents[2] / "audit.jsonl").read_bytes().splitlines()[head["lines"] - 1]
-            require(
-                f"{name}: log line signed into {path.name}", head["sha256"], hashlib.sha256(line).hexdigest()
+            check_promotion(path, said, promotions_of(events, name)[place])
+            row["said"] = f"by {said['actor']} until {said['expires']}: {said['reason']}"
+        if fact == "approval":
+            row["said"] = (
+                f"PR {said['pr']} of {said['author']}, approved by {said['approver']} ({said['permission']}) "
+                f"{said['approved_at']}"
             )
-    require(f"{name}: facts", [], [fact for fact in REQUIRED if fact not in facts])
+        rows.append(row)
+    check_facts(name, manifest, files, facts)
+    signed = [
+        e["details"]["bundles"] for e in events if e["event"] == "sign" and e["manifest_digest"] == digest
+    ]
+    own = {row["fact"]: row["sha256"] for row in rows if row["fact"] in REQUIRED}
+    require(f"{name}: bundles that the log names", True, own in signed)
+    return rows
+
+
+def check_promotion(path: Path, said: dict[str, Any], event: Event) -> None:
+    """The signed promotion is the one that the log has last: nobody signed it anew."""
+    require(
+        f"{path}: line of the log signed into it",
+        (event["line"], event["sha256"]),
+        (said["audit"]["lines"], said["audit"]["sha256"]),
+    )
+    logged = {"actor": event["actor"], "model": event["model"], "seq": event["seq"], **event["details"]}
+    for key in ("environment", "action", "reason", "previous", "expires", "actor", "model", "seq"):
+        require(f"{path}: {key} as the log has it", logged[key], said[key])
+
+
+def check_facts(name: str, manifest: Any, files: dict[str, str], facts: dict[str, Any]) -> None:
+    """The four facts agree with each other and with the manifest."""
     approval = facts["approval"]
     require(f"{name}: approved by another", False, approval["author"].lower() == approval["approver"].lower())
     require(f"{name}: passed the gate", True, facts["evaluation"]["gate_passed"])
@@ -149,15 +277,29 @@ def check_release(
     require(f"{name}: commit", manifest["created_from"]["commit"], built)
     if not manifest["rollback"]:
         require(f"{name}: approved merge", built, approval["merge_sha"])
-    signed = [
-        e["details"]["bundles"] for e in events if e["event"] == "sign" and e["manifest_digest"] == digest
-    ]
-    own = {row["fact"]: row["sha256"] for row in rows if row["fact"] in REQUIRED}
-    require(f"{name}: bundles that the log names", True, own in signed)
-    return rows
 
 
-def verify_pack(pack: Path) -> list[dict[str, str]]:
+def check_revocations(
+    pack: Path, identities: Any, verifier: Any, events: list[Event], environment: str
+) -> list[dict[str, Any]]:
+    """The list is signed and about itself, and revokes what the log revokes where this list counts."""
+    path, identity = pack / "trust/revoked.sigstore.json", identities[environment]["revocation"]
+    raw = json.loads(base64.b64decode(load(path)["dsseEnvelope"]["payload"]))
+    said = verify_bundle(verifier, path, identity, "revocations", raw["subject"][0]["digest"]["sha256"])
+    listed = {entry["manifest_digest"]: entry for entry in said["predicate"]["revoked"]}
+    own = {name for name, facts in identities.items() if facts["revocation"]["list"] == identity["list"]}
+    logged = {
+        event["manifest_digest"]
+        for event in events
+        if event["event"] == "revoke" and event["details"]["environment"] in own
+    }
+    require("releases that the list revokes", sorted(logged), sorted(listed))
+    revoked = [f"{e['model']}/{e['seq']} {e['at']}: {e['reason']}" for e in listed.values()]
+    row = {"release": "-", "fact": "revocation", "sha256": sha256(path)}
+    return [row | {"said": "; ".join(revoked) or "nothing revoked"}]
+
+
+def verify_pack(pack: Path) -> list[dict[str, Any]]:
     """Verify everything; one row per bundle.
 
     Raises:
@@ -166,22 +308,26 @@ def verify_pack(pack: Path) -> list[dict[str, str]]:
     from sigstore.models import TrustedRoot
     from sigstore.verify import Verifier
 
-    check_sums(pack)
+    present = check_sums(pack)
     about, identities = load(pack / "pack.json"), load(pack / "identities.json")
     events = check_log(pack, about)
     verifier = Verifier(trusted_root=TrustedRoot.from_file(str(pack / "trust/trusted_root.json")))
-    rows = []
-    for entry in about["releases"]:
-        folder = pack / "releases" / entry["name"]
-        rows += check_release(folder, entry, identities, verifier, events)
-    revoked = pack / "trust/revoked.sigstore.json"
-    raw = json.loads(base64.b64decode(load(revoked)["dsseEnvelope"]["payload"]))
-    digest = raw["subject"][0]["digest"]["sha256"]
-    identity = identities[about["environment"]]["revocation"]
-    listed = verify_bundle(verifier, revoked, identity, "revocations", digest)["predicate"]
-    logged = {event["manifest_digest"] for event in events if event["event"] == "revoke"}
-    require("releases that the list revokes", logged, {e["manifest_digest"] for e in listed["revoked"]})
-    return [*rows, {"release": "-", "fact": "revocation", "sha256": sha256(revoked)}]
+    rows, environment = [], about["environment"]
+    for name, digest in check_layout(pack, present, events, about).items():
+        folder = pack / "releases" / name
+        rows += check_release(folder, name, digest, identities, verifier, events, environment)
+    return rows + check_revocations(pack, identities, verifier, events, environment)
+
+
+def outside_values(pack: Path) -> dict[str, str]:
+    """What only another source can confirm: else the pack only agrees with itself."""
+    about = load(pack / "pack.json")
+    return {
+        "period": f"{about['from']} to {about['to']}, environment {about['environment']}",
+        "sha256 of trust/trusted_root.json": sha256(pack / "trust/trusted_root.json"),
+        "sha256 of identities.json": sha256(pack / "identities.json"),
+        f"head of the log, line {about['head']['lines']}": about["head"]["sha256"],
+    }
 
 
 def main() -> int:
@@ -203,10 +349,15 @@ def main() -> int:
         print(f"cannot check: {error!r}", file=sys.stderr)
         return 2
     if options.json:
-        print(json.dumps({"verified": True, "bundles": rows}, indent=1))
+        values = outside_values(options.folder)
+        print(json.dumps({"verified": True, "compare": values, "bundles": rows}, indent=1))
     else:
         for row in rows:
             print(f"verified {row['release']:<14} {row['fact']:<22} sha256:{row['sha256']}")
+            if "said" in row:
+                print(f"         {row['said']}")
+        for what, value in outside_values(options.folder).items():
+            print(f"compare with another source: {what}: {value}")
         print(f"the pack holds: {len(rows)} bundles, files and log unbroken")
     return 0
 

@@ -112,12 +112,31 @@ def test_a_pack_verifies_with_sigstore_go_and_no_network(
 
 
 @pytest.mark.slow
+def test_sigstore_go_derives_the_releases_too(sigstore_go: Path, storied: Workshop, tmp_path: Path) -> None:
+    tomorrow = TODAY + dt.timedelta(days=1)
+    pack = export_pack(storied.repo, storied.trust, "local", tomorrow, tomorrow, tmp_path / "pack")
+    done = run_go(sigstore_go, pack)
+    assert done.returncode == 0, done.stderr
+    assert "the pack holds: 10 bundles" in done.stdout  # a rollback, what it returns to, the list
+    changed = {"reason": "another"}
+    entry = storied.repo / "releases/policy/3"
+    storied.forge("deployment-local", lambda s: s["predicate"].update(changed), release=entry)
+    shutil.copytree(entry / "bundles", pack / "releases/policy/3/bundles", dirs_exist_ok=True)
+    done = run_go(sigstore_go, pack)
+    assert (done.returncode, "not the promotion in the log" in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.slow
 def test_sigstore_go_refuses_what_we_refuse(sigstore_go: Path, pack: Path, tmp_path: Path) -> None:
     for attack, message in (
         (cut_log, "ends at line"),
         (edit_log, "does not follow"),
         (swap_bundles, "evaluation"),
         (drop_bundle, "no approval"),
+        (drop_release, "no manifest"),
+        (drop_promotion, "no deployment-local"),
+        (add_release, "does not ask for it"),
+        (later_days, "does not ask for it"),
         (edit_manifest, "manifest of sha256"),
         (other_root, "approval"),
         (other_identity, "certificate extension 15"),

@@ -53,7 +53,9 @@ def pod_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
 def test_the_pointer_reaches_the_check_the_server_and_the_template(promoted: Path, environment: str) -> None:
     pod = pod_of(render(promoted / "policy" / environment))
     verify, serve = pod["spec"]["initContainers"][0], pod["spec"]["containers"][0]
-    assert verify["args"] == ["verify", "policy/12", "--environment", environment, "--deployed"]
+    assert verify["args"] == [
+        "verify", "policy/12", "--environment", environment, "--deployed", "--expect", POINTER,
+    ]  # fmt: skip
     assert serve["args"][:7] == [
         "serve", "--release", "policy/12", "--environment", environment, "--expect", POINTER,
     ]  # fmt: skip
@@ -187,7 +189,9 @@ def test_the_checks_before_and_after_a_sync_ask_about_the_promoted_release(
     assert hooks == {"verify-release": "PreSync", "served-release": "PostSync"}
     (before,) = jobs["verify-release"]["spec"]["template"]["spec"]["containers"]
     (after,) = jobs["served-release"]["spec"]["template"]["spec"]["containers"]
-    assert before["args"] == ["verify", "policy/12", "--environment", environment, "--deployed"]
+    assert before["args"] == [
+        "verify", "policy/12", "--environment", environment, "--deployed", "--expect", POINTER,
+    ]  # fmt: skip
     assert after["args"][-2:] == ["--expect", POINTER]
     assert before["image"] == after["image"]
 
@@ -209,7 +213,7 @@ def test_a_second_predictor_serves_its_own_release_and_nothing_of_the_first(
     text = yaml.safe_dump(second)
     assert POINTER in yaml.safe_dump(first)
     assert other not in yaml.safe_dump(first)
-    assert text.count(other) == 2
+    assert text.count(other) == 3
     assert "policy/12" not in text
     assert second["name"] == kind
     assert second.get("shadow", False) is (kind == "shadow")

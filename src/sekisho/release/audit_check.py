@@ -53,7 +53,8 @@ def check_log(repo: Path, known: str | None = None) -> audit.Head:
         _check_signed_head(path, lines)
     signed = audit.signed_releases(events)
     found: dict[tuple[str, int], tuple[Manifest, str]] = {}
-    for folder in sorted(path.parent for path in releases.glob("*/*/manifest.json")):
+    # [!.]: what an interrupted command left is no release
+    for folder in sorted(path.parent for path in releases.glob("*/[!.]*/manifest.json")):
         manifest, digest = _check_release(releases, folder, events)
         found[manifest.model, manifest.seq] = manifest, digest
     for (model, seq), (manifest, _) in found.items():

@@ -14,11 +14,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
@@ -34,7 +36,22 @@ const trigger = 20 // the one extension with several allowed values
 
 var errBroken = errors.New("REFUSED")
 
-type release struct{ Name, Digest, Environment string }
+// event is a line of the log.
+type event struct {
+	Line           int
+	Previous       string
+	At             time.Time
+	Event          string
+	Actor          string
+	Model          string
+	Seq            int
+	ManifestDigest string `json:"manifest_digest"`
+	Details        map[string]any
+	sha256         string
+}
+
+func (e event) name() string        { return fmt.Sprintf("%s/%d", e.Model, e.Seq) }
+func (e event) environment() string { text, _ := e.Details["environment"].(string); return text }
 
 type identity struct {
 	Predicate  string
@@ -45,11 +62,11 @@ type identity struct {
 
 type about struct {
 	Environment string
+	From, To    string // days, UTC, both included
 	Head        struct {
 		Lines  int
 		Sha256 string
 	}
-	Releases []release
 }
 
 type pack struct {
@@ -57,6 +74,7 @@ type pack struct {
 	about      about
 	identities map[string]map[string]identity // environment -> fact
 	verifier   *verify.Verifier
+	events     []event
 }
 
 func broken(format string, args ...any) error {
@@ -102,16 +120,15 @@ func (p *pack) checkLog() error {
 	lines := bytes.Split(bytes.TrimSuffix(raw, []byte("\n")), []byte("\n"))
 	previous := strings.Repeat("0", 64)
 	for i, line := range lines {
-		var event struct {
-			Line     int
-			Previous string
-		}
-		if err := json.Unmarshal(line, &event); err != nil {
+		var e event
+		if err := json.Unmarshal(line, &e); err != nil {
 			return broken("audit.jsonl line %d: %v", i+1, err)
 		}
-		if event.Line != i+1 || event.Previous != previous {
+		if e.Line != i+1 || e.Previous != previous {
 			return broken("audit.jsonl line %d does not follow the line before", i+1)
 		}
+		e.sha256 = digestOf(line)
+		p.events = append(p.events, e)
 		previous = digestOf(line)
 	}
 	if len(lines) != p.about.Head.Lines || previous != p.about.Head.Sha256 {
@@ -120,14 +137,92 @@ func (p *pack) checkLog() error {
 	return nil
 }
 
-func (p *pack) checkRelease(entry release) (int, error) {
-	folder := filepath.Join(p.folder, "releases", filepath.FromSlash(entry.Name))
+// releases: name and manifest digest of what a pack of these days must hold: releases with an event in the days, and
+// those in force when they began, as far as the log has them as signed; and what a rollback among them returns to.
+func (p *pack) releases() (chosen, origins map[string]string, err error) {
+	signed, wanted, before := map[string]string{}, map[string]bool{}, map[string]string{}
+	for _, e := range p.events {
+		if e.Model == "" {
+			continue
+		}
+		if e.Event == "sign" {
+			if known, twice := signed[e.name()]; twice && known != e.ManifestDigest {
+				return nil, nil, broken("%s: two manifests signed", e.name())
+			}
+			signed[e.name()] = e.ManifestDigest
+		}
+		day := e.At.UTC().Format(time.DateOnly)
+		if p.about.From <= day && day <= p.about.To {
+			wanted[e.name()] = true
+		} else if day < p.about.From && e.Event == "promote" {
+			before[e.environment()] = e.name()
+		}
+	}
+	for _, name := range before {
+		wanted[name] = true
+	}
+	chosen, origins = map[string]string{}, map[string]string{}
+	for name := range wanted {
+		if digest, known := signed[name]; known {
+			chosen[name] = digest
+		}
+	}
+	for name := range chosen {
+		var manifest struct {
+			Model    string
+			Rollback *struct {
+				Seq            int
+				ManifestDigest string `json:"manifest_digest"`
+			}
+		}
+		if err := load(filepath.Join(p.folder, "releases", name, "manifest.json"), &manifest); err != nil {
+			return nil, nil, broken("%s: no manifest: %v", name, err)
+		}
+		if back := manifest.Rollback; back != nil {
+			origin := fmt.Sprintf("%s/%d", manifest.Model, back.Seq)
+			if _, here := chosen[origin]; !here {
+				origins[origin] = back.ManifestDigest
+			}
+		}
+	}
+	return chosen, origins, nil
+}
+
+// promotions: the last promotion of a release to each environment.
+func (p *pack) promotions(name string) map[string]event {
+	found := map[string]event{}
+	for _, e := range p.events {
+		if e.Event == "promote" && e.name() == name {
+			found[e.environment()] = e
+		}
+	}
+	return found
+}
+
+// checkNothingElse: the folders are the releases that the log asks for.
+func (p *pack) checkNothingElse(known ...map[string]string) error {
+	folders, err := filepath.Glob(filepath.Join(p.folder, "releases", "*", "*"))
+	if err != nil {
+		return err
+	}
+	for _, folder := range folders {
+		name := filepath.Base(filepath.Dir(folder)) + "/" + filepath.Base(folder)
+		if !slices.ContainsFunc(known, func(m map[string]string) bool { _, here := m[name]; return here }) {
+			return broken("%s: the log does not ask for it", name)
+		}
+	}
+	return nil
+}
+
+// checkRelease: exactly the four facts, and the promotions that the log has last.
+func (p *pack) checkRelease(name, digest string, promotions map[string]event) (int, error) {
+	folder := filepath.Join(p.folder, "releases", filepath.FromSlash(name))
 	manifest, err := os.ReadFile(filepath.Join(folder, "manifest.json"))
 	if err != nil {
-		return 0, err
+		return 0, broken("%s: no manifest: %v", name, err)
 	}
-	if found := digestOf(manifest); found != entry.Digest {
-		return 0, broken("%s: manifest of sha256 %s, not %s", entry.Name, found, entry.Digest)
+	if found := digestOf(manifest); found != digest {
+		return 0, broken("%s: manifest of sha256 %s, not %s", name, found, digest)
 	}
 	files, err := os.ReadDir(filepath.Join(folder, "bundles"))
 	if err != nil {
@@ -135,64 +230,86 @@ func (p *pack) checkRelease(entry release) (int, error) {
 	}
 	var facts []string
 	for _, file := range files {
-		name := strings.TrimSuffix(file.Name(), ".sigstore.json")
-		fact, environment, deployed := strings.Cut(name, "-")
+		fact := strings.TrimSuffix(file.Name(), ".sigstore.json")
+		facts = append(facts, fact)
+		kind, environment, deployed := strings.Cut(fact, "-")
 		if !deployed {
-			environment = entry.Environment
+			environment = p.about.Environment
 		}
-		who, known := p.identities[environment][fact]
+		who, known := p.identities[environment][kind]
 		if !known {
-			return 0, broken("%s: nobody may sign %s", entry.Name, file.Name())
+			return 0, broken("%s: nobody may sign %s", name, file.Name())
 		}
 		path := filepath.Join(folder, "bundles", file.Name())
-		if err := p.checkBundle(path, who, entry.Name, entry.Digest); err != nil {
+		said, err := p.checkBundle(path, who, name, digest)
+		if err != nil {
 			return 0, err
 		}
-		facts = append(facts, fact)
+		if e, known := promotions[environment]; deployed && (!known || !saysWhatWasLogged(said, e)) {
+			return 0, broken("%s: %s is not the promotion in the log", name, file.Name())
+		}
 	}
-	for _, fact := range required {
+	wanted := slices.Clone(required)
+	for environment := range promotions {
+		wanted = append(wanted, "deployment-"+environment)
+	}
+	for _, fact := range wanted {
 		if !slices.Contains(facts, fact) {
-			return 0, broken("%s: no %s", entry.Name, fact)
+			return 0, broken("%s: no %s", name, fact)
 		}
 	}
 	return len(files), nil
 }
 
-func (p *pack) checkBundle(path string, who identity, name, digest string) error {
+// saysWhatWasLogged: the statement's words are those of the line that is signed into it.
+func saysWhatWasLogged(said map[string]any, e event) bool {
+	head, _ := said["audit"].(map[string]any)
+	if head["lines"] != float64(e.Line) || head["sha256"] != e.sha256 || said["actor"] != e.Actor {
+		return false
+	}
+	for _, key := range []string{"environment", "action", "reason", "previous", "expires"} {
+		if said[key] != e.Details[key] {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *pack) checkBundle(path string, who identity, name, digest string) (map[string]any, error) {
 	entity, err := bundle.LoadJSONFromPath(path)
 	if err != nil {
-		return broken("%s: %v", path, err)
+		return nil, broken("%s: %v", path, err)
 	}
 	san, err := verify.NewSANMatcher(who.Subject, "")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	issuer, err := verify.NewIssuerMatcher(*who.Extensions["8"], "")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	signer, err := verify.NewCertificateIdentity(san, issuer, certificate.Extensions{})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	raw, err := hex.DecodeString(digest)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	policy := verify.NewPolicy(verify.WithArtifactDigest("sha256", raw), verify.WithCertificateIdentity(signer))
 	result, err := p.verifier.Verify(entity, policy)
 	if err != nil {
-		return broken("%s: %v", path, err)
+		return nil, broken("%s: %v", path, err)
 	}
 	if err := checkExtensions(entity, who); err != nil {
-		return broken("%s: %v", path, err)
+		return nil, broken("%s: %v", path, err)
 	}
 	subjects := result.Statement.GetSubject()
 	if len(subjects) != 1 || subjects[0].GetName() != name || result.Statement.GetPredicateType() != who.Predicate {
-		return broken("%s: %s about %v", path, result.Statement.GetPredicateType(), subjects)
+		return nil, broken("%s: %s about %v", path, result.Statement.GetPredicateType(), subjects)
 	}
 	fmt.Printf("verified %s %s\n", name, filepath.Base(path))
-	return nil
+	return result.Statement.GetPredicate().AsMap(), nil
 }
 
 // checkExtensions compares the certificate's Fulcio extensions with exactly the expected values.
@@ -248,7 +365,8 @@ func (p *pack) checkRevocations() error {
 		return broken("%s: %v", path, err)
 	}
 	digest := statement.GetSubject()[0].GetDigest()["sha256"]
-	return p.checkBundle(path, p.identities[p.about.Environment]["revocation"], "revocations", digest)
+	_, err = p.checkBundle(path, p.identities[p.about.Environment]["revocation"], "revocations", digest)
+	return err
 }
 
 func run(folder string) error {
@@ -259,13 +377,26 @@ func run(folder string) error {
 	if err := p.checkLog(); err != nil {
 		return err
 	}
+	chosen, origins, err := p.releases()
+	if err != nil {
+		return err
+	}
+	if err := p.checkNothingElse(chosen, origins); err != nil {
+		return err
+	}
 	bundles := 1
-	for _, entry := range p.about.Releases {
-		checked, err := p.checkRelease(entry)
-		if err != nil {
-			return err
+	for _, part := range []map[string]string{chosen, origins} {
+		for _, name := range slices.Sorted(maps.Keys(part)) {
+			promotions := map[string]event{} // of what a rollback returns to, only the facts are here
+			if _, own := chosen[name]; own {
+				promotions = p.promotions(name)
+			}
+			checked, err := p.checkRelease(name, part[name], promotions)
+			if err != nil {
+				return err
+			}
+			bundles += checked
 		}
-		bundles += checked
 	}
 	if err := p.checkRevocations(); err != nil {
 		return err

@@ -179,7 +179,10 @@ def _carry_out(world: World, started: dict[str, Any], release: str) -> None:
 
 
 def _to_production(world: World, number: int) -> None:
-    """Two of the desk declare an emergency; the soak is judged on staging's predictions all the same."""
+    """Two of the desk declare an emergency; the soak is judged on staging's predictions all the same.
+
+    As far as to the signature: the local authority stands for every environment, and the release is there.
+    """
     declare = "/promote production emergency limits breached"
     assert "**refused**" in _say(world, number, "reviewer", declare)
     world.github.dispatches.clear()
@@ -210,8 +213,10 @@ def _to_production(world: World, number: int) -> None:
     assert ran.result("promote", "sekisho pr recheck") == "failure"
     assert not [p for p in world.github.pulls.values() if p["head"]["ref"] == "promote/production"]
 
-    _main_has(world, "deploy/policy/local/release.env", "RELEASE=none\n")  # it stands for production now
-    _carry_out(world, started, "policy/1")
+    ran = world.act("promote.yml", "workflow_dispatch", promotion, sign_here=True)
+    assert ran.result("promote", "sekisho drift check") == "success"
+    assert ran.result("promote", "sekisho pr recheck") == "success"
+    assert "an emergency declared by admin and trader" in ran.output("promote")
 
 
 def _main_has(world: World, path: str, text: str) -> None:

@@ -49,7 +49,8 @@ quick: $(READY) ## the tests that take seconds
 	pytest -n 2 -m "not slow and not applied"
 
 test-terraform: $(READY) $(CHECKOV)/.ready ## Terraform: applied to a server in AWS's place, checkov, tflint (15 minutes)
-	pytest -n 2 tests/terraform
+	pytest -n 2 -m "not applied" tests/terraform
+	pytest -m applied tests/terraform
 	@if command -v go >/dev/null; then echo tflint && go run $(TFLINT) --chdir=terraform --recursive --config=$(CURDIR)/terraform/.tflint.hcl; \
 	else echo 'tflint: skipped, it is built with go, which is not installed here (CI has it)'; fi
 

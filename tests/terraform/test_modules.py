@@ -45,6 +45,7 @@ def test_the_code_is_formatted():
 
 
 @needs_terraform
+@pytest.mark.slow
 def test_every_root_is_valid(tmp_path):
     workspace = Workspace(tmp_path)
     for root in ["bootstrap", *ROOTS]:

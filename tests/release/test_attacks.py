@@ -17,7 +17,7 @@ import pytest
 from sekisho.errors import CannotCheck, Refused
 from sekisho.release.deployment import check_deployment
 from sekisho.release.manifest import canonical
-from sekisho.release.policy import load_trust
+from sekisho.release.policy import LOCAL_ORGANISATION, load_policy, load_trust
 from sekisho.release.promote import promote
 from sekisho.release.revocation import read_revocations
 from sekisho.release.revoke import revoke
@@ -185,6 +185,7 @@ FILES: list[tuple[str, Attack, str]] = [
     ("an origin where nothing was rolled back", lambda s: (s.release / "origin").mkdir(), "extra-file"),
     ("a rollback to a newer seq", lambda s: edit_manifest(s, newer_target), "manifest-schema"),
     ("seq as a fraction", edit_text(b'"seq":1', b'"seq":1.0'), "canonical-json"),
+    ("version as a truth", edit_text(b'"version":1', b'"version":true'), "manifest-schema"),
     ("seq as a truth", edit_text(b'"seq":1', b'"seq":true'), "manifest-schema"),
     ("a number that is none", edit_text(b'"seq":1', b'"seq":NaN'), "canonical-json"),
     ("a number beyond every float", edit_text(b'"seq":1', b'"seq":' + b"9" * 40), "canonical-json"),
@@ -591,6 +592,62 @@ def test_a_loosened_policy_cannot_be_read(shop: Any, old: str, new: str, message
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(CannotCheck, match=message):
         shop.verify()
+
+
+STAGING_SIGNER = "events: [workflow_dispatch], github_environment: staging}"
+PRODUCTION_SIGNER = "events: [workflow_dispatch], github_environment: production}"
+SOAK = "    soak: {environment: staging, sessions: 5}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (SOAK, "    soak: null", "soak must ask"),
+        (SOAK + "\n", "", "soak must ask"),  # the merge key supplies null
+        (SOAK, SOAK.replace("staging", "local"), "soak must ask"),
+        (PRODUCTION_SIGNER, PRODUCTION_SIGNER.replace("production", "null"), "environment production"),
+        (PRODUCTION_SIGNER, PRODUCTION_SIGNER.replace("production", "staging"), "environment production"),
+        (STAGING_SIGNER, STAGING_SIGNER.replace("staging", "null"), "environment staging"),
+        ("    runner_environment: github-hosted", "    runner_environment: self-hosted", "github-hosted"),
+        (
+            "issuer: https://token.actions.githubusercontent.com",
+            "issuer: https://local.sekisho.test",
+            "issuer",
+        ),
+        ("version: 1", "version: true", "version"),
+    ],
+    ids=[
+        "no soak",
+        "soak line deleted",
+        "soak on a laptop",
+        "production signed in no environment",
+        "production signed in staging",
+        "staging signed in no environment",
+        "runner of our own",
+        "issuer of our own",
+        "a version that is a truth",
+    ],
+)
+def test_a_policy_that_opens_production_cannot_be_read(shop: Any, old: str, new: str, message: str) -> None:
+    path = shop.trust / "policy.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(CannotCheck, match=message):
+        load_policy(shop.trust)
+
+
+def test_a_local_root_under_another_name_is_refused(shop: Any) -> None:
+    """What the file says of its authorities is not signed; what their certificates say is."""
+    set_ids(shop)
+    raw = (shop.trust / "local/trusted_root.json").read_bytes()
+    assert raw.count(LOCAL_ORGANISATION.encode()) == 2
+    raw = raw.replace(LOCAL_ORGANISATION.encode(), b"sigstore.dev")
+    (shop.trust / "trusted_root.json").write_bytes(raw)
+    path = shop.trust / "policy.yaml"
+    pinned = load_policy(shop.trust).environments["production"].root.sha256  # type: ignore[union-attr]
+    path.write_text(path.read_text().replace(pinned, hashlib.sha256(raw).hexdigest()))
+    with refused("local-trust-root"):
+        shop.verify(environment="production")
 
 
 def test_an_older_seq_is_refused(shop: Any) -> None:

@@ -180,12 +180,15 @@ def verify(
         "seq": done.seq,
         "digest": done.digest,
         "environment": environment,
+        "judged_again": done.judged_again,
         "facts": {
             name: {"workflow": fact.workflow, "commit": fact.commit, "bundle": fact.bundle_sha256}
             for name, fact in done.facts.items()
         },
     }
     line = f"verified {done.model}/{done.seq} sha256:{done.digest} for {environment}: {', '.join(done.facts)}"
+    if not done.judged_again:
+        line += "; another version of the gate gave the verdict: not judged again here"
     _show(value, line, as_json)
 
 

@@ -53,7 +53,25 @@ def trace_prediction(
             found=digest,
             remedy="look for the release in git's history; seqs are given once",
         )
-    return {"prediction": row, **trace_release(repo, folder, trust=trust, environment=environment)}
+    trace = trace_release(repo, folder, trust=trust, environment=environment)
+    row["in_force"] = _in_force(trace, row["at"])
+    return {"prediction": row, **trace}
+
+
+def _in_force(trace: dict[str, Any], at: dt.datetime) -> str:
+    """Whether the environment pointed at the release at that time; a replay's clock says otherwise."""
+    environment = trace["verified_under"]["environment"]
+    promoted = [
+        dt.datetime.fromisoformat(event["at"])
+        for event in trace["events"]
+        if event["event"] == "promote" and event["details"].get("environment") == environment
+    ]
+    if not promoted:
+        return f"never promoted to {environment}"
+    since = min(promoted)
+    if at < since:
+        return f"before its first promotion to {environment}, {since}: a replay's clock, or a false record"
+    return f"promoted to {environment} since {since}"
 
 
 def _find_prediction(predictions: Path, prediction_id: str) -> dict[str, Any]:
@@ -196,6 +214,7 @@ def table(trace: dict[str, Any]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     if prediction := trace.get("prediction"):
         rows.append(("prediction", f"{prediction['prediction_id']} at {_text(prediction['at'])}"))
+        rows.append(("release then", prediction["in_force"]))
         rows.append(
             ("verdict", f"{prediction['verdict']}; input sha256:{prediction['input_digest'][:16]}… fits")
         )

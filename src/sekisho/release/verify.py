@@ -59,6 +59,9 @@ class VerifiedRelease:
     facts: Mapping[str, SignedFact]
     manifest: Manifest
     revocations: int  # serial of the list that was read: an older one need not be believed any more
+    judged_again: (
+        bool  # False: another version of the gate gave the verdict; it was checked when it was signed
+    )
 
     def read(self, path: str) -> bytes:
         """One content file, checked again as it is read, so that nothing can change after the verification.
@@ -107,12 +110,13 @@ def verify_release(
     verifier = BundleVerifier(load_trust(trust, environment, now=now))
     facts = check_facts(release, manifest, digest, verifier)
     check_deployment(facts, manifest, verifier.trust, now, required=deployed)
-    check_content(facts, manifest, release / CONTENT)
+    judged = check_content(facts, manifest, release / CONTENT)
     revocations = read_revocations(verifier, now)
     if "deployment" in facts:
         check_not_replayed(revocations, cast(Deployment, facts["deployment"].predicate).revocations)
     check_revocation(revocations, manifest, digest)
-    return VerifiedRelease(manifest.model, manifest.seq, digest, release, facts, manifest, revocations.serial)
+    serial = revocations.serial
+    return VerifiedRelease(manifest.model, manifest.seq, digest, release, facts, manifest, serial, judged)
 
 
 def check_facts(
@@ -257,8 +261,10 @@ def _check_origin(release: Path, manifest: Manifest, verifier: BundleVerifier) -
     check_facts(folder, origin, digest, verifier)
 
 
-def check_content(facts: Mapping[str, SignedFact], manifest: Manifest, content: Path) -> None:
+def check_content(facts: Mapping[str, SignedFact], manifest: Manifest, content: Path) -> bool:
     """What the files themselves say must agree with what was signed about them.
+
+    Returns whether the gate here gave the verdict again; another version's cannot be given again.
 
     Raises:
         Refused: rules ``gate``, ``gate-judgement``, ``data-lineage``, ``evaluation-figures``,
@@ -291,7 +297,7 @@ def check_content(facts: Mapping[str, SignedFact], manifest: Manifest, content: 
         (judge.get("limits"), evaluation.limits),
     ):
         require_same("evaluation-figures", figure, claimed, remedy)
-    judge_again(judged, gate, judge)
+    again = judge_again(judged, gate, judge)
     data = cast(Data, facts["data"].predicate).model_dump(mode="json")
     require_same("data-lineage", lineage.get("data"), data["sets"], remedy)
     for name in ("range", "windows"):
@@ -299,6 +305,7 @@ def check_content(facts: Mapping[str, SignedFact], manifest: Manifest, content: 
     provenance = cast(Provenance, facts["provenance"].predicate)
     logs = {item.uri: item.digest.get("sha256") for item in provenance.runDetails.byproducts}
     require_same("provenance-logs", lineage.get("logs"), logs, remedy)
+    return again
 
 
 def _load(manifest: Manifest, content: Path, path: str) -> dict[str, Any]:

@@ -351,8 +351,23 @@ def test_the_approval_record_is_plain_json(world, say, pull):
     assert json.loads(json.dumps(record)) == record
     assert set(record) == {
         "pr", "url", "head_sha", "tree", "dvc_lock_sha256", "report_sha256", "author", "approver",
-        "permission", "approved_at", "comment_id",
+        "permission", "approved_at", "comment_id", "approvers",
     }  # fmt: skip
+
+
+def test_the_approval_record_names_everybody_whose_approval_is_good_now(world, say, pull):
+    sha = head(world, pull)
+    for actor in ("admin", "reviewer"):
+        say(actor, pull, f"/approve {sha}")
+    named = [a["person"] for a in approval_record(world.act(BOT), pull)["approvers"]]
+    assert named == ["admin", "reviewer"]
+    members = world.folder / "members.yaml"
+    members.write_text(members.read_text().replace("admin: admin", "admin: read"))
+    record = approval_record(world.act(BOT), pull)
+    assert [(a["person"], a["permission"]) for a in record["approvers"]] == [("reviewer", "write")]
+    say("reviewer", pull, "/unapprove")
+    say("reviewer", pull, f"/approve {sha}")
+    assert [a["person"] for a in approval_record(world.act(BOT), pull)["approvers"]] == ["reviewer"]
 
 
 @pytest.mark.slow

@@ -253,6 +253,16 @@ def predicate(**changes: Any) -> Callable[[dict[str, Any]], None]:
     return lambda statement: statement["predicate"].update(changes)
 
 
+def among(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    """Another approver before the one who decided."""
+
+    def change(statement: dict[str, Any]) -> None:
+        approvers = statement["predicate"]["approvers"]
+        approvers.insert(0, approvers[0] | {"person": "colleague"} | changes)
+
+    return change
+
+
 def retype(statement: dict[str, Any]) -> None:
     statement["predicateType"] = "https://sekisho.example/evaluation/v1"
 
@@ -312,6 +322,11 @@ STATEMENTS: list[tuple[str, str, Callable[[dict[str, Any]], None], str]] = [
     ("unknown field", "approval", predicate(also="x"), "statement-schema"),
     ("missing time zone", "approval", predicate(approved_at="2026-01-02T03:04:05"), "statement-schema"),
     ("self-approval", "approval", predicate(approver="Engineer"), "four-eyes"),
+    ("the author among the approvers", "approval", among(person="ENGINEER"), "four-eyes"),
+    ("a reader among the approvers", "approval", among(permission="read"), "approver-permission"),
+    ("an approver of the future", "approval", among(approved_at="2999-01-02T03:04:05Z"), "approval-time"),
+    ("an approver who is not listed", "approval", predicate(approver="somebody"), "approval-approvers"),
+    ("no approvers", "approval", predicate(approvers=[]), "statement-schema"),
     ("approval by a bot", "approval", predicate(approver="release[bot]"), "four-eyes"),
     ("approval by a reader", "approval", predicate(permission="read"), "approver-permission"),
     ("stale approval: the head moved", "approval", predicate(tree="d" * 40), "stale-approval"),

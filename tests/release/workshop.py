@@ -114,8 +114,10 @@ class Workshop:
             "approved_at": "2026-01-02T03:04:05Z",
             "comment_id": 11,
         }
+        value |= changes
+        word = {key: value[key] for key in ("permission", "approved_at", "comment_id")}
         path = self.repo / "approval.json"
-        path.write_text(json.dumps(value | changes))
+        path.write_text(json.dumps({"approvers": [{"person": value["approver"], **word}], **value}))
         return path
 
     def sign(self, release: Path | None = None, **changes: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -138,6 +139,20 @@ def bind(forge: Forge, pull: PullRequest, approver: str, at: str, comment_id: in
     )
 
 
+def _given(forge: Forge, pull: PullRequest) -> list[dict[str, Any]]:
+    """Each reviewer's last approval, in the order they were given, since somebody took them all back."""
+    found: dict[str, dict[str, Any]] = {}
+    for event in events(forge, pull.number):
+        if event.get("event") == "approve":
+            approval = event.get("approval")
+            name = str(approval.get("approver") if isinstance(approval, dict) else None).casefold()
+            found.pop(name, None)
+            found[name] = event
+        elif event.get("event") == "unapprove":
+            found.clear()
+    return list(found.values())
+
+
 def current_approval(forge: Forge, pull: PullRequest) -> Approval:
     """The last approval that is still good for the pull request's head.
 
@@ -146,12 +161,13 @@ def current_approval(forge: Forge, pull: PullRequest) -> Approval:
             hold up any more: the approver may not write now, the approving comment was edited or is gone, the
             report differs.
     """
-    given: dict[str, Any] | None = None
-    for event in events(forge, pull.number):
-        if event.get("event") in ("approve", "unapprove"):
-            given = event if event["event"] == "approve" else None
+    given = _given(forge, pull)
     if not given:
         raise _void(f"no approval of {pull.head_sha}")
+    return _still_good(forge, pull, given[-1])
+
+
+def _still_good(forge: Forge, pull: PullRequest, given: dict[str, Any]) -> Approval:
     try:
         approval = Approval(**given["approval"])
         changes = given["head_changes"]
@@ -261,9 +277,18 @@ def merge(forge: Forge, number: int) -> str:
 def approval_record(forge: Forge, number: int) -> dict[str, Any]:
     """The approval as ``sekisho sign`` reads it; with ``merge_sha`` once merged.
 
+    ``approvers`` names everybody whose approval is good now, the deciding one last.
+
     Raises:
         Refused: see :func:`current_approval`.
     """
     pull = forge.get_pull_request(number)
     record = asdict(current_approval(forge, pull))
+    approvers = []
+    for given in _given(forge, pull):
+        with suppress(Refused):
+            good = _still_good(forge, pull, given)
+            word = {key: getattr(good, key) for key in ("permission", "approved_at", "comment_id")}
+            approvers.append({"person": good.approver, **word})
+    record["approvers"] = approvers
     return record | ({"merge_sha": pull.merge_sha} if pull.merge_sha else {})

@@ -238,10 +238,8 @@ def check_release(
             check_promotion(path, said, promotions_of(events, name)[place])
             row["said"] = f"by {said['actor']} until {said['expires']}: {said['reason']}"
         if fact == "approval":
-            row["said"] = (
-                f"PR {said['pr']} of {said['author']}, approved by {said['approver']} ({said['permission']}) "
-                f"{said['approved_at']}"
-            )
+            people = [f"{a['person']} ({a['permission']}) {a['approved_at']}" for a in said["approvers"]]
+            row["said"] = f"PR {said['pr']} of {said['author']}, approved by {', '.join(people)}"
         rows.append(row)
     check_facts(name, manifest, files, facts)
     signed = [
@@ -267,7 +265,8 @@ def check_promotion(path: Path, said: dict[str, Any], event: Event) -> None:
 def check_facts(name: str, manifest: Any, files: dict[str, str], facts: dict[str, Any]) -> None:
     """The four facts agree with each other and with the manifest."""
     approval = facts["approval"]
-    require(f"{name}: approved by another", False, approval["author"].lower() == approval["approver"].lower())
+    for person in (approval["approver"], *(approver["person"] for approver in approval["approvers"])):
+        require(f"{name}: approved by another", False, approval["author"].lower() == person.lower())
     require(f"{name}: passed the gate", True, facts["evaluation"]["gate_passed"])
     require(f"{name}: report that was approved", files["report.md"], approval["report_sha256"])
     for file in ("gate.json", "backtest.json", "trials.json", "lookahead.json", "report.md", "params.yaml"):

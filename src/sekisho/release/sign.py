@@ -166,7 +166,7 @@ def _details(approval: statements.Predicate, facts: dict[str, SignedFact]) -> di
     return {
         "pr": approval.pr,
         "author": approval.author,
-        "approver": approval.approver,
+        "approvers": [approver.person for approver in approval.approvers],
         "bundles": {fact: facts[fact].bundle_sha256 for fact in FACTS},
     }
 

@@ -99,6 +99,13 @@ class Data(Predicate):
     contract: Literal["bars/v1"]
 
 
+class Approver(Predicate):
+    person: Person
+    permission: Text  # in the repository, when the approval was given
+    approved_at: AwareDatetime
+    comment_id: int | str
+
+
 class Approval(Predicate):
     pr: Annotated[int, Field(ge=1)]
     url: Text
@@ -112,6 +119,9 @@ class Approval(Predicate):
     permission: Text
     approved_at: AwareDatetime
     comment_id: int | str
+    approvers: list[Approver] = Field(
+        min_length=1
+    )  # everybody whose approval counted; the one above comes last
 
 
 class AuditHead(Predicate):

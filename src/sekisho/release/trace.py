@@ -238,7 +238,10 @@ def table(trace: dict[str, Any]) -> list[tuple[str, str]]:
         ("dvc.lock", f"sha256:{commit['dvc_lock_sha256']}"),
         ("pull request", f"#{approval['pr']} {approval['url']}"),
         ("author", approval["author"]),
-        ("approver", f"{approval['approver']} ({approval['permission']}) {approval['approved_at']}"),
+        *(
+            ("approver", f"{a['person']} ({a['permission']}) {a['approved_at']}")
+            for a in approval["approvers"]
+        ),
         ("reviewed", f"head {approval['head_sha']}, merged as {approval['merge_sha']}"),
     ]
     if deployed := trace["deployment"]:

@@ -33,6 +33,7 @@ from sekisho.release.policy import FACTS, Fact, Trust, load_policy, load_trust
 from sekisho.release.revocation import CLOCK_LAG, check_not_replayed, check_revocation, read_revocations
 from sekisho.release.statements import (
     Approval,
+    Approver,
     Data,
     Deployment,
     Evaluation,
@@ -207,15 +208,16 @@ def _check_evaluation(fact: SignedFact, manifest: Manifest) -> None:
 
 def _check_approval(facts: Mapping[str, SignedFact], manifest: Manifest, trust: Trust) -> None:
     claim = cast(Approval, facts["approval"].predicate)
-    author, approver = claim.author.casefold(), claim.approver.casefold()
-    remedy = "have someone else with write permission approve the PR"
-    if author == approver or approver.endswith("[bot]"):
-        raise Refused(
-            "four-eyes", expected=f"a person other than {claim.author}", found=claim.approver, remedy=remedy
-        )
-    if claim.permission not in trust.policy.four_eyes_permissions:
-        allowed = " or ".join(trust.policy.four_eyes_permissions)
-        raise Refused("approver-permission", expected=allowed, found=claim.permission, remedy=remedy)
+    deciding = Approver(
+        person=claim.approver,
+        permission=claim.permission,
+        approved_at=claim.approved_at,
+        comment_id=claim.comment_id,
+    )
+    for approver in (deciding, *claim.approvers):
+        _check_approver(approver, claim.author, facts["approval"].signed_at, trust)
+    remedy = "fetch the approval again (`sekisho pr approval`), then sign"
+    require_same("approval-approvers", deciding, claim.approvers[-1], remedy)
     remedy = (
         "approve the head as it is now (`/approve <sha>`), merge it unchanged, export at the merge commit"
     )
@@ -226,17 +228,28 @@ def _check_approval(facts: Mapping[str, SignedFact], manifest: Manifest, trust: 
         require_same("approval-content-lock", manifest.sha256("dvc.lock"), claim.dvc_lock_sha256, remedy)
         require_same("stale-approval", f"tree {created.tree}", f"tree {claim.tree}", remedy)
         require_same("approval-merge", created.commit, claim.merge_sha, remedy)
-    signed_at = facts["approval"].signed_at
-    if claim.approved_at > signed_at + CLOCK_LAG:
-        raise Refused(
-            "approval-time",
-            expected=f"an approval before it was signed, {signed_at}",
-            found=claim.approved_at,
-            remedy="fetch the approval again (`sekisho pr approval`), then sign",
-        )
     for name in FACTS:
         require_same(
             "signed-commit", f"{name} at {claim.merge_sha}", f"{name} at {facts[name].commit}", remedy
+        )
+
+
+def _check_approver(approver: Approver, author: str, signed_at: dt.datetime, trust: Trust) -> None:
+    """A person other than the author, who could write to the repository, before it was signed."""
+    name, remedy = approver.person.casefold(), "have someone else with write permission approve the PR"
+    if name == author.casefold() or name.endswith("[bot]"):
+        raise Refused(
+            "four-eyes", expected=f"a person other than {author}", found=approver.person, remedy=remedy
+        )
+    if approver.permission not in trust.policy.four_eyes_permissions:
+        allowed = " or ".join(trust.policy.four_eyes_permissions)
+        raise Refused("approver-permission", expected=allowed, found=approver.permission, remedy=remedy)
+    if approver.approved_at > signed_at + CLOCK_LAG:
+        raise Refused(
+            "approval-time",
+            expected=f"an approval before it was signed, {signed_at}",
+            found=approver.approved_at,
+            remedy="fetch the approval again (`sekisho pr approval`), then sign",
         )
 
 

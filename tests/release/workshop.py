@@ -161,7 +161,8 @@ class Workshop:
         """Replace the revocation list by one with a changed predicate, signed by the right workflow."""
         path = self.trust / "local/revoked.sigstore.json"
         statement = payload(path)
-        statement["predicate"].update(changes)
+        issued = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # the fixture's may be minutes old
+        statement["predicate"].update({"issued": issued} | changes)
         statement["subject"][0]["digest"]["sha256"] = predicate_digest(statement["predicate"])
         path.write_bytes(self.seal("revocation", canonical(statement), None, None, {}))
 

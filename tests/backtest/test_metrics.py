@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sekisho.backtest import metrics
+from sekisho.errors import BacktestError
 
 returns = arrays(np.float64, st.integers(5, 80), elements=st.floats(-0.3, 0.3))
 BOOTSTRAP = {"samples": 400, "block": 5.0, "confidence": 0.95, "seed": 3}
@@ -174,6 +175,16 @@ def test_overfitting_needs_two_trials_and_enough_sessions() -> None:
     assert metrics.overfitting_probability(np.zeros((100, 1)), 8) is None
     assert metrics.overfitting_probability(np.zeros((15, 3)), 8) is None
     assert metrics.overfitting_probability(np.ones((100, 3)) * 0.01, 8) == 1.0  # ties prove nothing
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_return_that_is_not_finite_is_refused_not_ranked(value: float) -> None:
+    series = np.random.default_rng(0).standard_normal((64, 3))
+    series[5, 1] = value
+    with pytest.raises(BacktestError, match="not finite"):
+        metrics.overfitting_probability(series, 8)
+    with pytest.raises(BacktestError, match="not finite"):
+        metrics.superior_ability(series, np.zeros(64), samples=100, block=5, seed=1)
 
 
 def test_growth_and_volatility_are_annualised() -> None:

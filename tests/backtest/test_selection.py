@@ -170,6 +170,17 @@ def test_returns_of_another_backtest_are_refused(params: Params, tmp_path: Path)
         count_and_select(*files, params, tmp_path)
 
 
+@pytest.mark.parametrize("cell", ["oops", "NaN", ""])
+def test_own_returns_that_are_no_numbers_are_named(params: Params, tmp_path: Path, cell: str) -> None:
+    lay_out(tmp_path, params, 3.0, digest(0))
+    path = tmp_path / "metrics/returns.csv"
+    own = pl.read_csv(path, infer_schema=False).with_row_index()
+    own = own.with_columns(agent=pl.when(pl.col("index") == 4).then(pl.lit(cell)).otherwise("agent"))
+    own.drop("index").write_csv(path)
+    with pytest.raises(BacktestError, match=r"returns\.csv: row 5, agent: .* is no finite number"):
+        count_and_select(tmp_path / "metrics/backtest.json", path, params, tmp_path)
+
+
 def test_a_history_that_cannot_be_read_is_no_recount(params: Params, repository: Path) -> None:
     lay_out(repository, params, 3.0, digest(0))
     head = commit(repository, digest(1))

@@ -179,6 +179,35 @@ def test_earlier_returns_come_from_the_same_commits(repository: Path) -> None:
     assert found.returns["1" * 32 + ".dir"]["session"].dtype == pl.Date
 
 
+@pytest.mark.parametrize("cell", ["oops", "NaN", "inf", "", '"0,1"'])
+def test_a_return_that_is_no_finite_number_neither_stops_the_count_nor_enters_it(
+    repository: Path, cell: str
+) -> None:
+    path = repository / "metrics/returns.csv"
+    path.parent.mkdir()
+    path.write_text(f"session,agent,cash\n2025-01-06,0.01,0.0\n2025-01-07,{cell},0.0\n")
+    commit(repository, "1" * 32 + ".dir", 0.1)
+    agent(repository / "build/train", "a")
+    found = count_trials(folder_digest(repository / "build/train"), repository)
+    assert (found.count, found.sharpes, found.returns) == (2, {"1" * 32 + ".dir": 0.1}, {})
+
+
+@pytest.mark.parametrize("ratio", [float("nan"), float("inf"), 10**400])
+def test_an_earlier_sharpe_ratio_that_is_not_finite_is_none(repository: Path, ratio: float) -> None:
+    commit(repository, "1" * 32 + ".dir", ratio)
+    agent(repository / "build/train", "a")
+    found = count_trials(folder_digest(repository / "build/train"), repository)
+    assert (found.count, found.sharpes) == (2, {})
+
+
+def test_a_lock_file_with_an_impossible_date_is_passed_over(repository: Path) -> None:
+    (repository / "dvc.lock").write_text("stages: {made: 2025-99-99}\n")
+    git(repository, "add", "dvc.lock")
+    git(repository, "commit", "-q", "-m", "broken")
+    commit(repository, agent(repository / "build/train", "a"))
+    assert count_trials(folder_digest(repository / "build/train"), repository).count == 1
+
+
 def test_each_point_of_a_sweep_by_dvc_is_a_trial(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`dvc exp run` for real: three points of a sweep, none of them committed to a branch."""
     run = pytest.importorskip("dvc.cli").main

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from sekisho.errors import BacktestError
+
 Float = npt.NDArray[np.float64]
 EULER = 0.5772156649015329  # Euler–Mascheroni constant
 NO_VARIANCE = 1e-12  # a standard deviation below this is rounding, not risk
@@ -196,7 +198,11 @@ def overfitting_probability(returns: Float, blocks: int) -> float | None:
     other half, over all halvings. None for fewer than two trials or two sessions a block. Ties share ranks:
     identical trials give 1. Bailey, Borwein, López de Prado & Zhu (2017), *The Probability of Backtest
     Overfitting*.
+
+    Raises:
+        BacktestError: a return is not finite; ranks of NaN would give 0.
     """
+    _require_finite(returns)
     sessions, trials = returns.shape
     if trials < 2 or sessions < 2 * blocks:
         return None
@@ -224,7 +230,11 @@ def superior_ability(models: Float, benchmark: Float, *, samples: int, block: in
     Hansen (2005), *A Test for Superior Predictive Ability*, his consistent p-value, by `arch`. Returns are
     first divided by their own standard deviation, so that Sharpe ratios are compared and not leverage. None
     where no model differs from the benchmark.
+
+    Raises:
+        BacktestError: a return is not finite.
     """
+    _require_finite(models, benchmark)
     from arch.bootstrap import SPA  # takes seconds to import
 
     scaled, reference = _unit_risk(models), _unit_risk(benchmark[:, None])
@@ -234,6 +244,13 @@ def superior_ability(models: Float, benchmark: Float, *, samples: int, block: in
     test = SPA(-reference[:, 0], -scaled[:, differing], block_size=block, reps=samples, seed=seed)
     test.compute()
     return float(test.pvalues["consistent"])
+
+
+def _require_finite(*returns: Float) -> None:
+    if not all(np.isfinite(part).all() for part in returns):
+        raise BacktestError(
+            "a trial's session returns are not finite", remedy="run `dvc repro backtest` where it was made"
+        )
 
 
 def _unit_risk(returns: Float) -> Float:

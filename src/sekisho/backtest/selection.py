@@ -66,6 +66,7 @@ def count_and_select(
         raise BacktestError(
             f"{returns}: not of the backtest in {metrics_file}", remedy="run `dvc repro backtest` again"
         )
+    _require_numbers(own, returns)
     trials = count_trials(present, repository, market=(params.data.calendar, params.data.bar))
     return select(own, seeds, trials, periods, params.backtest)
 
@@ -113,6 +114,17 @@ def select(
             "best_baseline": best,
         }
     )
+
+
+def _require_numbers(own: pl.DataFrame, path: Path) -> None:
+    for name in ("agent", *BASELINES):
+        numbers = own[name].cast(pl.Float64, strict=False).is_finite().fill_null(False)
+        if not numbers.all():
+            row = int(numbers.arg_min() or 0)
+            raise BacktestError(
+                f"{path}: row {row + 1}, {name}: {own[name][row]!r} is no finite number",
+                remedy="run `dvc repro backtest` again",
+            )
 
 
 def _column(table: pl.DataFrame, name: str) -> Float:

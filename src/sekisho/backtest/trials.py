@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import subprocess
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it i
 @dataclass(frozen=True)
 class Trials:
     """``sharpes``: annualised net Sharpe ratio of each earlier trial with a backtest, by train digest.
-    ``returns``: its metrics/returns.csv, where the commit holds one."""
+    ``returns``: session and agent of its metrics/returns.csv, where the commit holds one."""
 
     present: str  # train digest of the result that is judged
     digests: frozenset[str]  # of all trials, the present one too
@@ -132,7 +133,7 @@ def _read_lock(lock: bytes) -> tuple[str | None, tuple[str, str] | None]:
     try:
         stages = yaml.load(lock, Loader=YamlLoader)["stages"]  # noqa: S506 (a safe loader)
         found = [str(out["md5"]) for out in stages["train"]["outs"] if out["path"] == TRAIN_OUT]
-    except (yaml.YAMLError, KeyError, TypeError):
+    except (yaml.YAMLError, ValueError, KeyError, TypeError):
         return None, None  # an unfinished merge or an older layout: no trial can be read from it
     try:
         data = stages["validate"]["params"]["params.yaml"]["data"]
@@ -143,21 +144,30 @@ def _read_lock(lock: bytes) -> tuple[str | None, tuple[str, str] | None]:
 
 
 def _sharpe(metrics: bytes, train: str) -> float | None:
-    """The agent's ratio, where these metrics are of that ``train`` result: a commit may hold stale ones."""
+    """The agent's ratio, where these metrics are of that ``train`` result: a commit may hold stale ones.
+
+    None where it is not finite: one NaN would make the variance across all trials NaN.
+    """
     try:
         content = json.loads(metrics)
-        return float(content["agent"]["sharpe"]) if content["opening"]["train"] == train else None
-    except (ValueError, KeyError, TypeError):
+        ratio = float(content["agent"]["sharpe"]) if content["opening"]["train"] == train else math.nan
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
+    return ratio if math.isfinite(ratio) else None
 
 
 def _read_returns(table: bytes) -> pl.DataFrame | None:
-    """Session returns by strategy; None where the commit has none that can be read."""
+    """Session returns of the agent; None where the commit has none that can be read.
+
+    Whoever can push a branch writes this file: a cell that is no finite number must neither stop everybody's
+    count nor reach the ranks, where NaN makes the probability of overfitting 0.
+    """
     try:
         frame = pl.read_csv(io.BytesIO(table), infer_schema_length=None, try_parse_dates=True)
+        frame = frame.select(pl.col("session").cast(pl.Date), pl.col("agent").cast(pl.Float64))
     except pl.exceptions.PolarsError:
         return None
-    return frame if {"session", "agent"} <= set(frame.columns) else None
+    return frame if frame["agent"].is_finite().fill_null(False).all() else None
 
 
 def _git(repository: Path, *words: str, stdin: bytes = b"") -> bytes | None:

@@ -134,6 +134,16 @@ def test_trials_on_another_market_do_not_count_for_this_one(repository: Path) ->
     assert count_trials(folder_digest(train), repository).count == 4
 
 
+@pytest.mark.parametrize(("before", "now"), [("XTKS", "JPX"), ("JPX", "XTKS")])
+def test_another_name_of_the_same_exchange_does_not_reset_the_count(
+    repository: Path, before: str, now: str
+) -> None:
+    train = repository / "build/train"
+    commit(repository, "1" * 32 + ".dir", 0.5, market=(before, "5min"))
+    agent(train, "a")
+    assert count_trials(folder_digest(train), repository, market=(now, "5min")).count == 2
+
+
 def test_a_broken_lock_file_in_history_is_passed_over(repository: Path) -> None:
     train = repository / "build/train"
     (repository / "dvc.lock").write_text("<<<<<<< HEAD\nstages: [")

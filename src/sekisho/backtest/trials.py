@@ -21,6 +21,7 @@ from typing import Literal
 
 import polars as pl
 import yaml
+from exchange_calendars import resolve_alias
 
 from sekisho.errors import BacktestError
 
@@ -58,9 +59,10 @@ def count_trials(present: str, repository: Path = Path(), *, market: tuple[str, 
     if inside is None:
         return Trials(present, frozenset({present}), {}, {}, "none")
     digests, sharpes, returns = {present}, {}, {}
+    own = market and _market(*market)
     for lock, metrics, table in _versions(repository):
         digest, traded = _read_lock(lock)
-        if digest is None or (market and traded and traded != market):
+        if digest is None or (own and traded and traded != own):
             continue
         digests.add(digest)
         ratio = _sharpe(metrics, digest)
@@ -137,10 +139,15 @@ def _read_lock(lock: bytes) -> tuple[str | None, tuple[str, str] | None]:
         return None, None  # an unfinished merge or an older layout: no trial can be read from it
     try:
         data = stages["validate"]["params"]["params.yaml"]["data"]
-        market = (str(data["calendar"]), str(data["bar"]))
+        market = _market(data["calendar"], data["bar"])
     except (KeyError, TypeError):
         market = None
     return (found[0] if found else None), market
+
+
+def _market(calendar: object, bar: object) -> tuple[str, str]:
+    """By the calendar's own name: to call XTKS by its alias JPX must not begin the count anew."""
+    return str(resolve_alias(str(calendar))), str(bar)
 
 
 def _sharpe(metrics: bytes, train: str) -> float | None:

@@ -129,7 +129,7 @@ def lay_out(folder: Path, params: Params, edge: float, train: str) -> None:
     (folder / "metrics").mkdir(exist_ok=True)
     backtest = GOOD["backtest"] | {
         "window": {"sessions": 180},
-        "opening": {"train": train},
+        "opening": {"train": train, "candidate": "c"},
         "sessions_per_year": YEAR,
         "over_champion": None,
     }

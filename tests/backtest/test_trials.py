@@ -40,6 +40,7 @@ def commit(
     message: str = "result",
     market: tuple[str, str] | None = None,
     opened: str | None = None,
+    candidate: str | None = None,
 ) -> str:
     """Commit a lock file with this train digest; ``opened`` is the one its metrics speak of, if another."""
     stages: dict[str, object] = {"train": {"cmd": "x", "outs": [{"path": "build/train", "md5": digest}]}}
@@ -50,7 +51,10 @@ def commit(
     (repository / "dvc.lock").write_text(yaml.safe_dump(lock))
     if sharpe is not None:
         (repository / "metrics").mkdir(exist_ok=True)
-        content = {"agent": {"sharpe": sharpe}, "opening": {"train": opened or digest}}
+        content = {
+            "agent": {"sharpe": sharpe},
+            "opening": {"train": opened or digest, "candidate": candidate},
+        }
         (repository / "metrics/backtest.json").write_text(json.dumps(content))
     git(repository, "add", "-A", ":!build")
     git(repository, "commit", "-q", "--allow-empty", "-m", message)
@@ -108,6 +112,18 @@ def test_earlier_sharpe_ratios_come_from_the_same_commits(repository: Path) -> N
     commit(repository, agent(train, "a"), 3.0)
     trials = count_trials(folder_digest(train), repository)
     assert trials.sharpes == {"1" * 32 + ".dir": 0.7, "2" * 32 + ".dir": -0.2}
+
+
+def test_each_candidate_chosen_among_the_seeds_is_a_trial(repository: Path) -> None:
+    """One training result; the order of train.seeds names another of its agents as the candidate."""
+    digest = agent(repository / "build/train", "a")
+    for name, ratio in (("first", 0.7), ("second", 2.0), ("third", 1.0)):
+        commit(repository, digest, ratio, candidate=name)
+    (repository / "metrics/backtest.json").unlink()
+    commit(repository, digest)  # without a backtest: none of its own
+    trials = count_trials(digest, repository, candidate="second")
+    assert trials.count == 3
+    assert trials.sharpes == {f"{digest}:first": 0.7, f"{digest}:third": 1.0}
 
 
 def test_stale_metrics_give_a_trial_no_sharpe_ratio(repository: Path) -> None:

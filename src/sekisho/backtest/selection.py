@@ -56,7 +56,8 @@ def count_and_select(
         same = len(own) == figures["window"]["sessions"] and {"session", "agent", *BASELINES} <= set(
             own.columns
         )
-        present, periods = str(figures["opening"]["train"]), float(figures["sessions_per_year"])
+        present, candidate = (str(figures["opening"][key]) for key in ("train", "candidate"))
+        periods = float(figures["sessions_per_year"])
         seeds = list(figures["agent"]["sharpe_by_seed"].values())
     except (KeyError, TypeError) as error:
         raise BacktestError(
@@ -67,7 +68,8 @@ def count_and_select(
             f"{returns}: not of the backtest in {metrics_file}", remedy="run `dvc repro backtest` again"
         )
     _require_numbers(own, returns)
-    trials = count_trials(present, repository, market=(params.data.calendar, params.data.bar))
+    market = (params.data.calendar, params.data.bar)
+    trials = count_trials(present, repository, candidate=candidate, market=market)
     return select(own, seeds, trials, periods, params.backtest)
 
 

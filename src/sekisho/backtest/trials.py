@@ -1,9 +1,11 @@
 """How many agents were trained before this one was picked: counted from git, not from memory.
 
-A trial is one result of the ``train`` stage: the digest in ``dvc.lock`` of ``build/train``. Every commit that
-any ref reaches counts: branches, remote branches, tags and DVC's experiments (``refs/exps``); and so does
-the result that is judged. A commit whose bars were of another market (another calendar or bar length) says
-nothing about this one and does not count. Session returns of earlier trials come from the same commits.
+A trial is one candidate of one result of the ``train`` stage: the digest in ``dvc.lock`` of ``build/train``
+and ``opening.candidate`` of the backtest. Seeds in another order give the same training result and another
+candidate: choosing among them is choosing. A training result without a backtest is one trial. Every commit
+that any ref reaches counts: branches, remote branches, tags and DVC's experiments (``refs/exps``); and so
+does the result that is judged. A commit whose bars were of another market (another calendar or bar length)
+says nothing about this one and does not count. Session returns of earlier trials come from the same commits.
 """
 
 from __future__ import annotations
@@ -32,49 +34,66 @@ YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it i
 
 @dataclass(frozen=True)
 class Trials:
-    """``sharpes``: annualised net Sharpe ratio of each earlier trial with a backtest, by train digest.
+    """Each is named ``<train digest>:<candidate>``, or by its train digest alone where no backtest is known.
+
+    ``sharpes``: annualised net Sharpe ratio of each earlier trial with a backtest.
     ``returns``: session and agent of its metrics/returns.csv, where the commit holds one."""
 
     present: str  # train digest of the result that is judged
-    digests: frozenset[str]  # of all trials, the present one too
+    names: frozenset[str]  # of all trials, the present one too
     sharpes: dict[str, float]
     returns: dict[str, pl.DataFrame]
     history: Literal["full", "shallow", "none"]  # "shallow": older commits are not in this clone
 
     @property
     def count(self) -> int:
-        return len(self.digests)
+        return len(self.names)
 
 
-def count_trials(present: str, repository: Path = Path(), *, market: tuple[str, str] | None = None) -> Trials:
-    """Distinct ``train`` results in the history of ``repository`` and the ``present`` one; at least 1.
+def count_trials(
+    present: str,
+    repository: Path = Path(),
+    *,
+    candidate: str | None = None,
+    market: tuple[str, str] | None = None,
+) -> Trials:
+    """Distinct trials in the history of ``repository`` and the present one; at least 1.
 
-    ``present`` is its `folder_digest`. ``market`` is (calendar, bar length) of the present bars; None counts
-    the trials on every market. Without git the count is 1 and ``history`` is "none".
+    ``present`` is its `folder_digest`, ``candidate`` its ``opening.candidate``, None before a backtest.
+    ``market`` is (calendar, bar length) of the present bars; None counts the trials on every market. Without
+    git the count is 1 and ``history`` is "none".
 
     Raises:
         BacktestError: the history is there and cannot be read.
     """
+    name = _name(present, candidate)
     inside = _git(repository, "rev-parse", "--is-shallow-repository")
     if inside is None:
-        return Trials(present, frozenset({present}), {}, {}, "none")
-    digests, sharpes, returns = {present}, {}, {}
+        return Trials(present, frozenset({name}), {}, {}, "none")
+    found, sharpes, returns = {(present, candidate)}, {}, {}
     own = market and _market(*market)
     for lock, metrics, table in _versions(repository):
         digest, traded = _read_lock(lock)
         if digest is None or (own and traded and traded != own):
             continue
-        digests.add(digest)
-        ratio = _sharpe(metrics, digest)
-        if ratio is not None and digest != present:
-            sharpes[digest] = ratio
-            found = _read_returns(table)
-            if found is not None:
-                returns[digest] = found
+        chosen, ratio = _read_metrics(metrics, digest)
+        found.add((digest, chosen))
+        trial = _name(digest, chosen)
+        if ratio is not None and trial != name:
+            sharpes[trial] = ratio
+            series = _read_returns(table)
+            if series is not None:
+                returns[trial] = series
+    judged = {digest for digest, chosen in found if chosen is not None}
+    names = {_name(*trial) for trial in found if trial[1] is not None or trial[0] not in judged}
     history: Literal["full", "shallow"] = "shallow" if inside.strip() == b"true" else "full"
     return Trials(
-        present, frozenset(digests), dict(sorted(sharpes.items())), dict(sorted(returns.items())), history
+        present, frozenset(names), dict(sorted(sharpes.items())), dict(sorted(returns.items())), history
     )
+
+
+def _name(train: str, candidate: str | None) -> str:
+    return train if candidate is None else f"{train}:{candidate}"
 
 
 def folder_digest(folder: Path) -> str:
@@ -150,17 +169,25 @@ def _market(calendar: object, bar: object) -> tuple[str, str]:
     return str(resolve_alias(str(calendar))), str(bar)
 
 
-def _sharpe(metrics: bytes, train: str) -> float | None:
-    """The agent's ratio, where these metrics are of that ``train`` result: a commit may hold stale ones.
+def _read_metrics(metrics: bytes, train: str) -> tuple[str | None, float | None]:
+    """The candidate and its ratio, where these metrics are of that ``train`` result: a commit may hold stale
+    ones.
 
-    None where it is not finite: one NaN would make the variance across all trials NaN.
+    The ratio is None where it is not finite: one NaN would make the variance across all trials NaN.
     """
     try:
         content = json.loads(metrics)
-        ratio = float(content["agent"]["sharpe"]) if content["opening"]["train"] == train else math.nan
+        opening = content["opening"]
+        if opening["train"] != train:
+            return None, None
+        candidate = None if opening.get("candidate") is None else str(opening["candidate"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None, None
+    try:
+        ratio = float(content["agent"]["sharpe"])
     except (ValueError, KeyError, TypeError, OverflowError):
-        return None
-    return ratio if math.isfinite(ratio) else None
+        return candidate, None
+    return candidate, ratio if math.isfinite(ratio) else None
 
 
 def _read_returns(table: bytes) -> pl.DataFrame | None:

@@ -6,6 +6,7 @@ Each verb is one call of one function; what a program reads comes with ``--json`
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -13,6 +14,8 @@ import traceback
 import click
 
 from sekisho.errors import SekishoError
+
+PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 # verb -> (module under sekisho.cli, one line of help), in the order of the loop
 VERBS = {
@@ -77,20 +80,27 @@ def main() -> None:
 def run() -> None:
     """Entry point: every error becomes its message, its remedy and its exit code.
 
-    A fault of our own shows its traceback and ends with 2, never with 1: a crash is not a verdict.
+    A fault of our own shows its traceback and ends with 2, never with 1: a crash is not a verdict. Neither is
+    a reader who has seen enough: then it ends as a shell's own commands do.
     """
+    stdout = sys.stdout
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for terminals that cannot show every letter
     try:
         code = main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
+    except SystemExit as ending:  # click's own when nobody reads any more: 1, and another sys.stdout
+        sys.exit(ending.code if sys.stdout is stdout else PIPE_CLOSED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except click.Abort:
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(PIPE_CLOSED)
     except SekishoError as error:
         click.secho(f"sekisho: {error}", fg="red", err=True)
         sys.exit(error.exit_code)

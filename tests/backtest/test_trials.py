@@ -238,6 +238,9 @@ def test_each_point_of_a_sweep_by_dvc_is_a_trial(repository: Path, monkeypatch: 
     """`dvc exp run` for real: three points of a sweep, none of them committed to a branch."""
     run = pytest.importorskip("dvc.cli").main
     monkeypatch.chdir(repository)  # DVC itself goes elsewhere and does not always come back
+    for role in ("AUTHOR", "COMMITTER"):  # DVC's experiments are commits
+        monkeypatch.setenv(f"GIT_{role}_NAME", "engineer")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "engineer@local.invalid")
     write = "import pathlib as p; out = p.Path('build/train'); out.mkdir(parents=True, exist_ok=True); "
     write += "(out / 'model.onnx').write_text(p.Path('params.yaml').read_text())"
     (repository / "make.py").write_text(write)

@@ -129,7 +129,7 @@ def test_the_key_changes_with_all_that_determines_the_result(world: World) -> No
     trainer = ROOT / "training/ppo.py"
 
     def key(**options: Any) -> str:
-        return run_key(world.bars, world.features, world.params, trainer, options)
+        return run_key(world.bars, world.features, world.params, trainer, **options)
 
     keys = [key(seed=1), key(seed=2)]
     world.with_params(market={"commission": 0.5})
@@ -155,7 +155,7 @@ def test_the_key_changes_with_the_code_that_determines_the_result(
     monkeypatch.setattr("sekisho.train.PACKAGE", package)
 
     def key() -> str:
-        return run_key(world.bars, world.features, world.params, ROOT / "training/ppo.py", {})
+        return run_key(world.bars, world.features, world.params, ROOT / "training/ppo.py")
 
     before = key()
     with (package / module).open("a") as file:

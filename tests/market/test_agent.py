@@ -29,6 +29,18 @@ def observations(count: int, assets: int, generator: torch.Generator) -> torch.T
     return torch.cat((torch.randn(count, assets, 4, generator=generator) * 3, weights), dim=2)
 
 
+def test_a_symbol_that_does_not_move_in_training_is_left_alone(
+    make_data: Maker, params: MarketParams
+) -> None:
+    data = make_data()
+    data.close[:, 1] = data.open[:, 1] = 100.0
+    agent = make_agent(data, params)
+    assert agent.trade_unit[1] == 0.0
+    weights = agent(torch.cat((data.features[5:40], torch.zeros(35, 3, 1)), dim=2))
+    assert weights.isfinite().all()
+    assert (weights[:, 1] == 0.0).all()
+
+
 @pytest.mark.parametrize("assets", [1, 3, 11])
 def test_onnx_gives_the_agents_answers_for_any_batch(
     assets: int, make_data: Maker, params: MarketParams, tmp_path: Path

@@ -59,7 +59,8 @@ class Agent(nn.Module):
         self.feature_mean.copy_(mean)
         self.feature_scale.copy_(torch.where(std > SMALLEST_STD, 1.0 / std, 0.0))
         self.trade_unit.copy_(units.trade)
-        self.position_unit.copy_(units.trade)
+        # a symbol that did not move in the window has no unit: its position, always 0, is shown as it is
+        self.position_unit.copy_(torch.where(units.trade > 0, units.trade, 1.0))
 
     def encode(self, observation: torch.Tensor) -> torch.Tensor:
         """What the asset shows ``(N, A, 2(F+1))``: own normalised features and position, then asset means."""

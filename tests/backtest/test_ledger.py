@@ -72,14 +72,14 @@ class Ledger:
             most *= self.limits.lot_size if panel.tradable[t + 1, a] else 0
             filled = max(-most, min(most, order))
             value = filled * float(opening[a])
-            cost += self.trading_cost(t, a, value)
+            cost += self.account.cost_multiple * self.trading_cost(t, a, value)
             self.units[a] += filled
             self.cash -= value
             held_value = self.units[a] * float(opening[a])
-            cost += max(-held_value, 0.0) * float(panel.borrow_rate[t + 1, a])
-            cost += held_value * float(panel.funding_rate[t + 1, a])
+            cost += self.account.cost_multiple * max(-held_value, 0.0) * float(panel.borrow_rate[t + 1, a])
+            funding = held_value * float(panel.funding_rate[t + 1, a])
+            cost += self.account.cost_multiple * funding if funding > 0 else funding
             traded += abs(value)
-        cost *= self.account.cost_multiple
         self.cash -= cost
         return self.worth(panel.close[t + 1]) / before - 1.0, cost / before, traded / before
 

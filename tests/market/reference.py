@@ -81,16 +81,16 @@ class Reference:
                 order = math.copysign(math.floor(abs(order) / lot * (1 + NEARLY)) * lot, order)
             fill = self.fill(then, a, order, lot)
             price = self.at("open", then, a)
-            costs += self.trading_cost(now, then, a, fill * price)
+            costs += self.multiple * self.trading_cost(now, then, a, fill * price)
             self.cash -= fill * price
             self.units[a] += fill
             value = self.units[a] * price
-            costs += max(-value, 0.0) * self.at("borrow_rate", then, a)
-            costs += value * self.at("funding_rate", then, a)
+            costs += self.multiple * max(-value, 0.0) * self.at("borrow_rate", then, a)
+            funding = value * self.at("funding_rate", then, a)
+            costs += self.multiple * funding if funding > 0 else funding
             turnover += abs(fill * price)
             ordered.append(order)
             filled.append(fill)
-        costs *= self.multiple
         self.cash -= costs
         self.bar = then
         return Day(self.equity() / before - 1, costs / before, turnover / before, ordered, filled)

@@ -67,8 +67,19 @@ def test_the_derivative_at_no_trade_is_finite() -> None:
         assert grad.isfinite().all()
 
 
-def test_shorts_pay_borrow_and_longs_pay_funding() -> None:
+def held(borrow: float, funding: float, multiple: float) -> list[float]:
+    """Cost of a long and of a short of 100 over one bar."""
     value = torch.tensor([100.0, -100.0], dtype=torch.float64)
-    borrow, funding = torch.tensor(0.01), torch.tensor(0.002)
-    torch.testing.assert_close(holding_cost(value, borrow, 0 * funding), torch.tensor([0.0, 1.0]).double())
-    torch.testing.assert_close(holding_cost(value, 0 * borrow, funding), torch.tensor([0.2, -0.2]).double())
+    rates = (torch.tensor(rate, dtype=torch.float64) for rate in (borrow, funding, multiple))
+    return [float(cost) for cost in holding_cost(value, *rates)]
+
+
+def test_shorts_pay_borrow_and_longs_pay_funding() -> None:
+    assert held(0.01, 0.0, 1.0) == pytest.approx([0.0, 1.0])
+    assert held(0.0, 0.002, 1.0) == pytest.approx([0.2, -0.2])
+
+
+@pytest.mark.parametrize("multiple", [0.0, 1.0, 2.0])
+def test_dearer_costs_raise_what_is_paid_and_no_income(multiple: float) -> None:
+    assert held(0.01, 0.002, multiple) == pytest.approx([0.2 * multiple, 1.0 * multiple - 0.2])
+    assert held(0.0, -0.002, multiple) == pytest.approx([-0.2, 0.2 * multiple])

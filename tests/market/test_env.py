@@ -38,6 +38,18 @@ def test_costs_scale_with_their_multiple(make_data: Maker, params: MarketParams)
     assert float(cost[2]) == pytest.approx(2 * float(cost[1]))
 
 
+def test_double_costs_do_not_double_the_funding_income(make_data: Maker, params: MarketParams) -> None:
+    data = make_data(3)
+    data = replace(data, funding_rate=torch.full_like(data.close, -0.01))
+    multiples = torch.tensor([0.0, 1.0, 2.0])
+    market = run_of(data, params, 3, mode="weights", sequential=True, cost_multiple=multiples)
+    market.reset()
+    _, _, _, _, infos = market.step(torch.tensor([[0.3, 0.2, 0.1]] * 3))
+    free, modelled, double = (float(cost) for cost in infos["cost"])
+    assert free < 0.0
+    assert free < modelled < double
+
+
 def test_without_impact_capital_only_scales_the_profit(make_data: Maker, params: MarketParams) -> None:
     free = params.model_copy(update={"impact_linear": 0.0, "impact_sqrt": 0.0})
     returns = []

@@ -175,7 +175,7 @@ def trade_bar(
     Args:
         action: ``(N, A)`` float64, target weights, or trades in ``trade_unit``.
         trade_unit: ``(A,)`` weight, or None where actions are target weights.
-        cost_multiple: ``(N, 1)`` or ``(1, 1)``.
+        cost_multiple: ``(N, 1)`` or ``(1, 1)``, of all that is paid; funding received stays as it is.
     """
     held_before = account.positions * bar.last_close
     before = account.cash + held_before.sum(dim=1)
@@ -197,8 +197,8 @@ def trade_bar(
     footprint = account.footprint * params.impact_decay if params.impact_decay else None
     rate = torch.where(filled > 0, bar.buy_rate, bar.sell_rate)
     cost = bar.adv * trading_cost(share, footprint, rate, bar.sqrt_rate, params.impact_linear)
-    cost = cost + holding_cost(positions * bar.open, bar.borrow_rate, bar.funding_rate)
     cost = cost * cost_multiple
+    cost = cost + holding_cost(positions * bar.open, bar.borrow_rate, bar.funding_rate, cost_multiple)
     traded, values = filled * bar.open, positions * bar.close
     cash = account.cash - (traded + cost).sum(dim=1)
     equity = cash + values.sum(dim=1)

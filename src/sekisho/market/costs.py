@@ -49,10 +49,14 @@ def _power(share: torch.Tensor) -> torch.Tensor:
     return share * share.clamp(min=SMALLEST_SHARE).sqrt()
 
 
-def holding_cost(value: torch.Tensor, borrow_rate: torch.Tensor, funding_rate: torch.Tensor) -> torch.Tensor:
+def holding_cost(
+    value: torch.Tensor, borrow_rate: torch.Tensor, funding_rate: torch.Tensor, multiple: torch.Tensor
+) -> torch.Tensor:
     """Cost in currency of holding ``value`` (currency, signed, ``(…, A)``) over one bar.
 
     Shorts pay ``borrow_rate``. ``funding_rate`` is paid by longs and received by shorts, or the other way
-    round where it is negative: the only part that can be an income.
+    round where it is negative: the only part that can be an income. ``multiple`` scales what is paid alone:
+    dearer costs must not pay the holder more, and free ones take no income away.
     """
-    return value * funding_rate - value.clamp(max=0.0) * borrow_rate
+    funding = value * funding_rate
+    return funding * torch.where(funding > 0, multiple, 1.0) - value.clamp(max=0.0) * borrow_rate * multiple

@@ -53,7 +53,7 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         sequential: run from ``options={"start": bar}`` (default: the window's start) to the window's end,
             without autoreset; otherwise episodes of ``episode_bars`` start anywhere in the window, with
             ``params.stratify`` as often in each volatility regime.
-        cost_multiple: scales all costs, a number or one per account ``(N,)``.
+        cost_multiple: scales what is paid, not funding received; a number or one per account ``(N,)``.
         capital: starting equity, a number or one per account ``(N,)``; by default ``params.capital``.
         compiled: fuse the step with torch.compile; on a GPU it is replayed as a CUDA graph. The first step
             takes seconds. Results differ from the eager ones in the last bits, where operations are fused or

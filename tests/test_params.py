@@ -31,6 +31,7 @@ def test_the_committed_parameters_are_read(tmp_path: Path) -> None:
         ("  discount: 0.95", "  discount: 1.5", "ppo.discount: .*less than or equal to 1, found 1.5"),
         ("  calendar: XTKS", "  calendar: [XTKS]", "data.calendar: .*valid string"),
         ("  bar: 5min", "  bar: 7min", "data.bar: .*found '7min'"),
+        ("bootstrap_samples: 2000", "bootstrap_samples: 1", "bootstrap_samples: .*to 500, found 1"),
         ("split:", "split: [", "not valid YAML"),
     ],
 )

@@ -136,7 +136,7 @@ class Td3Params(Section):
 
 
 class BacktestParams(Section):
-    bootstrap_samples: Count
+    bootstrap_samples: Annotated[int, Field(ge=500)]  # fewer, and the bounds are noise
     bootstrap_block: Count
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     cost_multiples: tuple[NonNegative, ...] = Field(min_length=1)

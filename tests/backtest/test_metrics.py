@@ -27,8 +27,8 @@ def test_sharpe_without_variance_is_zero_or_none_never_infinite() -> None:
     assert metrics.sharpe(np.zeros(10), 250.0) == 0.0
     assert metrics.sharpe(np.full(10, 0.01), 250.0) is None
     assert metrics.sharpe(np.array([0.01]), 250.0) is None
-    assert metrics.sharpe_interval(np.full(10, 0.01), 250.0, **BOOTSTRAP) == (None, None)
-    assert metrics.sharpe_interval(np.zeros(10), 250.0, **BOOTSTRAP) == (0.0, 0.0)
+    assert metrics.sharpe_interval(np.full(25, 0.01), 250.0, **BOOTSTRAP) == (None, None)
+    assert metrics.sharpe_interval(np.zeros(25), 250.0, **BOOTSTRAP) == (0.0, 0.0)
     assert metrics.deflated_sharpe(np.zeros(10), 3, 0.01) == 0.0
     assert metrics.deflated_sharpe(np.full(10, 0.01), 3, 0.01) is None
 
@@ -90,7 +90,7 @@ def test_sharpe_does_not_depend_on_leverage(series: np.ndarray, leverage: float)
 
 
 @settings(max_examples=30, deadline=None)
-@given(arrays(np.float64, st.integers(10, 40), elements=st.floats(-0.1, 0.1)))
+@given(arrays(np.float64, st.integers(13, 40), elements=st.floats(-0.1, 0.1)))
 def test_the_interval_of_symmetric_data_holds_the_point(half: np.ndarray) -> None:
     series = np.concatenate([half, -half])
     low, high = metrics.sharpe_interval(series, 250.0, **BOOTSTRAP)
@@ -99,6 +99,14 @@ def test_the_interval_of_symmetric_data_holds_the_point(half: np.ndarray) -> Non
     assert high is not None
     assert point is not None
     assert low <= point <= high
+
+
+def test_blocks_as_long_as_the_series_give_no_interval_rather_than_a_narrow_one() -> None:
+    series, other = np.random.default_rng(1).normal(0.001, 0.01, (2, 100))
+    for block, known in ((20.0, True), (21.0, False), (1000.0, False)):
+        words = BOOTSTRAP | {"block": block}
+        assert (metrics.sharpe_interval(series, 250.0, **words) != (None, None)) is known
+        assert (metrics.sharpe_difference(series, other, 250.0, **words) is not None) is known
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:

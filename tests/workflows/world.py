@@ -29,7 +29,7 @@ BUCKET = "sekisho-dvc"
 SMALL = {  # a pipeline that ends in half a minute, and a gate that it passes
     "split": {"folds": 1},
     "ppo": {"samples": 65536, "environments": 256},
-    "backtest": {"bootstrap_samples": 200},
+    "backtest": {"bootstrap_samples": 500},
     "gate": {
         "min_sharpe_lower": -100.0, "min_sharpe_over_champion": -100.0, "min_deflated_sharpe": 0.0,
         "max_pbo": 1.0, "max_drawdown": 1.0, "max_turnover": 1000.0, "min_capacity": 0.0,

@@ -19,6 +19,7 @@ from sekisho.errors import BacktestError
 Float = npt.NDArray[np.float64]
 EULER = 0.5772156649015329  # Euler–Mascheroni constant
 NO_VARIANCE = 1e-12  # a standard deviation below this is rounding, not risk
+FEWEST_BLOCKS = 5  # resamples of fewer blocks are rotations of the same series: the interval is too narrow
 CHUNK = 1 << 22  # bootstrap indices held in memory at once
 
 
@@ -85,9 +86,10 @@ def sharpe_interval(
 ) -> tuple[float, float] | tuple[None, None]:
     """Percentile interval of the annualised Sharpe ratio by the stationary block bootstrap.
 
-    A resample without variance counts as 0. ``(None, None)`` where ``sharpe`` is None.
+    A resample without variance counts as 0. ``(None, None)`` where ``sharpe`` is None, or where the returns
+    are shorter than `FEWEST_BLOCKS` blocks.
     """
-    if sharpe(returns, periods) is None:
+    if sharpe(returns, periods) is None or len(returns) < FEWEST_BLOCKS * block:
         return None, None
     drawn = [_ratios(returns[rows]) for rows in stationary_bootstrap(len(returns), samples, block, seed)]
     tail = (1.0 - confidence) / 2.0
@@ -101,10 +103,11 @@ def sharpe_difference(
     """Annualised Sharpe ratio of ``one`` less that of ``other``, and its percentile interval.
 
     Both are resampled by the same blocks of sessions, so that what moves both cancels out (Ledoit & Wolf
-    2008, *Robust performance hypothesis testing with the Sharpe ratio*). None where either ratio is.
+    2008, *Robust performance hypothesis testing with the Sharpe ratio*). None where either ratio is, or where
+    the returns are shorter than `FEWEST_BLOCKS` blocks.
     """
     ratios = sharpe(one, periods), sharpe(other, periods)
-    if ratios[0] is None or ratios[1] is None:
+    if ratios[0] is None or ratios[1] is None or len(one) < FEWEST_BLOCKS * block:
         return None
     drawn = [
         _ratios(one[rows]) - _ratios(other[rows])

@@ -183,6 +183,18 @@ def test_a_degenerate_covariance_is_an_error(
         min_variance_weights(covariance, limits)
 
 
+def test_a_halted_symbol_gets_no_minimum_variance_weight(params: Params) -> None:
+    panel = make_panel()
+    panel.close[-200:, 1] = panel.close[-200, 1]
+    panel.tradable[-200:, 1] = False
+    context = Context(History(panel), len(panel) - 1, len(panel) - 1)
+    weights = baselines(params.market, params.backtest)["minimum-variance"](
+        np.zeros((4, 3), np.float32), context
+    )
+    assert weights[1] == 0.0
+    assert (weights[[0, 2, 3]] > 0.0).all()
+
+
 def test_two_identical_assets_share_the_minimum_variance_weight(params: Params) -> None:
     """Their sample covariance is singular; shrinkage makes it regular and the weights equal."""
     panel = make_panel()

@@ -183,11 +183,7 @@ def baselines(limits: MarketParams, params: BacktestParams) -> dict[str, Strateg
             lambda c: momentum_weights(c, limits, params.momentum_sessions), limits, every
         ),
         "minimum-variance": Rebalanced(
-            lambda c: min_variance_weights(
-                shrunk_covariance(_returns(c.bar_closes(params.covariance_sessions))), limits
-            ),
-            limits,
-            every,
+            lambda c: least_variance(c, limits, params.covariance_sessions), limits, every
         ),
     }
 
@@ -210,6 +206,16 @@ def momentum_weights(context: Context, limits: MarketParams, sessions: int) -> F
     gross = float(np.abs(signal).sum())
     weights = signal * (limits.max_gross / gross) if gross > 0 else signal
     return np.asarray(np.clip(weights, -limits.max_asset, limits.max_asset), dtype=np.float64)
+
+
+def least_variance(context: Context, limits: MarketParams, sessions: int) -> Float:
+    """`min_variance_weights` of the symbols that can be traded now: a halted one would only seem calm."""
+    tradable = context.history.panel.tradable[context.bar]
+    weights = np.zeros(len(tradable))
+    if tradable.any():
+        returns = _returns(context.bar_closes(sessions)[:, tradable])
+        weights[tradable] = min_variance_weights(shrunk_covariance(returns), limits)
+    return weights
 
 
 def shrunk_covariance(returns: Float) -> Float:

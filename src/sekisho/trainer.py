@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 EXPLODED = 1e6  # a figure beyond this cannot come back: rewards are of order one
 EVALUATION_BARS = 132  # the validation window is cut into equal runs of at most so many bars, side by side
+FEWEST_RETURNS = 10  # of a validation window
 KEPT = 2  # checkpoints: the newest, and the one before it should the newest be broken
 LOOP = ("evaluate_every", "patience", "checkpoint_every", "device")  # of `train:`, also on the command line
 
@@ -356,8 +357,16 @@ def evaluate(agent: Agent, data: MarketData, window: tuple[int, int], params: Ma
 
     The window is cut into equal runs side by side, each from an empty book: cheap, and a little too modest.
     What the division leaves, fewer bars than there are runs, is left out at the window's end.
+
+    Raises:
+        TrainingError: the window holds too few returns to tell one agent from another.
     """
     start, stop = window
+    if stop - start - 1 < FEWEST_RETURNS:
+        raise TrainingError(
+            f"the validation window holds {stop - start - 1} returns, {FEWEST_RETURNS} are needed at least",
+            remedy="raise split.validation_sessions",
+        )
     runs = math.ceil((stop - start - 1) / EVALUATION_BARS)
     length = (stop - start - 1) // runs
     starts = start + length * torch.arange(runs, device=data.close.device)

@@ -91,6 +91,14 @@ def test_the_evaluation_reaches_the_end_of_the_validation_window(
     assert sharpes[0] != sharpes[1]
 
 
+def test_a_validation_window_of_two_bars_is_refused_not_scored_zero(world: World) -> None:
+    panel = load_panel(world.bars)
+    data = MarketData.from_panel(panel, load_features(world.features, panel), world.params.market)
+    agent = trainer.Agent(data.features.shape[2], len(data.symbols), 8, world.params.market)
+    with pytest.raises(TrainingError, match="validation window holds 1 returns"):
+        trainer.evaluate(agent, data, (len(panel) - 2, len(panel)), world.params.market)
+
+
 class Interrupted(Exception):
     pass
 

@@ -179,6 +179,16 @@ def test_a_shallow_clone_is_said_to_be_one(repository: Path, tmp_path: Path) -> 
     assert (trials.count, trials.history) == (1, "shallow")
 
 
+@pytest.mark.parametrize(("words", "history"), [(["--single-branch"], "shallow"), ([], "full")])
+def test_a_clone_of_a_single_branch_is_not_the_full_history(
+    repository: Path, tmp_path: Path, words: list[str], history: str
+) -> None:
+    digest = agent(repository / "build/train", "a")
+    commit(repository, digest)
+    git(tmp_path, "clone", "-q", *words, f"file://{repository}", "clone")
+    assert count_trials(digest, tmp_path / "clone").history == history
+
+
 def test_an_unreadable_history_is_an_error_not_one_trial(repository: Path) -> None:
     train = repository / "build/train"
     head = commit(repository, agent(train, "a"))

@@ -244,7 +244,7 @@ def _selection(figures: dict[str, Any], trials: dict[str, Any]) -> Iterator[Bloc
     if trials["history"] != "full":
         lacking = {
             "none": "There is no git history here, so only this trial is counted.",
-            "shallow": "This clone is shallow: trials in older commits are not counted.",
+            "shallow": "This clone lacks commits or branches: trials in them are not counted.",
         }
         yield Text(f"⚠️ {lacking[trials['history']]} The deflated Sharpe ratio may flatter the agent.")
 

@@ -43,7 +43,7 @@ class Trials:
     names: frozenset[str]  # of all trials, the present one too
     sharpes: dict[str, float]
     returns: dict[str, pl.DataFrame]
-    history: Literal["full", "shallow", "none"]  # "shallow": older commits are not in this clone
+    history: Literal["full", "shallow", "none"]  # "shallow": this clone lacks commits or branches
 
     @property
     def count(self) -> int:
@@ -86,10 +86,22 @@ def count_trials(
                 returns[trial] = series
     judged = {digest for digest, chosen in found if chosen is not None}
     names = {_name(*trial) for trial in found if trial[1] is not None or trial[0] not in judged}
-    history: Literal["full", "shallow"] = "shallow" if inside.strip() == b"true" else "full"
+    history: Literal["full", "shallow"] = (
+        "full" if inside.strip() == b"false" and _all_branches(repository) else "shallow"
+    )
     return Trials(
         present, frozenset(names), dict(sorted(sharpes.items())), dict(sorted(returns.items())), history
     )
+
+
+def _all_branches(repository: Path) -> bool:
+    """Whether every remote is fetched with all its branches: a clone of one does not know all trials."""
+    settings = (_git(repository, "config", "--list") or b"").decode(errors="replace").splitlines()
+    fetched: dict[str, list[str]] = {}
+    for key, _, value in (line.partition("=") for line in settings):
+        if key.startswith("remote.") and key.endswith(".fetch"):
+            fetched.setdefault(key, []).append(value.removeprefix("+").partition(":")[0])
+    return all({"refs/heads/*", "refs/*"} & set(sources) for sources in fetched.values())
 
 
 def _name(train: str, candidate: str | None) -> str:

@@ -33,7 +33,7 @@ def params() -> Params:
             "backtest": full.backtest.model_copy(
                 update={
                     "bootstrap_samples": 300,
-                    "bootstrap_block": 5,
+                    "bootstrap_block": 8,  # five fit into 40 sessions
                     "pbo_blocks": 8,
                     "cost_multiples": (0.0, 1.0, 2.0),
                     "capital_multiples": (1.0, 10.0),

@@ -256,12 +256,13 @@ class Demo:
                 )  # fmt: skip
                 self.wait_until_ready(url)
                 notes.append(f"{days[0]} to {self.last}; changed from {change_at}; served at {url}")
-            with self.s.step("The calm sessions are replayed through it; the scheduled check") as notes:
-                notes.extend(self._replay(url, days[0], calm_last))
-                notes.append("check: " + self._check("calm", calm_last, expect=0))
-            with self.s.step("The market has changed: replayed; the scheduled check") as notes:
-                notes.extend(self._replay(url, change_at, self.last))
-                notes.append("check: " + self._check("changed", self.last, expect=1))
+            with self.s.step("The market is replayed through it: calm sessions, then changed ones") as notes:
+                notes.extend(self._replay(url, days[0], self.last))
+            with self.s.step(
+                "The scheduled check, after the calm sessions and after the changed ones"
+            ) as notes:
+                notes.append(f"{calm_last}: " + self._check("calm", calm_last, expect=0))
+                notes.append(f"{self.last}: " + self._check("changed", self.last, expect=1))
 
     def _replay(self, url: str, first: str, last: str) -> list[str]:
         out = self.sekisho(

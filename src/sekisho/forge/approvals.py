@@ -161,7 +161,10 @@ def current_approval(forge: Forge, pull: PullRequest) -> Approval:
             hold up any more: the approver may not write now, the approving comment was edited or is gone, the
             report differs.
     """
-    given = _given(forge, pull)
+    return _deciding(forge, pull, _given(forge, pull))
+
+
+def _deciding(forge: Forge, pull: PullRequest, given: list[dict[str, Any]]) -> Approval:
     if not given:
         raise _void(f"no approval of {pull.head_sha}")
     return _still_good(forge, pull, given[-1])
@@ -283,12 +286,12 @@ def approval_record(forge: Forge, number: int) -> dict[str, Any]:
         Refused: see :func:`current_approval`.
     """
     pull = forge.get_pull_request(number)
-    record = asdict(current_approval(forge, pull))
-    approvers = []
-    for given in _given(forge, pull):
+    given = _given(forge, pull)
+    deciding, good = _deciding(forge, pull, given), []
+    for earlier in given[:-1]:
         with suppress(Refused):
-            good = _still_good(forge, pull, given)
-            word = {key: getattr(good, key) for key in ("permission", "approved_at", "comment_id")}
-            approvers.append({"person": good.approver, **word})
-    record["approvers"] = approvers
+            good.append(_still_good(forge, pull, earlier))
+    kept = ("permission", "approved_at", "comment_id")
+    approvers = [{"person": a.approver, **{key: getattr(a, key) for key in kept}} for a in (*good, deciding)]
+    record = asdict(deciding) | {"approvers": approvers}
     return record | ({"merge_sha": pull.merge_sha} if pull.merge_sha else {})

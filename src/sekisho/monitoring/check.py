@@ -292,9 +292,7 @@ def _lasting(
         try:
             found = measure_performance(usable, live, release.returns, release.market(), params)
         except SekishoError as error:
-            found = error.message
-        if isinstance(found, str):
-            unwatched.append(f"the live account: {found}")
+            unwatched.append(f"the live account: {error.message}")
         else:
             alarms += _performance_alarms(found, params)
             figures_of = found.as_dict()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sekisho.monitoring.verdict import DRIFT, Verdict
+from sekisho.release.audit import write_atomically
 
 SHOWN_FLOOR = 1e-3  # of the logarithmic axis, in units of the limit
 SHOWN_CEILING = 1e4
@@ -45,9 +46,8 @@ def write_evidence(verdict: Verdict, out: Path) -> list[Path]:
         _plot(verdict, plot)
         written.append(plot)
     page = out.with_suffix(".md")
-    beside = page.with_name(f".{page.name}.tmp")
-    beside.write_text(markdown(verdict, plot.name if verdict.levels else None) + "\n", encoding="utf-8")
-    beside.replace(page)
+    text = markdown(verdict, plot.name if verdict.levels else None)
+    write_atomically(page, f"{text}\n".encode())
     return [*written, page]
 
 

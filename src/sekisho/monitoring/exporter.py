@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sekisho.calendar import Calendar
-from sekisho.errors import CannotCheck
-from sekisho.monitoring.verdict import DATA, DRIFT, DUE, HALT, Verdict, read_verdict
+from sekisho.monitoring.verdict import DATA, DRIFT, DUE, HALT, Verdict, read_verdicts
 
 STATES = ("ok", "alarm", "cannot-judge")
 ACTIONS = ("none", "propose", "retrain", "halt", "mend")
@@ -41,15 +40,10 @@ def _hours(calendar: Calendar, now: dt.datetime) -> Iterator[str]:
 
 
 def newest_verdicts(folder: Path) -> dict[str, list[tuple[Path, Verdict]]]:
-    """Verdicts below ``folder`` by model, oldest first; files of another kind are passed over."""
+    """Verdicts below ``folder`` by model, oldest first."""
     found: dict[str, list[tuple[Path, Verdict]]] = {}
-    for path in sorted(folder.rglob("*.json")):
-        try:
-            verdict = read_verdict(path)
-        except CannotCheck:
-            continue
-        if verdict.checked_at:
-            found.setdefault(verdict.model, []).append((path, verdict))
+    for path, verdict in read_verdicts(folder):
+        found.setdefault(verdict.model, []).append((path, verdict))
     for several in found.values():
         several.sort(key=lambda pair: dt.datetime.fromisoformat(str(pair[1].checked_at)))
     return found

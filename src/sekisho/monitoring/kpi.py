@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sekisho.errors import CannotCheck
-from sekisho.monitoring.verdict import Verdict, read_verdict
+from sekisho.monitoring.verdict import Verdict, read_verdicts
 from sekisho.release.audit import Event, read_log
 from sekisho.release.dvclock import git
 
@@ -164,13 +164,9 @@ def _first_commit(repo: Path, release: str) -> float | None:
 def _first_alarms(verdicts: Path) -> list[tuple[float, Verdict]]:
     """The first verdict with an alarm of each release, and with a drift, performance or age alarm."""
     alarms: dict[tuple[str, bool], tuple[float, Verdict]] = {}
-    for path in sorted(verdicts.rglob("*.json")):
-        try:
-            verdict = read_verdict(path)
-        except CannotCheck:
-            continue
-        if verdict.checked_at and verdict.alarms:
-            pair = (dt.datetime.fromisoformat(verdict.checked_at).timestamp(), verdict)
+    for _, verdict in read_verdicts(verdicts):
+        if verdict.alarms:
+            pair = (dt.datetime.fromisoformat(str(verdict.checked_at)).timestamp(), verdict)
             key = (verdict.manifest_digest, _drifted(verdict))
             alarms[key] = min(alarms.get(key, pair), pair, key=lambda found: found[0])
     return sorted(alarms.values(), key=lambda found: found[0])

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from sekisho.errors import CannotCheck, SekishoError
+from sekisho.errors import CannotCheck
 from sekisho.monitoring.calibration import blocks
 from sekisho.monitoring.live_bars import LiveBars
 from sekisho.monitoring.records import SessionRecord
@@ -78,20 +78,21 @@ def measure_performance(
     returns: Path,
     market: MarketParams,
     params: MonitoringParams,
-) -> Performance | str:
-    """Trade the logged weights; or say in words why that cannot be done.
+) -> Performance:
+    """Trade the logged weights through the backtest's market.
 
     Args:
         records: of the sessions, in time order.
         live: bars of them and of some sessions before.
         returns: the backtest's net returns by session, column ``agent`` (``metrics/returns.csv``).
         market: costs and limits of the release.
+
+    Raises:
+        CannotCheck: the backtest's returns are missing or unusable, the bars too few.
+        SekishoError: as ``live.panel`` and `simulate`.
     """
-    try:
-        expected = _expected(returns)
-        table = _trade(records, live, market)
-    except SekishoError as error:
-        return error.message
+    expected = _expected(returns)
+    table = _trade(records, live, market)
     found = {name: table.filter(pl.col("strategy") == name) for name in ("live", "replayed")}
     net = {name: part["net_return"].to_numpy() for name, part in found.items()}
     band, limit = _limits(expected, len(net["live"]), params)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sekisho.monitoring.evidence import ACTIONS, RUNBOOKS, figures
 from sekisho.monitoring.verdict import Verdict
+from sekisho.release.audit import write_atomically
 
 COLOURS = {"ok": "#1b7f3b", "alarm": "#b03030", "cannot-judge": "#8a6d00"}
 WORDS = {"ok": "in order", "alarm": "alarm", "cannot-judge": "cannot be judged"}
@@ -25,9 +26,7 @@ footer { color: #888; margin-top: 2rem }
 
 def write_status_page(verdict: Verdict, plot: Path | None, path: Path) -> None:
     """Write the page of a verdict, whole or not at all; ``plot`` is put into it."""
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text("".join(_page(verdict, plot)), encoding="utf-8")
-    beside.replace(path)
+    write_atomically(path, "".join(_page(verdict, plot)).encode())
 
 
 def _page(verdict: Verdict, plot: Path | None) -> Iterator[str]:

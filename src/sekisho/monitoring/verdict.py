@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from sekisho.errors import CannotCheck
+from sekisho.release.audit import write_atomically
 
 State = Literal["ok", "alarm", "cannot-judge"]
 EXIT_CODES: dict[State, int] = {"ok": 0, "alarm": 1, "cannot-judge": 2}
@@ -112,10 +114,7 @@ class Verdict:
 
     def write(self, path: Path) -> None:
         """Write the JSON whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.tmp")
-        beside.write_text(self.to_json(), encoding="utf-8")
-        beside.replace(path)
+        write_atomically(path, self.to_json().encode())
 
     def to_json(self) -> str:
         content = asdict(self) | {"action": self.action}
@@ -137,3 +136,14 @@ def read_verdict(path: Path) -> Verdict:
         raise CannotCheck(
             f"{path}: not a verdict: {error}", remedy="run `sekisho drift check` first"
         ) from error
+
+
+def read_verdicts(folder: Path) -> Iterator[tuple[Path, Verdict]]:
+    """Verdicts below ``folder`` that say when they were given, by path; other files are passed over."""
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            verdict = read_verdict(path)
+        except CannotCheck:
+            continue
+        if verdict.checked_at:
+            yield path, verdict

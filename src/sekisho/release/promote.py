@@ -112,11 +112,12 @@ def promote(
     releases = desk.repo / "releases"
     with audit.locked(releases):
         current = read_pointer(desk.repo, environment)
-        highest = max(_promoted(releases, desk.params.model, environment), current.seq if current else 0)
+        events, _ = audit.read_log(releases)
+        highest = max(_promoted(events, desk.params.model, environment), current.seq if current else 0)
         verified = verify_release(release, trust=desk.trust, environment=environment, minimum_seq=highest)
         check_place(releases, release, verified.manifest)
         target = Pointer(verified.model, verified.seq, verified.digest)
-        _require_logged(releases, target)
+        _require_logged(events, target)
         moment = audit.now()
         trust = load_trust(desk.trust, environment, now=moment)
         deployed = verified.facts.get("deployment")
@@ -172,9 +173,9 @@ def promote(
     return verify_release(release, trust=desk.trust, environment=environment, deployed=True), current
 
 
-def _require_logged(releases: Path, target: Pointer) -> None:
+def _require_logged(events: list[audit.Event], target: Pointer) -> None:
     """What is promoted is what the log has as signed under this seq, and nothing else ever was."""
-    known = audit.signed_releases(audit.read_log(releases)[0]).get((target.model, target.seq))
+    known = audit.signed_releases(events).get((target.model, target.seq))
     if known != target.digest:
         raise Refused(
             "logged-release",
@@ -184,9 +185,8 @@ def _require_logged(releases: Path, target: Pointer) -> None:
         )
 
 
-def _promoted(releases: Path, model: str, environment: str) -> int:
+def _promoted(events: list[audit.Event], model: str, environment: str) -> int:
     """The highest seq that the log has ever promoted there: emptying the pointer does not lower it."""
-    events, _ = audit.read_log(releases)
     return max(
         (
             event.seq

@@ -76,6 +76,7 @@ class PolicyRuntime(MLModel):  # type: ignore[misc]
     """Verified releases behind MLServer's interface: one that decides, and the one before it."""
 
     policy: Policy
+    previous: Policy | None
     log: PredictionLog
 
     def __init__(self, settings: ModelSettings, setup: ServingSetup) -> None:
@@ -86,8 +87,6 @@ class PolicyRuntime(MLModel):  # type: ignore[misc]
         self._clock: Callable[[Call], dt.datetime] = _logical_clock if setup.replay_clock else _wall_clock
         self._mark = HighWaterMark(setup.predictions / "high-water.json")
         self._refused_pointer: str | None = None
-
-    previous: Policy | None
 
     async def load(self) -> bool:
         """Verify, load, compare with the golden vectors, open the log.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,6 @@ from tests.workflows.stand_in import BOT
 from tests.workflows.world import World
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = World(tmp_path_factory.mktemp("world"))
-    yield made
-    print("\n".join(f"{name:<14} {ran.seconds:5.1f} s  {ran.jobs}" for name, ran in made.started))
-    made.close()
 
 
 def test_a_change_goes_from_its_pull_request_to_production_and_back(world: World) -> None:

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from tests.workflows.world import World
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = World(tmp_path_factory.mktemp("world"))
-    yield made
-    print("\n".join(f"{name:<14} {ran.seconds:5.1f} s  {ran.jobs}" for name, ran in made.started))
-    made.close()
 
 
 def test_a_candidate_is_trained_on_the_days_bars_and_nothing_is_released(world: World) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.workflows.stand_in import BOT, StandIn
 from tests.workflows.world import World
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("terraform") is None, reason="terraform is not installed"),
+]
 STACKS = ("staging/data", "staging/platform", "production/data", "production/platform")
 SECRET = "correct-horse-battery-staple"  # what a plan must not show
 STACK = """\
@@ -34,16 +36,6 @@ resource "terraform_data" "bucket" {
   input = { name = "STACK", token = var.token, colour = "blue" }
 }
 """
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    if shutil.which("terraform") is None:
-        pytest.skip("terraform is not installed")
-    made = World(tmp_path_factory.mktemp("world"))
-    yield made
-    print("\n".join(f"{name:<14} {ran.seconds:5.1f} s  {ran.jobs}" for name, ran in made.started))
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -245,6 +245,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one short round; judges no goal")
     quick = parser.parse_args().quick
     rounds, seconds, long = (1, 1.5, 3.0) if quick else (5, 4.0, 20.0)
+    Path("build").mkdir(exist_ok=True)
     root = Path(tempfile.mkdtemp(prefix="bench-serving-", dir="build")).resolve()
     release = write_release(root / "releases")
     model = release.folder / "content" / "model.onnx"

@@ -125,6 +125,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small files and few rounds; judges no goal")
     quick = parser.parse_args().quick
     large, rounds = (64 * MB, 2) if quick else (2048 * MB, 7)
+    Path("build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir="build") as scratch:
         folder = Path(scratch).resolve()
         shop = signed_release(folder / "large", large)

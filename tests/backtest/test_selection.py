@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import subprocess
@@ -16,7 +17,7 @@ from sekisho.backtest.names import BASELINES
 from sekisho.backtest.recheck import recheck
 from sekisho.backtest.selection import count_and_select, returns_csv, select
 from sekisho.backtest.trials import Trials
-from sekisho.errors import BacktestError
+from sekisho.errors import BacktestError, Refused
 from sekisho.params import Params
 
 from .conftest import sessions_from
@@ -136,6 +137,14 @@ def lay_out(folder: Path, params: Params, edge: float, train: str) -> None:
     write_json(backtest, folder / "metrics/backtest.json")
     write_json(GOOD["lookahead"], folder / "metrics/lookahead.json")
     returns(edge, 3).write_csv(folder / "metrics/returns.csv")
+    bind(folder)
+
+
+def bind(folder: Path) -> None:
+    """The figures name these returns, as if the backtest had written both."""
+    path = folder / "metrics/backtest.json"
+    digest = hashlib.sha256((folder / "metrics/returns.csv").read_bytes()).hexdigest()
+    write_json(json.loads(path.read_text()) | {"returns_sha256": digest}, path)
 
 
 def test_a_recount_before_signing_sees_trials_that_came_later(
@@ -158,14 +167,22 @@ def test_returns_of_another_backtest_are_refused(params: Params, tmp_path: Path)
     lay_out(tmp_path, params, 3.0, digest(0))
     files = tmp_path / "metrics/backtest.json", tmp_path / "metrics/returns.csv"
     assert count_and_select(*files, params, tmp_path)["history"] == "none"
+    returns(2.9, 3).write_csv(files[1])  # as many sessions, all columns
+    with pytest.raises(Refused, match=r"returns-digest: expected .*returns\.csv of sha256 "):
+        count_and_select(*files, params, tmp_path)
+    with pytest.raises(Refused, match="returns-digest"):
+        recheck(tmp_path, params)
     returns(1.0, 1, sessions=100).write_csv(files[1])
+    bind(tmp_path)
     with pytest.raises(BacktestError, match=r"returns\.csv: not of the backtest"):
         count_and_select(*files, params, tmp_path)
     files[1].write_bytes(b"")
+    bind(tmp_path)
     with pytest.raises(BacktestError, match=r"returns\.csv: unreadable"):
         count_and_select(*files, params, tmp_path)
     files[0].write_text(json.dumps({"window": {"sessions": 180}}))
     returns(1.0, 1).write_csv(files[1])
+    bind(tmp_path)
     with pytest.raises(BacktestError, match=r"backtest\.json: 'opening' is missing"):
         count_and_select(*files, params, tmp_path)
 
@@ -177,6 +194,7 @@ def test_own_returns_that_are_no_numbers_are_named(params: Params, tmp_path: Pat
     own = pl.read_csv(path, infer_schema=False).with_row_index()
     own = own.with_columns(agent=pl.when(pl.col("index") == 4).then(pl.lit(cell)).otherwise("agent"))
     own.drop("index").write_csv(path)
+    bind(tmp_path)
     with pytest.raises(BacktestError, match=r"returns\.csv: row 5, agent: .* is no finite number"):
         count_and_select(tmp_path / "metrics/backtest.json", path, params, tmp_path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -51,9 +52,11 @@ def commit(
     (repository / "dvc.lock").write_text(yaml.safe_dump(lock))
     if sharpe is not None:
         (repository / "metrics").mkdir(exist_ok=True)
+        returns = repository / "metrics/returns.csv"
         content = {
             "agent": {"sharpe": sharpe},
             "opening": {"train": opened or digest, "candidate": candidate},
+            "returns_sha256": hashlib.sha256(returns.read_bytes()).hexdigest() if returns.exists() else "",
         }
         (repository / "metrics/backtest.json").write_text(json.dumps(content))
     git(repository, "add", "-A", ":!build")
@@ -213,6 +216,27 @@ def test_earlier_returns_come_from_the_same_commits(repository: Path) -> None:
     assert [name[0] for name in found.returns] == ["1", "4"]
     assert [frame["agent"].to_list() for frame in found.returns.values()] == [[0.01, -0.02], [0.03, -0.02]]
     assert found.returns["1" * 32 + ".dir"]["session"].dtype == pl.Date
+
+
+@pytest.mark.parametrize("figures", ['"returns_sha256": "0"', '"other": "0"'])
+def test_returns_that_the_backtest_did_not_write_do_not_enter_but_the_trial_counts(
+    repository: Path, figures: str
+) -> None:
+    (repository / "metrics").mkdir()
+    (repository / "metrics/returns.csv").write_text("session,agent\n2025-01-06,0.01\n")
+    commit(repository, "1" * 32 + ".dir", 0.1)
+    path = repository / "metrics/backtest.json"
+    bound = path.read_text()
+    digest = json.loads(bound)["returns_sha256"]
+    path.write_text(bound.replace(f'"returns_sha256": "{digest}"', figures))
+    git(repository, "commit", "-q", "-a", "--amend", "-m", "edited")
+    git(repository, "reflog", "expire", "--expire=now", "--all")
+    present = agent(repository / "build/train", "a")
+    found = count_trials(present, repository)
+    assert (found.count, found.sharpes, found.returns) == (2, {"1" * 32 + ".dir": 0.1}, {})
+    path.write_text(bound)
+    git(repository, "commit", "-q", "-a", "-m", "as it was")
+    assert list(count_trials(present, repository).returns) == ["1" * 32 + ".dir"]
 
 
 @pytest.mark.parametrize("cell", ["oops", "NaN", "inf", "", '"0,1"'])

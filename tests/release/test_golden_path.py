@@ -249,6 +249,17 @@ def test_figures_of_other_agents_are_not_exported(candidate: Any) -> None:
         candidate.export()
 
 
+def test_returns_of_another_backtest_are_not_exported(candidate: Any) -> None:
+    """What the live account is held against is what the judged figures were made of."""
+    path = candidate.repo / "metrics/returns.csv"
+    path.write_text(path.read_text().replace("2024-01-01", "2023-12-31"))
+    candidate.lock()
+    candidate.commit("other returns")
+    with pytest.raises(Refused, match="refused by rule returns-digest:"):
+        candidate.export()
+    assert not list((candidate.repo / "releases").glob("*/*"))
+
+
 def rewrite_lock(shop: Any, change: Any) -> None:
     import yaml
 

@@ -292,6 +292,7 @@ def write_figures(repo: Path, **agent: Any) -> None:
     }
     pl.DataFrame({"session": days, **returns}).write_csv(repo / "metrics/returns.csv")
     backtest = {
+        "returns_sha256": sha256_of(repo / "metrics/returns.csv"),
         "window": {"first": str(days[0]), "last": str(days[-1]), "sessions": 200},
         "sessions_per_year": 243.0,
         "opening": {

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sekisho.errors import BacktestError
+from sekisho.errors import BacktestError, Refused
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
@@ -59,3 +59,19 @@ def rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [rounded(item) for item in value]
     return float(f"{value:.8g}") if isinstance(value, float) else value
+
+
+def require_returns(backtest: Mapping[str, Any], sha256: str, name: str = "returns.csv") -> None:
+    """The session returns of this ``sha256`` are those that the backtest wrote with its figures.
+
+    Raises:
+        Refused: rule ``returns-digest``; names the file.
+    """
+    written = backtest.get("returns_sha256")
+    if written != sha256:
+        raise Refused(
+            "returns-digest",
+            expected=f"{name} of sha256 {written}, as backtest.json says",
+            found=sha256,
+            remedy="run `dvc repro --force backtest`, commit; edit neither file",
+        )

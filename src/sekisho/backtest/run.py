@@ -75,9 +75,11 @@ def run_backtest(
     }
     periods = Calendar(params.data.calendar, "1d").bars_per_year()
     figures = evaluate(simulation, regimes, folds, params.train.seeds, opening, periods, params.backtest)
+    table_of_returns = returns_csv(simulation.returns)
+    figures["returns_sha256"] = hashlib.sha256(table_of_returns).hexdigest()
     with replaced(out) as (fresh,):
         _write_tables(simulation, regimes, params.backtest, fresh)
-        write_together({returns_file: returns_csv(simulation.returns), metrics_file: to_json(figures)})
+        write_together({returns_file: table_of_returns, metrics_file: to_json(figures)})
     return figures
 
 

@@ -6,6 +6,7 @@ before a release is signed, while the backtest itself depends on nothing but its
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from sekisho.backtest import metrics
-from sekisho.backtest.files import read_json, rounded
+from sekisho.backtest.files import read_json, require_returns, rounded
 from sekisho.backtest.names import BASELINES, MODELLED
 from sekisho.backtest.trials import Trials, count_trials
 from sekisho.errors import BacktestError
@@ -45,11 +46,14 @@ def count_and_select(
     """Content of ``metrics/trials.json`` for this backtest, by the trials that ``repository`` knows now.
 
     Raises:
-        BacktestError: a file is missing or broken, they are of different backtests, or git cannot be read.
+        Refused: rule ``returns-digest``, the returns are not those that the backtest wrote.
+        BacktestError: a file is missing or broken, or git cannot be read.
     """
     figures = read_json(metrics_file, "backtest")
     try:
-        own = pl.read_csv(returns, infer_schema_length=None, try_parse_dates=True, glob=False)
+        content = returns.read_bytes()
+        require_returns(figures, hashlib.sha256(content).hexdigest(), str(returns))
+        own = pl.read_csv(io.BytesIO(content), infer_schema_length=None, try_parse_dates=True)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise BacktestError(f"{returns}: unreadable: {error}", remedy="run `dvc repro backtest`") from error
     try:

@@ -5,7 +5,8 @@ and ``opening.candidate`` of the backtest. Seeds in another order give the same 
 candidate: choosing among them is choosing. A training result without a backtest is one trial. Every commit
 that any ref reaches counts: branches, remote branches, tags and DVC's experiments (``refs/exps``); and so
 does the result that is judged. A commit whose bars were of another market (another calendar or bar length)
-says nothing about this one and does not count. Session returns of earlier trials come from the same commits.
+says nothing about this one and does not count. Session returns of earlier trials come from the same commits,
+where they are those whose digest the backtest wrote; a trial without them counts all the same.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Trials:
     """Each is named ``<train digest>:<candidate>``, or by its train digest alone where no backtest is known.
 
     ``sharpes``: annualised net Sharpe ratio of each earlier trial with a backtest.
-    ``returns``: session and agent of its metrics/returns.csv, where the commit holds one."""
+    ``returns``: session and agent of its metrics/returns.csv, where the commit holds the one that its
+    backtest wrote."""
 
     present: str  # train digest of the result that is judged
     names: frozenset[str]  # of all trials, the present one too
@@ -76,12 +78,12 @@ def count_trials(
         digest, traded = _read_lock(lock)
         if digest is None or (own and traded and traded != own):
             continue
-        chosen, ratio = _read_metrics(metrics, digest)
+        chosen, ratio, written = _read_metrics(metrics, digest)
         found.add((digest, chosen))
         trial = _name(digest, chosen)
         if ratio is not None and trial != name:
             sharpes[trial] = ratio
-            series = _read_returns(table)
+            series = _read_returns(table) if hashlib.sha256(table).hexdigest() == written else None
             if series is not None:
                 returns[trial] = series
     judged = {digest for digest, chosen in found if chosen is not None}
@@ -181,9 +183,10 @@ def _market(calendar: object, bar: object) -> tuple[str, str]:
     return str(resolve_alias(str(calendar))), str(bar)
 
 
-def _read_metrics(metrics: bytes, train: str) -> tuple[str | None, float | None]:
-    """The candidate and its ratio, where these metrics are of that ``train`` result: a commit may hold stale
-    ones.
+def _read_metrics(metrics: bytes, train: str) -> tuple[str | None, float | None, str | None]:
+    """The candidate, its ratio and the sha256 of its returns.
+
+    None where these metrics are not of that ``train`` result: a commit may hold stale ones.
 
     The ratio is None where it is not finite: one NaN would make the variance across all trials NaN.
     """
@@ -191,15 +194,16 @@ def _read_metrics(metrics: bytes, train: str) -> tuple[str | None, float | None]
         content = json.loads(metrics)
         opening = content["opening"]
         if opening["train"] != train:
-            return None, None
+            return None, None, None
         candidate = None if opening.get("candidate") is None else str(opening["candidate"])
     except (ValueError, KeyError, TypeError, AttributeError):
-        return None, None
+        return None, None, None
+    written = content.get("returns_sha256")
     try:
         ratio = float(content["agent"]["sharpe"])
     except (ValueError, KeyError, TypeError, OverflowError):
-        return candidate, None
-    return candidate, ratio if math.isfinite(ratio) else None
+        return candidate, None, written
+    return candidate, ratio if math.isfinite(ratio) else None, written
 
 
 def _read_returns(table: bytes) -> pl.DataFrame | None:

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sekisho.backtest import gate
+from sekisho.backtest.files import require_returns
 from sekisho.dvc_files import file_md5
 from sekisho.errors import BacktestError, CannotCheck, Refused
 from sekisho.params import GateParams, load_params, parse_yaml
@@ -105,10 +106,15 @@ def require_judged(content: Path) -> None:
     """The gate as it is here gives the release's own verdict, from the release's own figures and limits.
 
     Raises:
-        Refused: as :func:`check_sources` and :func:`judge_again`.
+        Refused: rule ``returns-digest``; as :func:`check_sources` and :func:`judge_again`.
         CannotCheck: another version of the gate gave the verdict, or something is missing.
     """
     lineage, judged = _load(content / "lineage.json"), read_judged(content)
+    try:
+        found = hashlib.sha256((content / "returns.csv").read_bytes()).hexdigest()
+    except OSError as error:
+        raise CannotCheck(f"{content / 'returns.csv'}: {error}", remedy="export the release again") from error
+    require_returns(judged["backtest"], found, "returns.csv")
     check_sources(content, lineage, judged["backtest"])
     if not judge_again(judged, _load(content / "gate.json"), lineage["judge"]):
         raise CannotCheck(

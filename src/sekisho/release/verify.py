@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from sekisho.backtest.files import require_returns
 from sekisho.errors import CannotCheck, Refused, require_same
 from sekisho.release.deployment import check_deployment
 from sekisho.release.judgement import INPUTS, judge_again
@@ -280,8 +281,8 @@ def check_content(facts: Mapping[str, SignedFact], manifest: Manifest, content: 
     Returns whether the gate here gave the verdict again; another version's cannot be given again.
 
     Raises:
-        Refused: rules ``gate``, ``gate-judgement``, ``data-lineage``, ``evaluation-figures``,
-            ``provenance-logs``, and those of :func:`manifest.read_content`.
+        Refused: rules ``gate``, ``gate-judgement``, ``returns-digest``, ``data-lineage``,
+            ``evaluation-figures``, ``provenance-logs``, and those of :func:`manifest.read_content`.
         CannotCheck: a file is not what it should be.
     """
     gate = _load(manifest, content, "gate.json")
@@ -295,6 +296,7 @@ def check_content(facts: Mapping[str, SignedFact], manifest: Manifest, content: 
             remedy="improve the agent, do not edit the verdict",
         )
     judged = {name: _load(manifest, content, f"{name}.json") for name in INPUTS}
+    require_returns(judged["backtest"], manifest.sha256("returns.csv"))
     lineage = _load(manifest, content, "lineage.json")
     judge = lineage.get("judge") or {}
     backtest, trials = judged["backtest"], judged["trials"]

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ import polars as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sekisho.backtest.splits import walk_forward
+from sekisho.backtest.splits import Fold, walk_forward
 from sekisho.data.panel import partitions
 from sekisho.data.store import replaced
 from sekisho.errors import TrainingError
@@ -56,6 +56,28 @@ def sessions_of(bars: Path) -> list[dt.date]:
     """
     frame = pl.scan_parquet(partitions(bars), glob=False).select("session").unique()
     return sorted(frame.collect(engine="streaming")["session"].to_list())
+
+
+def require_listed(bars: Path, folds: Sequence[Fold]) -> None:
+    """Every symbol of the bars has a bar in every training window.
+
+    An agent's symbols are those of all bars: without history in its training window a symbol has no unit to
+    trade in, no range that serving could guard, no reference for drift.
+
+    Raises:
+        TrainingError: names the symbol that is listed last, its first bar, the fold, and the remedy.
+    """
+    frame = pl.scan_parquet(partitions(bars), glob=False).group_by("symbol")
+    starts = frame.agg(pl.col("session").min(), pl.col("ts_close").min()).sort("session", "symbol")
+    symbol, session, bar = starts.collect(engine="streaming").row(-1)
+    short = [fold for fold in folds if session > fold.train[1]]
+    if short:
+        raise TrainingError(
+            f"{symbol}: its first bar is that of {bar:%Y-%m-%d %H:%M} UTC, fold {short[-1].index} "
+            f"trains until {short[-1].train[1]}",
+            remedy=f"leave {symbol} out of the bars until every training window holds it, or lower "
+            "split.folds or split.test_sessions in params.yaml",
+        )
 
 
 def run_key(bars: Path, features: Path, params: Params, trainer: Path, **choices: Any) -> str:
@@ -94,13 +116,15 @@ def train(
 
     Raises:
         BacktestError: the history is too short for the folds.
-        TrainingError: a trainer failed (its last lines are in the message), or there is no such trainer.
+        TrainingError: a trainer failed (its last lines are in the message), there is no such trainer, or a
+            symbol is listed after a training window.
         DataError: the disk is full; nothing was published.
     """
     trainer = trainers / f"{params.train.trainer}.py"
     if not trainer.is_file():
         raise TrainingError(f"{trainer}: no such trainer", remedy="run from the repository's root")
     folds = walk_forward(sessions_of(bars), params.split)
+    require_listed(bars, folds)
     key = run_key(bars, features, params, trainer)
     work = SCRATCH / "runs" / key
     runs = [Run(fold.index, seed) for fold in folds for seed in params.train.seeds]

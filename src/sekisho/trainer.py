@@ -45,7 +45,7 @@ from sekisho.errors import ParamsError, SekishoError, TrainingError
 from sekisho.features import load_features
 from sekisho.market import Agent, MarketData, TradingMarket, derive_units, export_onnx
 from sekisho.params import MarketParams, Params, Section, load_params
-from sekisho.train import run_key, sessions_of
+from sekisho.train import require_listed, run_key, sessions_of
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -291,7 +291,8 @@ def train_fold(
     ``.sekisho/checkpoints/<digest of what determines the result>``.
 
     Raises:
-        TrainingError: no such fold, a window too short, figures that are not finite.
+        TrainingError: no such fold, a window too short, a symbol listed after it, figures that are not
+            finite.
         DataError: bars or features are missing or stale; the disk is full.
     """
     torch.set_num_threads(1)
@@ -305,6 +306,7 @@ def train_fold(
     if not 0 <= fold < len(folds):
         raise TrainingError(f"there is no fold {fold}", remedy=f"choose one of 0 to {len(folds) - 1}")
     chosen = folds[fold]
+    require_listed(bars, [chosen])
     panel = load_panel(bars, last=chosen.validation[1])
     data = MarketData.from_panel(panel, load_features(features, panel), params.market, device)
     train, validation = data.window(*chosen.train), data.window(*chosen.validation)

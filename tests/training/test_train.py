@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
+from sekisho.backtest.splits import walk_forward
 from sekisho.errors import BacktestError, DataError, TrainingError
 from sekisho.train import run_key, sessions_of, train
 
@@ -123,6 +125,34 @@ def test_too_short_a_history_is_refused_before_any_training(
     with pytest.raises(BacktestError, match="needs 23 sessions, the bars hold 20"):
         call()
     assert not Path("calls.txt").exists()
+
+
+@pytest.mark.parametrize(("listed", "fold"), [(25, 0), (32, 1)])
+def test_a_symbol_listed_after_a_training_window_is_refused_before_any_training(
+    world: World, call: Callable[[], dict[str, Any]], listed: int, fold: int
+) -> None:
+    """Folds train until sessions 21 and 27 of 40: the remedy must be known before hours of training."""
+    sessions = sessions_of(world.bars)
+    until = [window.train[1] for window in walk_forward(sessions, world.params.split)]
+    for session in sessions[:listed]:
+        path = world.bars / f"{session}.parquet"
+        pl.read_parquet(path).filter(pl.col("symbol") != "S1").write_parquet(path)
+    words = (
+        rf"S1: its first bar is that of {sessions[listed]} 00:05 UTC, fold {fold} trains until {until[fold]}"
+    )
+    with pytest.raises(TrainingError, match=words) as error:
+        call()
+    assert "leave S1 out of the bars" in error.value.remedy
+    assert not Path("calls.txt").exists()
+
+
+def test_a_symbol_listed_inside_every_training_window_is_trained(
+    world: World, call: Callable[[], dict[str, Any]]
+) -> None:
+    for session in sessions_of(world.bars)[:10]:
+        path = world.bars / f"{session}.parquet"
+        pl.read_parquet(path).filter(pl.col("symbol") != "S1").write_parquet(path)
+    assert len(call()["runs"]) == 4
 
 
 def test_the_key_changes_with_all_that_determines_the_result(world: World) -> None:

@@ -51,6 +51,8 @@ class MarketParams(Section):
     price_limits: Literal["none", "tokyo"]
     max_participation: Share
     latency_bars: NonNegativeInt
+    delisting_sessions: Count
+    delisting_haircut: Annotated[float, Field(ge=0, lt=1)]
     max_gross: Positive
     max_net: Positive
     max_asset: Positive

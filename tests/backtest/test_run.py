@@ -27,6 +27,7 @@ from sekisho.cli.backtest import gate as gate_command
 from sekisho.errors import BacktestError, DataError, ParamsError, Refused, TrainingError
 from sekisho.features import build_features, feature_names, write_finding
 from sekisho.market import Agent, export_onnx
+from sekisho.market.data import delisting_bars
 from sekisho.params import Params, load_params
 
 from .conftest import PARAMS, make_panel, write_bars
@@ -188,6 +189,44 @@ def test_the_release_in_production_is_compared_with_its_own_features(params: Par
     text = (copy / "report/report.md").read_text()
     assert "the model in production, policy/3" in text
     assert "現行モデル policy/3" in text
+
+
+def test_a_symbol_is_delisted_when_whole_sessions_go_on_without_it() -> None:
+    panel = make_panel(sessions=10, assets=4)  # of 6 bars
+    tradable, volume = panel.tradable.copy(), panel.volume.copy()
+    for asset, stop in enumerate([33, 41, 42, 60]):  # within session 5; within 6; at its end; never
+        tradable[stop:, asset], volume[stop:, asset] = False, 0.0
+    tradable[10:20, 3], volume[10:20, 3] = False, 0.0  # comes back
+    found = delisting_bars(replace(panel, tradable=tradable, volume=volume), 4)
+    assert np.argwhere(found).tolist() == [[33, 0]]
+    found = delisting_bars(replace(panel, tradable=tradable, volume=volume), 3)
+    assert np.argwhere(found).tolist() == [[33, 0], [41, 1], [42, 2]]
+    tradable[:, 0], volume[:, 0] = False, 0.0  # never traded: no last bar
+    assert np.argwhere(delisting_bars(replace(panel, tradable=tradable, volume=volume), 4)).tolist() == []
+
+
+def test_a_delisting_costs_its_haircut_and_the_report_counts_it(
+    params: Params, noise: Path, tmp_path: Path
+) -> None:
+    write_bars(make_panel(assets=ASSETS, seed=3), tmp_path / "bars")
+    sessions = sorted((tmp_path / "bars").glob("*.parquet"))
+    for path in sessions[-10:]:
+        pl.read_parquet(path).filter(pl.col("symbol") != "S1").write_parquet(path)
+    build_features(tmp_path / "bars", tmp_path / "features", params.features)
+    shutil.copytree(noise / "train", tmp_path / "train")
+    found = {}
+    for haircut in (0.0, 0.4):
+        market = params.market.model_copy(update={"delisting_haircut": haircut})
+        figures = backtest(params.model_copy(update={"market": market}), tmp_path)
+        assert figures["delistings"] == [{"symbol": "S1", "session": sessions[-10].stem}]
+        found[haircut] = pl.read_csv(tmp_path / "metrics/returns.csv")["buy-and-hold"]
+    assert found[0.0][:-10].to_list() == found[0.4][:-10].to_list()
+    assert found[0.0][-10] - found[0.4][-10] == pytest.approx(0.4 * 0.25, abs=0.01)
+    judge_and_report(params, tmp_path)
+    assert (
+        f"| delisted in the test windows | 1: S1 ({sessions[-10].stem}) |"
+        in (tmp_path / "report/report.md").read_text()
+    )
 
 
 def test_one_symbol_is_too_few(params: Params, tmp_path: Path) -> None:

@@ -84,6 +84,10 @@ class Reference:
             costs += self.multiple * self.trading_cost(now, then, a, fill * price)
             self.cash -= fill * price
             self.units[a] += fill
+            if bool(self.d.delisted[then, a]):
+                self.cash += self.units[a] * price
+                costs += self.p.delisting_haircut * abs(self.units[a] * price)
+                self.units[a] = 0.0
             value = self.units[a] * price
             costs += self.multiple * max(-value, 0.0) * self.at("borrow_rate", then, a)
             funding = value * self.at("funding_rate", then, a)

@@ -54,19 +54,38 @@ def tokyo(data: MarketData, seed: int, wild: float = 0.06) -> MarketData:
     )
 
 
+def delisting(data: MarketData, bar: int, asset: int) -> MarketData:
+    """The last bar of ``asset`` is the one before ``bar``: it stands at its price and is paid out there."""
+    opened, close, tradable, gone = (
+        values.clone() for values in (data.open, data.close, data.tradable, data.delisted)
+    )
+    opened[bar:, asset] = close[bar:, asset] = close[bar - 1, asset].clone()
+    tradable[bar:, asset], gone[bar, asset] = False, True
+    return replace(data, open=opened, close=close, tradable=tradable, delisted=gone)
+
+
 def market_of(data: MarketData, params: MarketParams, count: int = 1, **options: object) -> TradingMarket:
     units = Units(torch.full((len(data.symbols),), 0.2, dtype=torch.float64), 0.01)
     chosen = {"mode": "weights", "sequential": True} | options
     return TradingMarket(data, params, units, count, (START, STOP), **chosen)  # type: ignore[arg-type]
 
 
-@given(seed=st.integers(0, 10_000), assets=st.integers(1, 5), rules=RULES)
+@given(
+    seed=st.integers(0, 10_000), assets=st.integers(1, 5), rules=RULES, gone=st.none() | st.integers(10, 55)
+)
 @settings(max_examples=80, deadline=None)
 def test_the_fast_market_equals_the_slow_reference(
-    seed: int, assets: int, rules: dict[str, object], make_data: Maker, params: MarketParams
+    seed: int,
+    assets: int,
+    rules: dict[str, object],
+    gone: int | None,
+    make_data: Maker,
+    params: MarketParams,
 ) -> None:
     params = params.model_copy(update=rules)
     data = tokyo(make_data(seed, assets=assets), seed)
+    if gone is not None:
+        data = delisting(data, gone, assets - 1)
     market = market_of(data, params)
     observation, _ = market.reset()
     slow = Reference(data, params, START)
@@ -86,6 +105,32 @@ def test_the_fast_market_equals_the_slow_reference(
         np.testing.assert_allclose(reward[0], scaled - params.risk_aversion / 2 * scaled**2, rtol=1e-5)
         if bool(ruined):
             break
+
+
+@pytest.mark.parametrize("weight", [0.4, -0.4])
+@pytest.mark.parametrize("haircut", [0.0, 0.3])
+def test_a_delisted_position_is_paid_out_less_the_haircut_long_or_short(
+    weight: float, haircut: float, make_data: Maker, params: MarketParams
+) -> None:
+    costless = {"commission": 0.0, "impact_linear": 0.0, "impact_sqrt": 0.0, "spread_multiple": 0.0}
+    params = params.model_copy(update=costless | {"delisting_haircut": haircut})
+    data = delisting(make_data(3, assets=2, halted=0.0), 20, 1)
+    data = replace(data, borrow_rate=torch.zeros_like(data.close), funding_rate=torch.zeros_like(data.close))
+    market = market_of(data, params, cost_multiple=2.0)
+    market.reset()
+    target = torch.tensor([[0.0, weight]])
+    for _ in range(START, 19):
+        *_, infos = market.step(target)
+    before, share = infos["equity"], float(infos["weights"][0, 1])
+    assert abs(share) == pytest.approx(0.4, rel=0.1)
+    observation, _, _, _, infos = market.step(target)
+    assert float(infos["net_return"][0]) == pytest.approx(-haircut * abs(share), rel=1e-12, abs=1e-15)
+    assert float(infos["turnover"][0]) == pytest.approx(0.0, abs=1e-15)
+    assert float(market.positions[0, 1]) == 0.0
+    assert float(observation[0, 1, -1]) == 0.0
+    torch.testing.assert_close(market.cash, before * (1 - haircut * abs(share)), rtol=1e-12, atol=0.0)
+    *_, infos = market.step(target)  # and cannot be bought again
+    assert float(infos["net_return"][0]) == 0.0
 
 
 def test_every_rule_of_the_reference_comes_into_play(make_data: Maker, params: MarketParams) -> None:

@@ -353,6 +353,8 @@ def _record(figures: dict[str, Any], data: dict[str, Any]) -> Table:
         ["champion", _plain(opening["champion"])],
         ["test sessions opened", f"{opening['window']['first']} to {opening['window']['last']}"],
     ]
+    gone = [f"{found['symbol']} ({found['session']})" for found in figures["delistings"]]
+    rows.append(["delisted in the test windows", f"{len(gone)}{': ' if gone else ''}{', '.join(gone)}"])
     rows += [[f"data: {key.replace('_', ' ')}", _plain(value)] for key, value in data.items()]
     return Table(["what", "value"], rows, left=frozenset({0, 1}))
 

@@ -26,6 +26,7 @@ from sekisho.data.panel import Panel, load_panel
 from sekisho.data.store import replaced, write_partition
 from sekisho.errors import BacktestError
 from sekisho.features import compute_features, feature_names, load_features
+from sekisho.market.data import delisting_bars
 from sekisho.market.regimes import REGIMES, volatility_regimes
 from sekisho.params import BacktestParams, Params
 
@@ -76,6 +77,7 @@ def run_backtest(
     periods = Calendar(params.data.calendar, "1d").bars_per_year()
     figures = evaluate(simulation, regimes, folds, params.train.seeds, opening, periods, params.backtest)
     table_of_returns = returns_csv(simulation.returns)
+    figures["delistings"] = delistings_of(panel, folds, params.market.delisting_sessions)
     figures["returns_sha256"] = hashlib.sha256(table_of_returns).hexdigest()
     with replaced(out) as (fresh,):
         _write_tables(simulation, regimes, params.backtest, fresh)
@@ -98,6 +100,20 @@ def regimes_of(panel: Panel, folds: list[Fold], window: int) -> pl.DataFrame:
         names = [REGIMES[regime] for regime in found[first[inside] - 1]]
         parts.append(pl.DataFrame({"session": sessions[inside], "regime": names}))
     return pl.concat(parts).with_columns(pl.col("session").cast(pl.Date))
+
+
+def delistings_of(panel: Panel, folds: list[Fold], sessions: int) -> list[dict[str, str]]:
+    """Symbols that are delisted within a test window, and the session in which positions are paid out."""
+    bars, assets = np.nonzero(delisting_bars(panel, sessions))
+    found = [
+        (panel.session[bar].item(), panel.symbols[asset]) for bar, asset in zip(bars, assets, strict=True)
+    ]
+    inside = [any(fold.test[0] <= day <= fold.test[1] for fold in folds) for day, _ in found]
+    return [
+        {"symbol": symbol, "session": str(day)}
+        for (day, symbol), tested in zip(found, inside, strict=True)
+        if tested
+    ]
 
 
 def _agents(params: Params, train: Path, fold: Fold) -> dict[str, Strategy]:

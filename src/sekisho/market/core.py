@@ -38,6 +38,7 @@ class Bar(NamedTuple):
     sqrt_rate: torch.Tensor  # impact_sqrt × the daily volatility known at the last close
     borrow_rate: torch.Tensor
     funding_rate: torch.Tensor
+    delisted: torch.Tensor | None = None  # 1 where positions are paid out at the open, else 0; None: nowhere
 
 
 class Account(NamedTuple):
@@ -95,8 +96,10 @@ def bar_table(data: MarketData, start: int, stop: int, params: MarketParams) -> 
         sqrt_rate=params.impact_sqrt * data.volatility[before],
         borrow_rate=data.borrow_rate[here],
         funding_rate=data.funding_rate[here],
+        # left out where nothing is delisted: what every step costs must not pay for what most data lack
+        delisted=data.delisted[here].double() if bool(data.delisted[here].any()) else None,
     )
-    return torch.stack(bar, dim=1).contiguous()
+    return torch.stack([field for field in bar if field is not None], dim=1).contiguous()
 
 
 def step_accounts(
@@ -172,6 +175,10 @@ def trade_bar(
 ) -> tuple[Account, Traded]:
     """Decide at the last close, fill at the open, hold and mark at the close.
 
+    What is held of a delisted asset is paid out at the open, the last price, less ``delisting_haircut`` of
+    its size: no trade, no turnover, and no cost that ``cost_multiple`` scales. A short loses as a long does:
+    whether it failed or was bought at a premium is not in the bars.
+
     Args:
         action: ``(N, A)`` float64, target weights, or trades in ``trade_unit``.
         trade_unit: ``(A,)`` weight, or None where actions are target weights.
@@ -198,9 +205,14 @@ def trade_bar(
     rate = torch.where(filled > 0, bar.buy_rate, bar.sell_rate)
     cost = bar.adv * trading_cost(share, footprint, rate, bar.sqrt_rate, params.impact_linear)
     cost = cost * cost_multiple
+    traded = spent = filled * bar.open
+    if bar.delisted is not None:
+        paid_out = positions * bar.delisted
+        positions, payment = positions - paid_out, paid_out * bar.open
+        cost, spent = cost + params.delisting_haircut * payment.abs(), traded - payment
     cost = cost + holding_cost(positions * bar.open, bar.borrow_rate, bar.funding_rate, cost_multiple)
-    traded, values = filled * bar.open, positions * bar.close
-    cash = account.cash - (traded + cost).sum(dim=1)
+    values = positions * bar.close
+    cash = account.cash - (spent + cost).sum(dim=1)
     equity = cash + values.sum(dim=1)
     per_equity = (1.0 / equity)[:, None]
     weights = values * per_equity
@@ -213,7 +225,7 @@ def trade_bar(
         footprint=account.footprint if footprint is None else footprint + share,
         pending=pending,
     )
-    profit = values - held_before - traded
+    profit = values - held_before - spent
     return after, Traded(before, equity, profit, cost, ordered, filled, traded, weights, awaited)
 
 

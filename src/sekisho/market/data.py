@@ -38,6 +38,7 @@ class MarketData:
     funding_rate: torch.Tensor  # per bar
     volatility: torch.Tensor  # fraction, per day
     tradable: torch.Tensor  # bool
+    delisted: torch.Tensor  # bool: the bar after the last one of a symbol that is delisted
     first_bar: int  # the first bar with features
 
     @classmethod
@@ -80,6 +81,7 @@ class MarketData:
             funding_rate=tensor(panel.funding_rate),
             volatility=tensor(_daily_volatility(panel, params.vol_window)),
             tradable=tensor(panel.tradable),
+            delisted=tensor(delisting_bars(panel, params.delisting_sessions)),
             first_bar=first,
         )
 
@@ -133,6 +135,21 @@ def derive_units(data: MarketData, start: int, stop: int, params: MarketParams) 
     trade = (params.max_gross * tilt / tilt.sum()).clamp(max=params.max_asset)
     risk = float((trade * volatility).square().sum().sqrt())
     return Units(trade=trade, risk=risk)
+
+
+def delisting_bars(panel: Panel, sessions: int) -> npt.NDArray[np.bool_]:
+    """Where a position is paid out ``(T, A)``: the bar after the last one of a symbol that is delisted.
+
+    A symbol counts as delisted when the panel goes on for at least ``sessions`` whole sessions after the one
+    of its last bar. A suspension that lasts to the end cannot be told from that.
+    """
+    present = panel.tradable | (panel.volume > 0)
+    _, number = np.unique(panel.session, return_inverse=True)
+    last = len(panel) - 1 - np.argmax(present[::-1], axis=0)  # (A,)
+    gone = present.any(axis=0) & (number[-1] - number[last] >= sessions)
+    found = np.zeros_like(present)
+    found[last[gone] + 1, np.flatnonzero(gone)] = True
+    return found
 
 
 def _daily_volatility(panel: Panel, window: int) -> npt.NDArray[np.float64]:

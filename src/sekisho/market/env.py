@@ -5,7 +5,8 @@ Order of events in one step from bar t to bar t+1:
 1. the agent has seen the features and weights at the close of t and decides on target weights;
 2. the limits are applied; the orders are sized in units at the close of t (nothing later is known);
 3. the orders fill at the open of t+1, or ``latency_bars`` later, in whole lots, as far as the exchange's
-   rules and the bar's volume allow, with costs; the rest lapses;
+   rules and the bar's volume allow, with costs; the rest lapses; what is held of a symbol that has had its
+   last bar is paid out less the delisting haircut;
 4. the book is held to the close of t+1 (borrow, funding) and marked there: reward, next observation.
 
 Prices are adjusted: a dividend or a split is in the adjustment and makes no profit on its day. The ledger is

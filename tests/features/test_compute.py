@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -103,10 +104,60 @@ def test_a_leaky_feature_is_named_and_an_honest_one_is_not(random_panel: Maker) 
         demeaned = panel.close - panel.close.mean(axis=0)
         return np.stack([panel.close, tomorrow, demeaned], axis=2).astype(np.float32)
 
-    leaks = find_leaks(random_panel(5), compute, ("close", "tomorrow", "demeaned"), cuts=3, seed=1)
+    leaks = find_leaks(
+        random_panel(5), compute, ("close", "tomorrow", "demeaned"), lookback=1, cuts=3, seed=1
+    )
     assert {leak.feature for leak in leaks} == {"tomorrow", "demeaned"}
 
 
 def test_our_own_features_do_not_leak(random_panel: Maker, params: FeatureParams) -> None:
-    panel = random_panel(6)
-    assert not find_leaks(panel, lambda p: compute_features(p, params), feature_names(params), cuts=8, seed=2)
+    panel, names, window = random_panel(6, sessions=12), feature_names(params), lookback(params)
+    assert (
+        find_leaks(panel, lambda p: compute_features(p, params), names, lookback=window, cuts=8, seed=2) == []
+    )
+    found = find_leaks(
+        panel, lambda p: compute_features(p, params), names, lookback=window - 1, cuts=0, seed=2
+    )
+    assert {leak.feature for leak in found} >= {"return_5"}  # one bar more than it says is too much
+
+
+FIELDS = [
+    *("open", "high", "low", "close", "volume", "adv", "half_spread", "borrow_rate", "funding_rate"),
+    *("adj_factor", "tradable"),
+]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@given(seed=st.integers(0, 10_000), at=st.integers(0, 299), ahead=st.integers(1, 4))
+@settings(max_examples=4, deadline=None)
+def test_a_leak_of_one_bar_in_three_hundred_is_caught_whatever_it_reads(
+    field: str, seed: int, at: int, ahead: int, random_panel: Maker
+) -> None:
+    panel = random_panel(seed, sessions=75)  # 600 bars: two of them leak, in one symbol of three
+
+    def compute(panel: Panel) -> np.ndarray:
+        rare = panel.close.copy()
+        bars = np.arange(at, len(panel) - ahead, 300)
+        rare[bars, 1] += getattr(panel, field)[bars + ahead, 1]
+        return np.stack([panel.close, rare], axis=2).astype(np.float32)
+
+    for cuts in (0, 2):
+        found = find_leaks(panel, compute, ("close", "rare"), lookback=8, cuts=cuts, seed=1)
+        assert [leak.feature for leak in found] == ["rare"]
+    assert found[0].bar < found[0].cut <= found[0].bar + ahead
+
+
+@given(seed=st.integers(0, 10_000), session=st.integers(1, 39))
+@settings(max_examples=10, deadline=None)
+def test_a_leak_across_one_night_is_caught(seed: int, session: int, random_panel: Maker) -> None:
+    """One session's bars know where the next one opens, however far that is ahead."""
+    panel = random_panel(seed, sessions=40)
+
+    def compute(panel: Panel) -> np.ndarray:
+        gap = panel.close.copy()
+        if len(panel) > session * 8:
+            gap[session * 8 - 8 : session * 8] *= panel.open[session * 8]
+        return gap[:, :, None].astype(np.float32)
+
+    (leak,) = find_leaks(panel, compute, ("gap",), lookback=20, cuts=0, seed=3)
+    assert leak.bar // 8 == session - 1

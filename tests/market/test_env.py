@@ -3,13 +3,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sekisho.errors import TrainingError
 from sekisho.market import MarketData, TradingMarket, apply_limits, derive_units, volatility_regimes
@@ -114,11 +113,19 @@ def test_an_asset_that_is_not_tradable_keeps_its_units(make_data: Maker, params:
     assert float(market.positions[0, 0]) < 0 < float(before[0, 0])
 
 
-@given(cut=st.integers(8, 40))
-@settings(max_examples=15, deadline=None)
-def test_the_future_changes_no_past_fill(cut: int, make_data: Maker, params: MarketParams) -> None:
+RULED = {"lot_size": 100, "tick_table": "other", "price_limits": "tokyo", "max_participation": 0.1}
+
+
+@pytest.mark.parametrize("rules", [{}, RULED | {"impact_decay": 0.5, "latency_bars": 1}])
+@pytest.mark.parametrize("cut", range(6, 59))  # sessions of 10 bars begin at 10, 20, …
+def test_the_future_changes_no_past_fill(
+    cut: int, rules: dict[str, Any], make_data: Maker, params: MarketParams
+) -> None:
     """Bars after ``cut`` are replaced: everything up to the close of ``cut`` must stay, bit for bit."""
+    params = params.model_copy(update=rules)
     one, other = make_data(6), make_data(7)
+    thin, split = 0.01 * other.adv.round(), torch.full_like(other.close, 0.5)
+    other = replace(other, volume=thin, adj_factor=split)
 
     def spliced(name: str) -> torch.Tensor:
         return torch.cat([getattr(one, name)[: cut + 1], getattr(other, name)[cut + 1 :]])
@@ -133,6 +140,8 @@ def test_the_future_changes_no_past_fill(cut: int, make_data: Maker, params: Mar
         "funding_rate",
         "tradable",
         "volatility",
+        "volume",
+        "adj_factor",
     )
     units = derive_units(one, 5, 60, params)
     runs = []
@@ -142,7 +151,7 @@ def test_the_future_changes_no_past_fill(cut: int, make_data: Maker, params: Mar
         seen = []
         for bar in range(5, cut):
             observation, _, _, _, infos = market.step(torch.full((1, 3), math.sin(bar)))
-            seen += [observation, infos["equity"], infos["cost"], infos["weights"]]
+            seen += [observation, *(infos[name] for name in ("equity", "cost", "weights", "filled"))]
         runs.append(seen)
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 

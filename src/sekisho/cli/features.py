@@ -11,7 +11,7 @@ from sekisho.params import load_params
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
-CUTS, SEED = 5, 1  # moments at which the future is changed, and how
+CUTS, SEED = 5, 1  # moments from which on all is changed, beside the short blocks at every bar, and how
 
 
 @click.command("features")
@@ -47,7 +47,11 @@ def features(bars: Path, out: Path, lookahead: Path, as_json: bool) -> None:
 @click.command("check-lookahead")
 @click.option("--bars", type=FOLDER, default=Path("build/bars"), show_default=True, help="Validated bars.")
 @click.option(
-    "--cuts", type=click.IntRange(min=1), default=CUTS, show_default=True, help="Moments to cut at."
+    "--cuts",
+    type=click.IntRange(min=1),
+    default=CUTS,
+    show_default=True,
+    help="Moments from which on all is changed; a short block is at every bar.",
 )
 @click.option(
     "--seed", type=int, default=SEED, show_default=True, help="Of the cuts and of the changed futures."
@@ -66,4 +70,6 @@ def check_lookahead(bars: Path, cuts: int, seed: int) -> None:
             found="; ".join(map(str, leaks)),
             remedy="compute the features named above from bars up to the current one only",
         )
-    click.echo(f"check-lookahead: {len(feature_names(params))} features, {cuts} cuts, no leak")
+    click.echo(
+        f"check-lookahead: {len(feature_names(params))} features, every bar and {cuts} futures, no leak"
+    )

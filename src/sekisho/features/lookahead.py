@@ -21,32 +21,55 @@ Compute = Callable[[Panel], npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Leak:
-    """A feature whose past changed when only the future did."""
+    """A feature that changed at a bar when only bars outside its trailing window did."""
 
     feature: str
-    cut: int  # bars before this one were left alone
-    bar: int  # the first past bar whose feature changed
+    cut: int  # the next bar that was changed
+    bar: int  # the first bar whose feature changed
 
     def __str__(self) -> str:
-        return f"{self.feature}: bar {self.bar} changed when only bars from {self.cut} on were changed"
+        return f"{self.feature}: bar {self.bar} changed when bars outside its window did, the next {self.cut}"
 
 
-def find_leaks(panel: Panel, function: Compute, names: Sequence[str], *, cuts: int, seed: int) -> list[Leak]:
-    """Replace everything from a random bar on by another market, ``cuts`` times; return the leaks found.
+def find_leaks(
+    panel: Panel, function: Compute, names: Sequence[str], *, lookback: int, cuts: int, seed: int
+) -> list[Leak]:
+    """Change bars and compare the features of bars that must not depend on them; return the leaks found.
 
-    Two futures are tried per cut: other prices and volumes, and no future at all (the panel ends at the cut),
-    which also catches statistics of the whole sample.
+    Every bar is a cut once: blocks of bars are replaced by another market's, so far apart that the bars
+    before each lie more than ``lookback`` bars after the block before it, and the blocks move on bar by bar.
+    A leak that acts on one bar alone is met, and so is a feature that depends on more than its lookback. At
+    ``cuts`` random bars besides, and at as many first bars of a session, all that follows is replaced, then
+    left out (the panel ends there): that meets what reaches far ahead, and statistics of the whole sample.
+    Costs 2 ``lookback`` computations of all features.
     """
     rng = np.random.default_rng(seed)
     baseline = function(panel)
     leaks: dict[str, Leak] = {}
-    for cut in sorted(rng.integers(1, len(panel), size=cuts).tolist()):
-        for future in (_perturbed(panel, cut, rng), panel.rows(0, cut)):
-            past = function(future)[:cut]
-            same = (past == baseline[:cut]) | (np.isnan(past) & np.isnan(baseline[:cut]))
-            for index in np.flatnonzero(~same.all(axis=(0, 1))).tolist():
-                bar = int(np.argmin(same[:, :, index].all(axis=1)))
-                leaks.setdefault(names[index], Leak(names[index], cut, bar))
+
+    def compare(changed: Panel, cuts: npt.NDArray[np.int64], fixed: npt.NDArray[np.bool_]) -> None:
+        """``fixed`` (T,): the bars whose features must stay as they were."""
+        found = function(changed)
+        old, kept = baseline[: len(found)], fixed[: len(found), None, None]
+        differs = kept & ~((found == old) | (np.isnan(found) & np.isnan(old)))
+        for index in np.flatnonzero(differs.any(axis=(0, 1))).tolist():
+            bar = int(np.argmax(differs[:, :, index].any(axis=1)))
+            cut = int(cuts[min(np.searchsorted(cuts, bar, side="right"), len(cuts) - 1)])
+            leaks.setdefault(names[index], Leak(names[index], cut, bar))
+
+    bars = np.arange(len(panel))
+    width, stride = max(lookback // 2, 1), 2 * lookback + 1
+    for first in range(min(stride, len(panel))):
+        since = (bars - first) % stride  # bars since the last block began; before the first, it never did
+        begun = bars >= first
+        block = begun & (since < width)
+        fixed = ~begun | (since >= width + lookback - 1)
+        compare(_perturbed(panel, block, rng), bars[first::stride], fixed)
+    opens = 1 + np.flatnonzero(panel.session[1:] != panel.session[:-1])
+    chosen = [*rng.integers(1, len(panel), size=cuts), *rng.permutation(opens)[:cuts]]
+    for cut in sorted(int(bar) for bar in chosen):
+        for future in (_perturbed(panel, bars >= cut, rng), panel.rows(0, cut)):
+            compare(future, np.array([cut]), bars < cut)
     return list(leaks.values())
 
 
@@ -68,6 +91,7 @@ def check_features(bars: Path, params: FeatureParams, *, cuts: int, seed: int) -
         panel,
         lambda p: compute.compute_features(p, params),
         compute.feature_names(params),
+        lookback=compute.lookback(params),
         cuts=cuts,
         seed=seed,
     )
@@ -82,26 +106,37 @@ def write_finding(leaks: Sequence[Leak], names: Sequence[str], cuts: int, path: 
     fresh.replace(path)
 
 
-def _perturbed(panel: Panel, cut: int, rng: np.random.Generator) -> Panel:
-    """The panel with other prices, volumes, costs and tradability from bar ``cut`` on."""
+def _perturbed(panel: Panel, where: npt.NDArray[np.bool_], rng: np.random.Generator) -> Panel:
+    """The panel with another market at the bars ``where`` (T,): everything but symbols and times differs."""
+    shape = (int(where.sum()), len(panel.symbols))
 
     def shaken(values: npt.NDArray[np.float64], factor: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         changed = values.copy()
-        changed[cut:] *= factor
+        changed[where] *= factor
         return changed
 
-    shape = panel.close[cut:].shape
-    price = np.exp(rng.normal(0.0, 0.05, shape).cumsum(axis=0))
+    def redrawn(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Also where it is 0, as rates and volumes often are."""
+        changed = values.copy()
+        changed[where] = rng.exponential(1.0 + np.abs(values[where]))
+        return changed
+
+    price = np.exp(rng.normal(0.0, 0.05, shape))
+    volume = redrawn(panel.volume)
+    volume[where] *= rng.random(shape) < 0.75  # else no trade at all
     tradable = panel.tradable.copy()
-    tradable[cut:] ^= rng.random(shape) < 0.1
+    tradable[where] ^= True
     return replace(
         panel,
         open=shaken(panel.open, price * np.exp(rng.normal(0.0, 0.01, shape))),
         high=shaken(panel.high, price * 1.1),
         low=shaken(panel.low, price * 0.9),
         close=shaken(panel.close, price),
-        volume=shaken(panel.volume, rng.exponential(2.0, shape)),
-        adv=shaken(panel.adv, rng.exponential(2.0, shape)),
-        half_spread=shaken(panel.half_spread, rng.exponential(2.0, shape)),
+        volume=volume,
+        adv=redrawn(panel.adv),
+        half_spread=redrawn(panel.half_spread),
+        borrow_rate=redrawn(panel.borrow_rate),
+        funding_rate=redrawn(panel.funding_rate),
+        adj_factor=shaken(panel.adj_factor, np.exp(rng.normal(0.0, 0.5, shape))),
         tradable=tradable,
     )

@@ -26,7 +26,7 @@ from sekisho.backtest.words import RULES_JA, summary_english, summary_japanese
 from sekisho.cli.backtest import gate as gate_command
 from sekisho.errors import BacktestError, DataError, ParamsError, Refused, TrainingError
 from sekisho.features import build_features, feature_names, write_finding
-from sekisho.market import Agent, export_onnx
+from sekisho.market import Agent, MarketData, export_onnx
 from sekisho.market.data import delisting_bars
 from sekisho.params import Params, load_params
 
@@ -203,6 +203,22 @@ def test_a_symbol_is_delisted_when_whole_sessions_go_on_without_it() -> None:
     assert np.argwhere(found).tolist() == [[33, 0], [41, 1], [42, 2]]
     tradable[:, 0], volume[:, 0] = False, 0.0  # never traded: no last bar
     assert np.argwhere(delisting_bars(replace(panel, tradable=tradable, volume=volume), 4)).tolist() == []
+
+
+@pytest.mark.parametrize("longer", [1, 3])
+def test_the_daily_volatility_knows_no_later_sessions_length(longer: int, params: Params) -> None:
+    """Tokyo closes half an hour later since November 2024: trades before it must not cost more by that."""
+    panel = make_panel(sessions=12)
+    features = np.zeros((len(panel), len(panel.symbols), 1), dtype=np.float32)
+    session = panel.session.copy()
+    session[48:] = session[48] + np.arange(len(panel) - 48) // (6 + longer)  # from the ninth on
+    other = replace(panel, session=session)
+    before, after = (MarketData.from_panel(p, features, params.market).volatility for p in (panel, other))
+    assert torch.equal(before[:48], after[:48])
+    assert torch.equal(before[48 : 54 + longer], after[48 : 54 + longer])  # the ninth's is not known in it
+    mean = (8 * 6 + 6 + longer) / 9
+    factor = (mean / 6) ** 0.5
+    torch.testing.assert_close(after[54 + longer], before[54 + longer] * factor, rtol=1e-12, atol=0.0)
 
 
 def test_a_delisting_costs_its_haircut_and_the_report_counts_it(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,8 +152,14 @@ def delisting_bars(panel: Panel, sessions: int) -> npt.NDArray[np.bool_]:
 
 
 def _daily_volatility(panel: Panel, window: int) -> npt.NDArray[np.float64]:
-    """Trailing zero-mean volatility ``(T, A)`` per day; 0 in the warm-up."""
+    """Trailing zero-mean volatility ``(T, A)`` per day; 0 in the warm-up.
+
+    A day has as many bars as the sessions before had on average; in the first one, its own, which the
+    exchange's calendar has told beforehand.
+    """
     squares = np.zeros_like(panel.close)
     squares[1:] = (panel.close[1:] / panel.close[:-1] - 1.0) ** 2
-    bars_a_day = len(panel) / len(np.unique(panel.session))
-    return np.nan_to_num(np.sqrt(trailing_sum(squares, window) / window) * math.sqrt(bars_a_day))
+    _, number, bars = np.unique(panel.session, return_inverse=True, return_counts=True)
+    finished = np.concatenate((bars[:1], bars[:-1].cumsum() / np.arange(1, len(bars))))
+    daily = np.sqrt(trailing_sum(squares, window) / window) * np.sqrt(finished[number])[:, None]
+    return np.asarray(np.nan_to_num(daily), dtype=np.float64)

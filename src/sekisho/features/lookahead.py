@@ -54,7 +54,7 @@ def find_leaks(
         differs = kept & ~((found == old) | (np.isnan(found) & np.isnan(old)))
         for index in np.flatnonzero(differs.any(axis=(0, 1))).tolist():
             bar = int(np.argmax(differs[:, :, index].any(axis=1)))
-            cut = int(cuts[min(np.searchsorted(cuts, bar, side="right"), len(cuts) - 1)])
+            cut = int(cuts[min(int(np.searchsorted(cuts, bar, side="right")), len(cuts) - 1)])
             leaks.setdefault(names[index], Leak(names[index], cut, bar))
 
     bars = np.arange(len(panel))

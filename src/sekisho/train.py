@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def require_listed(bars: Path, folds: Sequence[Fold]) -> None:
 
 
 def run_key(bars: Path, features: Path, params: Params, trainer: Path, **choices: Any) -> str:
-    """Digest (hex) of everything that determines a run's result: data, parameters, ``choices``, code.
+    """Digest (hex) of everything that determines a run's result: data, parameters, ``choices``, code,
+    and torch's version, whose arithmetic may differ from the next one's in the last bit.
 
     The same key means the same model, byte for byte: an interrupted run with this key may be gone on with.
     """
@@ -89,7 +91,7 @@ def run_key(bars: Path, features: Path, params: Params, trainer: Path, **choices
     for section in (params.features, params.market, params.split, getattr(params, trainer.stem)):
         digest.update(section.model_dump_json().encode())
     digest.update(params.train.model_dump_json(include={"evaluate_every", "patience", "device"}).encode())
-    digest.update(json.dumps(choices, sort_keys=True).encode())
+    digest.update(json.dumps(choices | {"torch": version("torch")}, sort_keys=True).encode())
     code = [PACKAGE / "trainer.py", PACKAGE / "backtest/splits.py", PACKAGE / "data/panel.py"]
     code += [*PACKAGE.glob("features/*.py"), *PACKAGE.glob("market/*.py")]
     for path in (trainer, *sorted(code), *partitions(bars), *partitions(features)):

@@ -174,6 +174,17 @@ def test_the_key_changes_with_all_that_determines_the_result(world: World) -> No
     assert len(set(keys)) == len(keys)
 
 
+def test_a_run_of_another_torch_is_not_gone_on_with(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same seed under another torch is another run: half of each would be neither."""
+
+    def key() -> str:
+        return run_key(world.bars, world.features, world.params, ROOT / "training/ppo.py", seed=1)
+
+    here = key()
+    monkeypatch.setattr("sekisho.train.version", {"torch": "2.0.1"}.__getitem__)
+    assert key() != here
+
+
 @pytest.mark.parametrize(
     "module", ["data/panel.py", "backtest/splits.py", "features/compute.py", "market/env.py"]
 )

@@ -218,6 +218,20 @@ def test_same_seed_same_episodes_and_a_saved_state_goes_on(make_data: Maker, par
     assert all(torch.equal(a, two.step(action)[0]) for a in later)
 
 
+@pytest.mark.parametrize("latency", [0, 2])
+@pytest.mark.parametrize("assets", [1, 3, 17])
+def test_a_loaded_state_is_observed_as_the_step_before_it_to_the_bit(
+    assets: int, latency: int, make_data: Maker, params: MarketParams
+) -> None:
+    params = params.model_copy(update={"latency_bars": latency})
+    market = run_of(make_data(13, assets=assets), params, 50)
+    market.reset(seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(25):
+        observation, *_ = market.step(torch.randn((50, assets), generator=generator))
+        assert torch.equal(market.load_state(market.state()), observation)
+
+
 def test_gymnasium_vector_contract(make_data: Maker, params: MarketParams) -> None:
     market = run_of(make_data(12), params, 5)
     observation, infos = market.reset(seed=3)

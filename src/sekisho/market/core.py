@@ -184,12 +184,7 @@ def trade_bar(
         trade_unit: ``(A,)`` weight, or None where actions are target weights.
         cost_multiple: ``(N, 1)`` or ``(1, 1)``, of all that is paid; funding received stays as it is.
     """
-    held_before = account.positions * bar.last_close
-    before = account.cash + held_before.sum(dim=1)
-    current = held_before
-    if params.latency_bars:
-        current = current + account.pending.sum(dim=1) * bar.last_close
-    current = current * (1.0 / before)[:, None]
+    held_before, before, _, current = mark(account, bar.last_close)
     target = action if trade_unit is None else current + action * trade_unit
     order = limited_move(target, current, params) * before[:, None] * bar.lots_bought  # lots
     pending = account.pending
@@ -211,22 +206,34 @@ def trade_bar(
         positions, payment = positions - paid_out, paid_out * bar.open
         cost, spent = cost + params.delisting_haircut * payment.abs(), traded - payment
     cost = cost + holding_cost(positions * bar.open, bar.borrow_rate, bar.funding_rate, cost_multiple)
-    values = positions * bar.close
     cash = account.cash - (spent + cost).sum(dim=1)
-    equity = cash + values.sum(dim=1)
-    per_equity = (1.0 / equity)[:, None]
-    weights = values * per_equity
-    awaited = weights
-    if params.latency_bars:
-        awaited = weights + pending.sum(dim=1) * bar.close * per_equity
     after = Account(
         cash=cash,
         positions=positions,
         footprint=account.footprint if footprint is None else footprint + share,
         pending=pending,
     )
+    values, equity, weights, awaited = mark(after, bar.close)
     profit = values - held_before - spent
     return after, Traded(before, equity, profit, cost, ordered, filled, traded, weights, awaited)
+
+
+def mark(
+    account: Account, close: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Values ``(N, A)``, equity ``(N,)``, weights ``(N, A)``, and those with the orders in flight.
+
+    The one place where weights are computed, so that a decision starts from the weights that were observed,
+    and a run that goes on from a saved state observes those of the unbroken one to the bit. ``close``
+    ``(N, A)`` lies in memory like the ledger, accounts side by side: sums depend on it.
+    """
+    values = account.positions * close
+    equity = account.cash + values.sum(dim=1)
+    per_equity = (1.0 / equity)[:, None]
+    weights = values * per_equity
+    if not account.pending.shape[1]:
+        return values, equity, weights, weights
+    return values, equity, weights, weights + account.pending.sum(dim=1) * close * per_equity
 
 
 def _whole(lots: torch.Tensor) -> torch.Tensor:

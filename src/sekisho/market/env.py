@@ -28,7 +28,7 @@ from gymnasium.vector.utils import batch_space
 from torch.utils._pytree import tree_map
 
 from sekisho.errors import TrainingError
-from sekisho.market.core import Account, bar_table, feature_table, observe, step_accounts
+from sekisho.market.core import Account, bar_table, feature_table, mark, observe, step_accounts
 from sekisho.market.data import MarketData, Units
 from sekisho.market.regimes import REGIMES, volatility_regimes
 from sekisho.params import MarketParams
@@ -217,10 +217,9 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
 
     def _observe(self) -> torch.Tensor:
         row = self.bar - self.start
-        awaited = self.positions + self.account.pending.sum(dim=1)
-        close = self.data.close[self.bar]
-        equity = self.cash + (self.positions * close).sum(dim=1)
-        return observe(self._features, row, awaited * close / equity[:, None])
+        close = self.data.close[self.bar].t().contiguous().t()
+        *_, awaited = mark(self.account, close)
+        return observe(self._features, row, awaited)
 
     def _draw_starts(self, count: int) -> torch.Tensor:
         """Bars ``(count,)``: first a stratum, then a bar of it, each with equal probability."""

@@ -22,7 +22,7 @@ from sekisho.backtest.report import _parameters, write_report
 from sekisho.backtest.run import regimes_of, run_backtest
 from sekisho.backtest.selection import count_and_select
 from sekisho.backtest.splits import walk_forward
-from sekisho.backtest.words import RULES_JA, summary_english, summary_japanese
+from sekisho.backtest.words import RULES_JA, best_baseline, summary_english, summary_japanese
 from sekisho.cli.backtest import gate as gate_command
 from sekisho.errors import BacktestError, DataError, ParamsError, Refused, TrainingError
 from sekisho.features import build_features, feature_names, write_finding
@@ -424,6 +424,9 @@ def test_the_summary_tells_profit_luck_and_idleness_apart(noise: Path) -> None:
     assert "偶然と区別できません" in lucky[1]
     eaten = said(total_return=-0.2, annual_return_gross=0.1)
     assert "what it gained, trading took away" in eaten[0]
+    best = {"sharpe": 9.0, "total_return": 4.0}
+    shown = metrics["baselines"] | {"champion": metrics["baselines"]["cash"] | best}
+    assert best_baseline(metrics | {"baselines": shown}) == best_baseline(metrics) != "champion"
     idle = said(turnover=0.0)
     assert "did not trade" in idle[0]
     assert "一度も売買せず" in idle[1]

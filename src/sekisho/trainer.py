@@ -358,7 +358,8 @@ def evaluate(agent: Agent, data: MarketData, window: tuple[int, int], params: Ma
     """Annualised net Sharpe ratio of the deterministic agent on ``window``, all costs on.
 
     The window is cut into equal runs side by side, each from an empty book: cheap, and a little too modest.
-    What the division leaves, fewer bars than there are runs, is left out at the window's end.
+    What the division leaves, fewer bars than there are runs, is left out at the window's end. A ruined
+    account is closed, as in the backtest: its loss stays, and it earns nothing more.
 
     Raises:
         TrainingError: the window holds too few returns to tell one agent from another.
@@ -376,10 +377,12 @@ def evaluate(agent: Agent, data: MarketData, window: tuple[int, int], params: Ma
     market = TradingMarket(data, params, units, len(starts), window, mode="weights", sequential=True)
     observation, _ = market.reset(options={"start": starts})
     returns, state = [], agent.first_state(runs)
+    alive = torch.ones(runs, dtype=torch.bool, device=data.close.device)
     for _ in range(length):
         weights, state = agent.act(observation, state)
-        observation, _, _, _, infos = market.step(weights)
-        returns.append(infos["net_return"])
+        observation, _, ruined, _, infos = market.step(torch.where(alive[:, None], weights, 0.0))
+        returns.append(torch.where(alive, infos["net_return"], 0.0))
+        alive = alive & ~ruined
     net = torch.cat(returns)
     years = (data.ts_close[stop - 1] - data.ts_close[start]).astype(float) / (365.25 * 86_400e6)
     spread = net.std()

@@ -91,6 +91,24 @@ def test_the_evaluation_reaches_the_end_of_the_validation_window(
     assert sharpes[0] != sharpes[1]
 
 
+def test_a_ruined_account_earns_nothing_more_in_the_evaluation(world: World) -> None:
+    """Prices rise twentyfold and end a short account; whether they then fall by half must not matter."""
+    panel = load_panel(world.bars)
+    data = MarketData.from_panel(panel, load_features(world.features, panel), world.params.market)
+    agent = trainer.Agent(data.features.shape[2], len(data.symbols), 8, world.params.market)
+    agent.act = lambda observation, state: (torch.full(observation.shape[:2], -0.3), state)  # type: ignore[method-assign]
+    start, stop = len(panel) - 100, len(panel)
+    sharpes = []
+    for later in (1.0, 0.5):
+        prices = {name: getattr(data, name).clone() for name in ("open", "close")}
+        for values in prices.values():
+            values[start + 50 :] *= 20.0
+            values[start + 60 :] *= later
+        moved = replace(data, **prices)
+        sharpes.append(trainer.evaluate(agent, moved, (start, stop), world.params.market))
+    assert sharpes[0] == sharpes[1] < 0.0
+
+
 def test_a_validation_window_of_two_bars_is_refused_not_scored_zero(world: World) -> None:
     panel = load_panel(world.bars)
     data = MarketData.from_panel(panel, load_features(world.features, panel), world.params.market)

@@ -108,6 +108,26 @@ def test_side_branches_experiments_remotes_and_discarded_merges_count(repository
     assert count_trials(folder_digest(train), repository).count == 5
 
 
+@pytest.mark.parametrize("way", ["replace", "graft"])
+def test_what_is_kept_beside_the_commits_hides_no_trial(repository: Path, way: str) -> None:
+    """A replaced head or a graft cuts the history short for whoever asks git without care."""
+    train = repository / "build/train"
+    for number in range(1, 5):
+        commit(repository, f"{number}" * 32 + ".dir")
+    present = agent(train, "a")
+    head = commit(repository, present)
+    assert count_trials(present, repository).count == 5
+    if way == "replace":
+        orphan = git(repository, "commit-tree", "-m", "all there is", f"{head}^{{tree}}")
+        git(repository, "replace", head, orphan)
+    else:
+        (repository / ".git/info").mkdir(exist_ok=True)
+        (repository / ".git/info/grafts").write_text(f"{head}\n")
+    assert git(repository, "rev-list", "--count", "HEAD") == "1"
+    found = count_trials(present, repository)
+    assert (found.count, found.history) == (5, "full")
+
+
 def test_earlier_sharpe_ratios_come_from_the_same_commits(repository: Path) -> None:
     train = repository / "build/train"
     commit(repository, "1" * 32 + ".dir", 0.7)

@@ -27,6 +27,7 @@ import yaml
 from exchange_calendars import resolve_alias
 
 from sekisho.errors import BacktestError
+from sekisho.git import WHOLE_HISTORY
 
 TRAIN_OUT = "build/train"
 LOCK, METRICS, RETURNS = "dvc.lock", "metrics/backtest.json", "metrics/returns.csv"
@@ -222,7 +223,7 @@ def _read_returns(table: bytes) -> pl.DataFrame | None:
 
 def _git(repository: Path, *words: str, stdin: bytes = b"") -> bytes | None:
     """Standard output of git; None where there is no git or no repository, which is not an error."""
-    environment = os.environ | {"LC_ALL": "C"}  # the message below is compared
+    environment = os.environ | WHOLE_HISTORY | {"LC_ALL": "C"}  # the message below is compared
     try:
         done = subprocess.run(
             ["git", "-C", str(repository), *words], input=stdin, capture_output=True, env=environment

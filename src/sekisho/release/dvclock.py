@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from sekisho.dvc_files import file_md5, folder_md5, lock_mismatches, locked_paths
 from sekisho.errors import CannotCheck
+from sekisho.git import WHOLE_HISTORY
 from sekisho.params import parse_yaml
 from sekisho.release.manifest import canonical, list_files, walk
 
@@ -27,10 +28,6 @@ class Tracked:
     md5: str  # ends in .dir for a folder
     size: int  # bytes
     files: int | None  # of a folder
-
-
-# nothing kept beside the commits may stand in for them
-WHOLE_HISTORY = {"GIT_NO_REPLACE_OBJECTS": "1", "GIT_GRAFT_FILE": os.devnull}
 
 
 def git(repo: Path, *arguments: str) -> bytes:

@@ -31,7 +31,7 @@ ROOMS = [
     "monitoring",
     "cli",
 ]
-SHARED = {"params", "errors", "calendar", "dvc_files"}
+SHARED = {"params", "errors", "calendar", "dvc_files", "git"}
 LONGEST_MODULE, LONGEST_FUNCTION = 500, 80
 TEXT = {".py", ".md", ".yml", ".yaml", ".toml", ".txt", ".json", ".lock", ".dvc", ".in", ".cfg", ".ini", ""}
 

@@ -249,12 +249,28 @@ def test_figures_of_other_agents_are_not_exported(candidate: Any) -> None:
         candidate.export()
 
 
+def other_returns(shop: Any) -> None:
+    path = shop.repo / "metrics/returns.csv"
+    path.write_text(path.read_text().replace("2024-01-01", "2023-12-31"))
+    shop.lock()
+    shop.commit("other returns")
+
+
+def test_returns_of_another_backtest_verify_nowhere(candidate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where those who export and sign do not look."""
+    other_returns(candidate)
+    with monkeypatch.context() as blind:
+        for module in ("release.judgement", "backtest.selection"):
+            blind.setattr(f"sekisho.{module}.require_returns", lambda *_: None)
+        candidate.export()
+        candidate.open_local()
+        with pytest.raises(Refused, match="refused by rule returns-digest:"):
+            candidate.sign()
+
+
 def test_returns_of_another_backtest_are_not_exported(candidate: Any) -> None:
     """What the live account is held against is what the judged figures were made of."""
-    path = candidate.repo / "metrics/returns.csv"
-    path.write_text(path.read_text().replace("2024-01-01", "2023-12-31"))
-    candidate.lock()
-    candidate.commit("other returns")
+    other_returns(candidate)
     with pytest.raises(Refused, match="refused by rule returns-digest:"):
         candidate.export()
     assert not list((candidate.repo / "releases").glob("*/*"))

@@ -106,3 +106,53 @@ def test_an_open_proposal_that_is_not_exclusive_grows_by_a_commit(world):
     assert propose(bot, point_at(world, "a/2"), ["deploy"], Proposal(*words, exclusive=False)) == first
     world.git("fetch", "--quiet", "origin")
     assert world.git("rev-parse", f"{bot.get_pull_request(first).head_sha}^") == head
+
+
+LIST = "trust/revoked.sigstore.json"
+RENEWAL = Proposal("revocations", "Renew the revocation list", "", "revocations", exclusive=False)
+
+
+def revocation(release: str) -> Proposal:
+    return Proposal(
+        f"revoke/{release}", f"Revoke {release}", "", "revocations", exclusive=True, replaces="revocations"
+    )
+
+
+def list_of(world, *revoked: str) -> Path:
+    """A checkout of main with a list that was made from it, as the job that signs leaves it."""
+    folder = world.folder.parent / "-".join(["list", *revoked]).replace("/", "-")
+    world.git("clone", "--quiet", str(world.folder / "origin.git"), str(folder), cwd=world.folder.parent)
+    (folder / LIST).parent.mkdir()
+    (folder / LIST).write_text(f"made from main, revokes {list(revoked)}")
+    return folder
+
+
+def test_a_renewal_made_from_main_leaves_a_waiting_revocation_as_it_is(world):
+    bot = world.act(BOT)
+    number = propose(bot, list_of(world, "policy/3"), ["trust"], revocation("policy/3"))
+    before = bot.get_pull_request(number)
+    with pytest.raises(Refused, match=r"`` Revoke policy/3 ``, is open"):
+        propose(bot, list_of(world), ["trust"], RENEWAL)
+    with pytest.raises(Refused, match=r"`` Revoke policy/3 ``, is open"):
+        propose(bot, list_of(world, "policy/4"), ["trust"], revocation("policy/4"))
+    assert bot.list_pull_requests("all") == [before]
+    assert bot.read_file(before.head_sha, LIST) == b"made from main, revokes ['policy/3']"
+    assert [bot.branch_head("revocations"), bot.branch_head("revoke/policy/4")] == [None, None]
+
+
+def test_a_waiting_renewal_gives_way_to_a_revocation(world):
+    bot = world.act(BOT)
+    renewal = propose(bot, list_of(world), ["trust"], RENEWAL)
+    number = propose(bot, list_of(world, "policy/3"), ["trust"], revocation("policy/3"))
+    assert bot.get_pull_request(renewal).state == "closed"
+    assert "Gave way to `` Revoke policy/3 ``" in bot.get_pull_request(renewal).body
+    (pull,) = bot.list_pull_requests("open")
+    assert (pull.number, pull.branch, pull.title) == (number, "revoke/policy/3", "Revoke policy/3")
+
+
+def test_a_key_in_another_accounts_request_closes_and_stops_nothing(world):
+    world.push("theirs", "theirs")
+    theirs = world.act("engineer").open_pull_request("theirs", "Theirs", "", "revocations")
+    bot = world.act(BOT)
+    propose(bot, list_of(world, "policy/3"), ["trust"], revocation("policy/3"))
+    assert bot.get_pull_request(theirs).state == "open"

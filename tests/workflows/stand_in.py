@@ -348,6 +348,9 @@ class StandIn:
             case "git/delete-ref":
                 name = "/".join(parts[2:])
                 self._ref(name)
+                for pull in map(self.pull, self.pulls):
+                    if pull["state"] == "open" and f"heads/{pull['head']['ref']}" == name:
+                        pull["state"] = "closed"  # GitHub does it, a moment later
                 self.git("update-ref", "-d", f"refs/{name}")
                 return 204, b""
             case "git/get-commit":

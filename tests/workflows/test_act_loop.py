@@ -308,7 +308,16 @@ def _rollback(world: World, first: int) -> None:
 def _revoke(world: World) -> None:
     ran = world.act("revoke.yml", "schedule", world.schedule("0 3 * * *"), sign_here=True)
     assert ran.jobs == {"sign": "success", "propose": "success"}
-    _merge_proposal(world, "revocations", {"trust/local/revoked.sigstore.json", "releases/audit.jsonl"})
+    asked = {"workflow": "revoke.yml", "inputs": {"release": "policy/1", "reason": "trained on wrong bars"}}
+    ran = world.act("revoke.yml", "workflow_dispatch", world.dispatch(asked), sign_here=True)
+    assert ran.jobs == {"sign": "success", "propose": "success"}
+    (renewal,) = [p for p in world.github.pulls.values() if p["head"]["ref"] == "revocations"]
+    assert (renewal["state"], renewal["merged"]) == ("closed", False)
+    waiting = world.head("revoke/policy/1")
+    ran = world.act("revoke.yml", "schedule", world.schedule("0 3 * * *"), sign_here=True)
+    assert ran.jobs == {"sign": "success", "propose": "failure"}, "a revocation waits"
+    assert world.head("revoke/policy/1") == waiting
+    _merge_proposal(world, "revoke/policy/1", {"trust/local/revoked.sigstore.json", "releases/audit.jsonl"})
 
 
 def _reproduced_weekly(world: World) -> None:

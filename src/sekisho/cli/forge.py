@@ -140,6 +140,7 @@ def plans(number: int, head: str, folder: Path, as_json: bool) -> None:
 @click.option("--body", default="", help="Markdown of the description.")
 @click.option("--key", help="Cause; see `sekisho pr open`.")
 @click.option("--exclusive", is_flag=True, help="Refuse when the branch's open request proposes otherwise.")
+@click.option("--replaces", metavar="BRANCH", help="Close the open request of BRANCH that has the same key.")
 @JSON
 def propose(paths: tuple[str, ...], as_json: bool, **words: Any) -> None:
     """Commit what changed under PATHS of this checkout to a branch and open its pull request."""

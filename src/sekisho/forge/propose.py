@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sekisho.errors import CannotCheck, Refused
-from sekisho.forge.interface import Forge, head_moved
+from sekisho.forge.interface import Forge, PullRequest, head_moved, same_actor
 from sekisho.forge.markdown import one_line, quoted
 
 RESULTS = (".json", ".csv")  # what stages write under metrics/
@@ -50,7 +50,7 @@ class Proposal:
     """What the bot proposes: a branch, the words about it, and the cause that it is the only request for.
 
     ``exclusive``: an open request of the branch that proposes something else is left alone, and this one
-    refused; else it grows by a commit.
+    refused; else it grows by a commit. ``replaces``: a branch whose open request gives way to this one.
     """
 
     branch: str
@@ -58,6 +58,7 @@ class Proposal:
     body: str
     key: str | None
     exclusive: bool
+    replaces: str | None = None
 
 
 def propose(forge: Forge, checkout: Path, paths: Sequence[str], proposal: Proposal) -> int:
@@ -68,9 +69,10 @@ def propose(forge: Forge, checkout: Path, paths: Sequence[str], proposal: Propos
 
     Raises:
         CannotCheck: git cannot list the changes, or nothing changed under ``paths``.
-        Refused: the branch moved meanwhile, or is taken (``exclusive``).
+        Refused: the branch moved meanwhile, is taken (``exclusive``), or another one is open for the key.
     """
     files = _changed(checkout, paths)
+    _give_way(forge, proposal)
     main = forge.branch_head("main")
     if main is None:
         raise CannotCheck("the forge has no branch main", remedy="push main first")
@@ -85,14 +87,34 @@ def propose(forge: Forge, checkout: Path, paths: Sequence[str], proposal: Propos
         forge.commit_files(branch, files, proposal.title, main, create=True)
     elif not _holds(forge, head, files):
         if proposal.exclusive and open_one:
-            raise Refused(
-                "forge.one-proposal-at-a-time",
-                expected=f"{quoted(proposal.title)} alone",
-                found=f"pull request {open_one.number}, {quoted(open_one.title)}, is open for {branch!r}",
-                remedy=f"merge or close pull request {open_one.number} first",
-            )
+            raise _taken(proposal, open_one)
         forge.commit_files(branch, files, proposal.title, head)
     return forge.open_pull_request(branch, proposal.title, proposal.body, proposal.key)
+
+
+def _give_way(forge: Forge, proposal: Proposal) -> None:
+    """One open request for a key: another branch's is replaced, or else this one refused."""
+    if proposal.key is None:
+        return
+    me = forge.current_actor()
+    for pull in forge.list_pull_requests("open"):
+        mine = pull.key == proposal.key and same_actor(pull.author, me)  # anybody can write a key
+        if not mine or pull.branch == proposal.branch:
+            continue
+        if pull.branch != proposal.replaces:
+            raise _taken(proposal, pull)
+        # without the key at once: GitHub closes the request of a deleted branch a moment later
+        forge.open_pull_request(pull.branch, pull.title, f"Gave way to {quoted(proposal.title)}.")
+        forge.delete_branch(pull.branch, pull.head_sha)
+
+
+def _taken(proposal: Proposal, pull: PullRequest) -> Refused:
+    return Refused(
+        "forge.one-proposal-at-a-time",
+        expected=f"{quoted(proposal.title)} alone",
+        found=f"pull request {pull.number}, {quoted(pull.title)}, is open for {pull.branch!r}",
+        remedy=f"merge or close pull request {pull.number} first",
+    )
 
 
 def _changed(checkout: Path, paths: Sequence[str]) -> dict[str, bytes]:

@@ -107,7 +107,7 @@ class Demo:
             self.git("fetch", "--quiet", "origin", cwd=self.ci)
             self.git("switch", "--quiet", "--force-create", branch, f"origin/{branch}", cwd=self.ci)
             if branch.startswith("retrain/"):
-                self.s.run("dvc", "pull", "--remote", "storage", "data.dvc", cwd=self.ci)
+                self.s.run("dvc", "pull", "--remote", "retrain", "data.dvc", cwd=self.ci)
             else:
                 self.s.run("dvc", "pull", "data.dvc", cwd=self.ci)
             # a branch's word on its own results counts for nothing: DVC compares with main's

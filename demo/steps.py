@@ -134,9 +134,10 @@ class Scratch:
         return target
 
     def local_dvc(self, clone: Path) -> None:
-        """Point DVC's cache and the production remote at folders of this machine, for this clone only."""
-        cache, storage = self.kept / "cache", self.folder / "storage"
-        text = f"[cache]\n    dir = {cache}\n['remote \"storage\"']\n    url = {storage}\n"
+        """Point DVC's cache and the remotes that CI writes at folders of this machine, for this clone."""
+        text = f"[cache]\n    dir = {self.kept / 'cache'}\n"
+        for remote in ("storage", "retrain"):
+            text += f"['remote \"{remote}\"']\n    url = {self.folder / remote}\n"
         (clone / ".dvc" / "config.local").write_text(text)
 
 

@@ -234,6 +234,7 @@ def _drift(world: World) -> None:
     assert not [p for p in world.github.pulls.values() if p["head"]["ref"] == "retrain/policy"]
 
     world.github.dispatches.clear()
+    production_data = world.keys("storage")
     for day in (12, 13):
         world.today = str(days[day])
         ran = world.act("drift.yml", "schedule", world.schedule("30 7 * * 1-5"), sign_here=True)
@@ -248,7 +249,17 @@ def _drift(world: World) -> None:
     (started,) = world.github.dispatches  # of the update; GitHub itself starts what is opened
     assert started["workflow"] == "pr.yml"
     assert started["inputs"]["head"] == world.head("retrain/policy")
+    assert world.keys("storage") == production_data, "the check's role writes none of production's data"
+    assert (world.folder / "artifacts" / str(world.runs) / "verdict" / "verdict.html").is_file()
+    ran = world.act("pr.yml", "workflow_dispatch", world.dispatch(started))
+    assert ran.jobs["pipeline"] == "success", "its run finds the new bars"
+    assert set(_contents(world, "retrain")) <= set(_contents(world, f"pr/{number}")), "for the merge to admit"
     _main_has(world, production, "RELEASE=none\n")  # else the audit of the next release refuses it, rightly
+
+
+def _contents(world: World, remote: str) -> list[str]:
+    """What lies in a remote, by digest."""
+    return [key.removeprefix(f"{remote}/") for key in world.keys(f"{remote}/")]
 
 
 def _second_release(world: World) -> None:

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,80 @@ def test_every_command_and_option_that_a_workflow_uses_exists(name):
             assert set(given) <= set(options), line
             required = {p.opts[-1] for p in command.params if isinstance(p, click.Option) and p.required}
             assert required <= set(given), line
+
+
+ROLES = {"PULL_REQUEST": "pull-request", "RELEASE": "releaser", "NIGHTLY": "trainer", "DRIFT": "drift"}
+PLACES = {  # what the variables of the repository name, docs/en/workflows.md
+    "$PREDICTIONS": ("predictions", "log/"), "$STAGING_PREDICTIONS": ("predictions", "log/"),
+    "$LIVE_BARS": ("dvc", "bars/"), "$BARS_SOURCE": ("dvc", "bars/"),
+}  # fmt: skip
+
+
+def remotes() -> dict[str, str]:
+    """Prefix in the data's bucket of each of DVC's remotes that lie on AWS."""
+    text = (ROOT / ".dvc/config").read_text()
+    return {
+        name: f"{prefix}/"
+        for name, prefix in re.findall(r'remote "([\w-]+)"\'\]\n    url = s3://sekisho-dvc/(.+)', text)
+    }
+
+
+def reached(lines: list[str]) -> set[tuple[str, str, str]]:
+    """Bucket class, prefix and access that the commands of a job need on AWS."""
+    default, found = "sample", set()
+    retrain = {o.name: o.default for o in main.get_command(click.Context(main), "retrain").params}["remote"]
+    for line in lines:
+        words = shlex.split(line.partition(" #")[0])
+        remote = next((b for a, b in pairwise(words) if a == "--remote"), default)
+        program, verb = words[0].rpartition("/")[2], words[1]
+        asked: set[tuple[str, str]] = set()
+        if words[:3] == [".venv/bin/dvc", "config", "--local"]:
+            default = words[4]
+        elif program == "dvc":
+            access = {"pull": "read", "fetch": "read", "push": "write"}.get(verb)
+            asked = {(remote, access)} if access else set()
+        elif words[:2] == ["make", "repro"]:
+            asked = {(words[2].removeprefix("REMOTE="), "read"), (default, "read")}
+        elif (program, verb) == ("sekisho", "retrain"):
+            asked = {(retrain, "read"), (retrain, "write")}
+        elif words[1:3] == ["pr", "push"]:
+            asked = {("pull-request", "write")}
+        elif words[1:3] == ["pr", "admit"]:
+            asked = {("pull-request", "read"), ("storage", "write")}
+        found |= {("dvc", remotes()[name], access) for name, access in asked if name in remotes()}
+        found |= {(*PLACES[word], "read") for word in words if word in PLACES}
+    return found
+
+
+def contexts(name: str, job: dict[str, Any]) -> set[str]:
+    """How GitHub's token names where a job runs."""
+    if environment := job.get("environment"):
+        named = load(name)["on"]["workflow_dispatch"] if "inputs." in environment else None
+        names = named["inputs"]["environment"]["options"] if named else [environment]
+        return {f"environment:{each}" for each in names}
+    events = set(load(name)["on"]) - {"merge_group"}
+    own = {"pull_request"} if "pull_request" in events else set()
+    return own | ({"ref:refs/heads/main"} if events - {"pull_request"} else set())
+
+
+def jobs_with_a_role() -> list[tuple[str, str, str]]:
+    found = []
+    for name in NAMES:
+        for job, step in steps(name):
+            role = re.search(r"AWS_ROLE_(\w+)", step.get("with", {}).get("role-to-assume", ""))
+            if role and role[1] in ROLES:  # those of Terraform reach no data: tests/terraform
+                found.append((name, job, ROLES[role[1]]))
+    return found
+
+
+@pytest.mark.parametrize(("name", "job", "role"), jobs_with_a_role())
+def test_a_job_may_do_on_aws_what_its_commands_do(name, job, role):
+    table = yaml.safe_load((ROOT / "terraform/roles.yaml").read_text())[role]
+    body = load(name)["jobs"][job]
+    wanted = reached([step["run"] for step in body["steps"] if "run" in step])
+    assert wanted
+    assert wanted <= {(grant["class"], grant["prefix"], grant["access"]) for grant in table["grants"]}
+    assert {f"{where}:workflow:{Path(name).stem}" for where in contexts(name, body)} <= set(table["github"])
 
 
 def run_words(*words: str) -> subprocess.CompletedProcess[str]:

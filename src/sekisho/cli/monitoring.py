@@ -158,7 +158,7 @@ def _needed(name: str) -> str:
 @click.command()
 @click.option("--verdict", type=FILE, required=True, help="Verdict of `sekisho drift check`.")
 @click.option("--bars", type=FOLDER, required=True, help="Bars of the live market, to train on as well.")
-@click.option("--remote", default="storage", show_default=True, help="DVC remote for the new data.")
+@click.option("--remote", default="retrain", show_default=True, help="DVC remote for the new data.")
 @PARAMS
 @JSON
 def retrain(verdict: Path, bars: Path, remote: str, params: Path, as_json: bool) -> None:

@@ -27,6 +27,7 @@ NEEDS = {
     "actions/list-jobs-for-workflow-run-attempt": ("actions", "read"),
     "actions/list-workflow-runs": ("actions", "read"),
     "actions/re-run-workflow-failed-jobs": ("actions", "write"),
+    "checks/list-annotations": ("checks", "read"),
     "git/create-blob": ("contents", "write"),
     "git/create-commit": ("contents", "write"),
     "git/create-ref": ("contents", "write"),
@@ -86,6 +87,7 @@ class StandIn:
         self.reruns: list[int] = []
         self.jobs: dict[int, list[Json]] = {}
         self.logs: dict[int, str] = {}
+        self.causes: dict[int, str] = {}  # why GitHub ended a job
         self.chat: list[str] = []
         self.faults: list[str] = []
         self.asked: list[str] = []
@@ -250,6 +252,10 @@ class StandIn:
             case "actions/list-jobs-for-workflow-run-attempt":
                 found = self.jobs.get(int(parts[2]), [])
                 return 200, {"total_count": len(found), "jobs": found}, {}
+            case "checks/list-annotations":
+                made = self.description.example("check-annotation-items")[0]
+                cause = self.causes.get(int(parts[1]))
+                return 200, [made | {"message": cause, "annotation_level": "failure"}] if cause else [], {}
             case "actions/download-job-logs-for-workflow-run":
                 return 302, b"", {"Location": f"{self.url}/signed/{parts[2]}"}
             case "actions/re-run-workflow-failed-jobs":

@@ -214,11 +214,36 @@ def test_a_release_that_failed_is_told_on_the_pull_request_that_was_merged(world
     assert len(github.comments[1]) == 1
 
 
+@pytest.mark.parametrize("event", ["schedule", "push", "workflow_run", "issue_comment", "merge_group"])
+def test_a_run_that_ran_out_of_time_is_run_again_although_github_calls_it_cancelled(world, github, event):
+    payload = ended(world, 2, event, conclusion="cancelled")
+    run_id = payload["workflow_run"]["id"]
+    github.jobs[run_id][0]["conclusion"] = "cancelled"
+    github.causes[run_id] = "The job has exceeded the maximum execution time of 1h0m0s"
+    notify(world, payload)
+    assert (github.reruns, github.chat) == ([run_id], [])
+
+
+def test_a_run_that_gave_way_to_a_later_one_is_told_with_the_reason(world, github):
+    payload = ended(world, 2, "push", conclusion="cancelled", head_sha=world.head())
+    run_id = payload["workflow_run"]["id"]
+    github.jobs[run_id][0]["conclusion"] = "cancelled"
+    github.causes[run_id] = "Canceling since a higher priority waiting request for 'release' exists"
+    notify(world, payload)
+    assert github.reruns == []
+    assert github.causes[run_id] in github.chat[0]
+
+
 @pytest.mark.parametrize(
-    "change", [{"conclusion": "success"}, {"head_repository": {"full_name": "someone/fork"}}]
+    ("event", "change"),
+    [
+        ("schedule", {"conclusion": "success"}),
+        ("schedule", {"head_repository": {"full_name": "someone/fork"}}),
+        ("pull_request", {"conclusion": "cancelled"}),  # by its author's next push
+    ],
 )
-def test_what_did_not_fail_here_is_told_to_nobody(world, github, change):
-    payload = ended(world, 2, "schedule", **change)
+def test_what_did_not_fail_here_is_told_to_nobody(world, github, event, change):
+    payload = ended(world, 2, event, **change)
     ran = world.act("notify.yml", "workflow_run", payload)
     assert ran.jobs == {"failed": "skipped"}
 

@@ -15,13 +15,15 @@ import httpx
 
 from sekisho.errors import CannotCheck, ForgeError
 from sekisho.forge.github import GitHubForge
-from sekisho.forge.markdown import one_line
+from sekisho.forge.markdown import one_line, quoted
 from sekisho.forge.rest import NOT_FOUND
 
 PURPOSE = re.compile(r" for #([1-9]\d{0,9})(?: \([A-Za-z0-9-]*\))?$")  # end of the run-name, of main's file
 STAMP = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT[\d:.]+Z ", re.MULTILINE)
 ENDED = re.compile(r"^##\[error\]Process completed with exit code (\d+)", re.MULTILINE)
 REFUSED = 1  # exit code: judged and refused; the same again after any wait
+CANCELLED = "cancelled"
+TIMED_OUT = "exceeded the maximum execution time"  # GitHub calls such a job cancelled
 LAST_LINES, LONGEST_LINE = 20, 300
 TITLED = ("workflow_dispatch", "issue_comment", "workflow_run")  # events whose run-name we write ourselves
 
@@ -30,10 +32,11 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Failure:
-    """One failed job: the step, what it said last, and its exit code where the log has one."""
+    """One failed job: the step, why GitHub ended it (if so), what it said last, its exit code (if any)."""
 
     job: str
     step: str
+    cause: str
     lines: str
     exit_code: int | None
 
@@ -41,8 +44,9 @@ class Failure:
 def settle(forge: GitHubForge, run: Json, webhook: str | None) -> str:
     """Run the failed jobs of a run again, or tell about them; ``run`` as in a ``workflow_run`` event.
 
-    Again: up to ``forge.reruns`` times, later each time, unless a step judged and refused, people cancelled
-    it, or it is a pull request's own run, whose author sees it and pushes. Returns what was done.
+    Again: up to ``forge.reruns`` times, later each time, unless a step judged and refused, people or a later
+    run stopped it (not its time limit), or it is a pull request's own run, whose author sees it and pushes.
+    Returns what was done.
 
     Raises:
         CannotCheck: there is nobody to tell: no pull request and no webhook.
@@ -50,9 +54,10 @@ def settle(forge: GitHubForge, run: Json, webhook: str | None) -> str:
     """
     failures = failures_of(forge, run)
     attempt = int(run["run_attempt"])
-    again = run["event"] != "pull_request" and run["conclusion"] != "cancelled"
+    stopped = run["conclusion"] == CANCELLED and not any(TIMED_OUT in f.cause for f in failures)
     refused = any(failure.exit_code == REFUSED for failure in failures)
-    if again and not refused and attempt <= forge.params.reruns:
+    again = run["event"] != "pull_request" and not stopped and not refused
+    if again and attempt <= forge.params.reruns:
         time.sleep(forge.params.rerun_wait * 4.0 ** (attempt - 1))
         forge.rest.ask("POST", f"/actions/runs/{run['id']}/rerun-failed-jobs")
         return f"run {run['id']} of {run['name']}: failed jobs run again, after attempt {attempt}"
@@ -80,8 +85,19 @@ def failures_of(forge: GitHubForge, run: Json) -> list[Failure]:
             steps = [
                 s["name"] for s in job.get("steps") or [] if s["conclusion"] not in ("success", "skipped")
             ]
-            found.append(Failure(job["name"], next(iter(steps), "(none)"), *_last_words(forge, job["id"])))
+            cause = _cause(forge, job) if job["conclusion"] == CANCELLED else ""
+            step = next(iter(steps), "(none)")
+            found.append(Failure(job["name"], step, cause, *_last_words(forge, job["id"])))
     return found
+
+
+def _cause(forge: GitHubForge, job: Json) -> str:
+    """Why GitHub ended a job: its time limit, a person, or a later run of the same concurrency group."""
+    told = forge.rest.ask("GET", f"/check-runs/{job['id']}/annotations", allow=(NOT_FOUND,))
+    notes = told.json() if told.is_success else []
+    return "; ".join(
+        one_line(note["message"] or "") for note in notes if note["annotation_level"] == "failure"
+    )
 
 
 def _last_words(forge: GitHubForge, job: int) -> tuple[str, int | None]:
@@ -113,7 +129,8 @@ def message(run: Json, failures: list[Failure]) -> str:
     """What people read: which run, where it stands, and the last lines as text that does nothing."""
     parts = [f"**{one_line(run['name'])}** ended as {run['conclusion']}: {run['html_url']}"]
     for failure in failures:
-        parts.append(f"{one_line(failure.job)}, step “{one_line(failure.step)}”:")
+        cause = f" ({quoted(failure.cause)})" if failure.cause else ""
+        parts.append(f"{one_line(failure.job)}, step “{one_line(failure.step)}”{cause}:")
         lines = failure.lines.replace("```", "'''")  # no fence ends before ours
         parts.append(f"```text\n{lines}\n```")
     return "\n\n".join(parts)

@@ -54,6 +54,23 @@ def settled(actions: Actions, monkeypatch: pytest.MonkeyPatch, params: Any, even
     settle(forge, run | {"display_title": "release", "pull_requests": []}, "https://chat.example.invalid")
 
 
+@pytest.mark.parametrize(
+    ("step", "code", "again"),
+    [
+        ("Run .venv/bin/sekisho pr approval --out x", 1, 0),  # judged and refused
+        ("Run git diff --exit-code -- metrics", 1, 0),
+        ("Run .venv/bin/sekisho sign x", 2, 1),
+        ("Run .venv/bin/dvc pull --remote storage", 1, 1),  # DVC says 1 to a network that failed
+        ("Run make setup", 2, 1),
+        ("Post Run actions/checkout", None, 1),
+    ],
+)
+def test_only_what_sekisho_judged_is_not_run_again(monkeypatch, params, step, code, again):
+    actions = Actions(step, code)
+    settled(actions, monkeypatch, params)
+    assert (actions.again, len(actions.chat)) == (again, 1 - again)
+
+
 def test_a_job_that_ran_out_of_time_is_run_again(monkeypatch, params):
     actions = Actions("Run .venv/bin/dvc pull", None, "cancelled", TIME_LIMIT)
     settled(actions, monkeypatch, params)

@@ -12,8 +12,9 @@ from tests.workflows.stand_in import BOT, REPOSITORY, StandIn
 from tests.workflows.world import World, example
 
 pytestmark = pytest.mark.slow
+STEP = "Run .venv/bin/sekisho pr admit 1"
 LINES = [
-    "##[group]Run .venv/bin/dvc pull",
+    f"##[group]{STEP}",
     *(f"2026-11-23T08:00:{n:02d}.0000000Z fetching {n}" for n in range(40)),
     "2026-11-23T08:01:00.0000000Z ERROR: failed to pull: @sekisho/all `x` ``` /approve",
     "2026-11-23T08:01:00.1000000Z ##[error]Process completed with exit code {code}.",
@@ -150,7 +151,7 @@ def ended(world: World, code: int, event: str, **more: Any) -> dict[str, Any]:
     job["created_at"] = job["started_at"]  # GitHub's example forgets it
     job["steps"] = [
         {"name": name, "status": "completed", "conclusion": result, "number": number}
-        for number, (name, result) in enumerate([("Set up job", "success"), ("Run dvc pull", "failure")], 1)
+        for number, (name, result) in enumerate([("Set up job", "success"), (STEP, "failure")], 1)
     ]
     world.github.jobs[run_id] = [job]
     world.github.logs[run_id] = "\n".join(LINES).replace("{code}", str(code))
@@ -185,7 +186,7 @@ def test_then_people_are_told_with_a_link_and_the_last_lines(world, github, code
     (comment,) = github.comments[1]
     for text in (comment["body"], github.chat[0]):
         assert payload["workflow_run"]["html_url"] in text
-        assert "Run dvc pull" in text
+        assert STEP in text
         assert "fetching 39\nERROR: failed to pull" in text
         assert "fetching 3\n" not in text
         assert "Post job cleanup" not in text

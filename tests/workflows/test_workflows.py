@@ -165,6 +165,11 @@ def test_every_failure_is_heard_of():
     assert sorted(heard) == sorted(load(name)["name"] for name in NAMES if name != "notify.yml")
 
 
+def test_a_step_that_runs_has_no_name_but_its_line():
+    """By that notify.yml knows what judged from what only failed."""
+    assert not [step for name in NAMES for _, step in steps(name) if "run" in step and "name" in step]
+
+
 @pytest.mark.parametrize("name", ["pr.yml", "commands.yml", "promote.yml", "rollback.yml", "report.yml"])
 def test_the_title_of_a_run_says_for_which_pull_request_it_is(name):
     title = load(name)["run-name"]

@@ -21,7 +21,8 @@ from sekisho.forge.rest import NOT_FOUND
 PURPOSE = re.compile(r" for #([1-9]\d{0,9})(?: \([A-Za-z0-9-]*\))?$")  # end of the run-name, of main's file
 STAMP = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT[\d:.]+Z ", re.MULTILINE)
 ENDED = re.compile(r"^##\[error\]Process completed with exit code (\d+)", re.MULTILINE)
-REFUSED = 1  # exit code: judged and refused; the same again after any wait
+REFUSED = 1  # exit code of what judges: the same again after any wait. DVC's for a network that failed, too
+JUDGES = re.compile(r"Run (\.venv/bin/sekisho|git diff --exit-code) ")  # a step without a name bears its line
 CANCELLED = "cancelled"
 TIMED_OUT = "exceeded the maximum execution time"  # GitHub calls such a job cancelled
 LAST_LINES, LONGEST_LINE = 20, 300
@@ -55,7 +56,7 @@ def settle(forge: GitHubForge, run: Json, webhook: str | None) -> str:
     failures = failures_of(forge, run)
     attempt = int(run["run_attempt"])
     stopped = run["conclusion"] == CANCELLED and not any(TIMED_OUT in f.cause for f in failures)
-    refused = any(failure.exit_code == REFUSED for failure in failures)
+    refused = any(f.exit_code == REFUSED and JUDGES.match(f.step) for f in failures)
     again = run["event"] != "pull_request" and not stopped and not refused
     if again and attempt <= forge.params.reruns:
         time.sleep(forge.params.rerun_wait * 4.0 ** (attempt - 1))

@@ -12,11 +12,12 @@ import pytest
 
 from sekisho.calendar import Calendar
 from sekisho.errors import CannotCheck, ForgeError, Refused
-from sekisho.forge.approvals import approval_record, blockers, current_approval, is_held, merge
+from sekisho.forge.approvals import approval_record, blockers, current_approval, merge
 from sekisho.forge.commands import handle
 from sekisho.forge.interface import Comment
 from sekisho.forge.local import LocalForge
 from sekisho.forge.propose import commit_results
+from sekisho.forge.records import is_held
 from sekisho.forge.report import mark_stale, publish_report
 
 ROOT = Path(__file__).parents[2]

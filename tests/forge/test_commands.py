@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from sekisho.calendar import Calendar
 from sekisho.errors import CannotCheck, ForgeError, Refused
-from sekisho.forge.approvals import events, merge
-from sekisho.forge.commands import KINDS, handle
+from sekisho.forge.approvals import merge
+from sekisho.forge.commands import handle
+from sekisho.forge.grammar import KINDS
 from sekisho.forge.local import LocalForge
 from sekisho.forge.promotion import market_hours
+from sekisho.forge.records import events, record_block
 from sekisho.forge.report import publish_report
 from sekisho.forge.retune import read_changes, with_changes
 from sekisho.params import lookup, parse_yaml
@@ -203,9 +205,8 @@ def test_an_approval_from_before_ones_own_parameters_is_void(world, say, pull):
     sha = head(world, pull)
     (world.clone / "params.yaml").write_bytes(PARAMS)
     say("reviewer", pull, f"/approve {sha}")
-    record = '{"event": "retrain", "actor": "reviewer", "comment_id": 99}'
-    text = f"<!-- sekisho:answer-99 1/1 -->\n<!-- sekisho:record -->\n```json\n{record}\n```"
-    world.act(BOT).add_comment(pull, text)
+    record = {"event": "retrain", "status": "accepted", "actor": "reviewer", "comment_id": 99, "at": ""}
+    world.act(BOT).add_comment(pull, f"<!-- sekisho:answer-99 1/1 -->\n{record_block(record)}")
     with pytest.raises(Refused, match="the author's own approval"):
         merge(world.act("reviewer"), pull)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sekisho.errors import ForgeError, Refused
-from sekisho.forge.commands import KINDS, parse
+from sekisho.forge.grammar import KINDS, parse
 from sekisho.forge.local import LocalForge
 
 ROOT = Path(__file__).parents[2]

@@ -1,8 +1,7 @@
 """Approvals: who may merge what, bound to one head and everything it stands for.
 
-State is not stored anywhere else: it is what the bot's answers to commands say, oldest first. An answer
-counts only if the bot wrote it and nobody edited it; an approval only while the reviewer's own comment is
-still there, unedited.
+They are read from the bot's answers (``records``); one counts only while the reviewer's own comment is still
+there, unedited.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from typing import Any
 from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.interface import Comment, Forge, PullRequest, at_least, marker_of, same_actor
 from sekisho.forge.lock import check_lock, read_lock
+from sekisho.forge.markdown import quoted
+from sekisho.forge.records import bot_comments, events, is_held
 
-ANSWER = "answer-"  # marker of the bot's answer to the comment of that id
-RECORD = re.compile(r"^<!-- sekisho:record -->\n```json\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 REPORT = re.compile(
     r"^<!-- sekisho:report-of head=([0-9a-f]{40}) report-sha256=([0-9a-f]{64}) -->$", re.MULTILINE
 )
@@ -51,20 +50,6 @@ class ReportComment:
     sha256: str
 
 
-def require_bot(forge: Forge) -> None:
-    """The acting account is ``forge.bot``: reports and answers of anyone else count for nothing."""
-    if not same_actor(forge.current_actor(), forge.params.bot):
-        raise CannotCheck(
-            f"reports and answers are posted by {forge.params.bot}, not by {forge.current_actor()}",
-            remedy="act as the account named by forge.bot in params.yaml (locally: SEKISHO_ACTOR)",
-        )
-
-
-def bot_comments(forge: Forge, number: int) -> list[Comment]:
-    """The comments of ``forge.bot``, edited or not."""
-    return [c for c in forge.comments(number) if same_actor(c.author, forge.params.bot)]
-
-
 def find_report(forge: Forge, number: int) -> ReportComment | None:
     """The bot's report on the pull request, whichever head it is for."""
     for comment in bot_comments(forge, number):
@@ -74,39 +59,10 @@ def find_report(forge: Forge, number: int) -> ReportComment | None:
     return None
 
 
-def record_block(record: dict[str, Any]) -> str:
-    """The machine-readable part of an answer."""
-    text = json.dumps(record, indent=1, sort_keys=True)  # ASCII, so one record never spans a stray fence
-    return (
-        f"<details><summary>record</summary>\n\n<!-- sekisho:record -->\n```json\n{text}\n```\n\n</details>"
-    )
-
-
-def events(forge: Forge, number: int) -> list[dict[str, Any]]:
-    """What was decided on the pull request, oldest first: ``{"event": "approve" | "unapprove" | …, …}``."""
-    found = []
-    for comment in bot_comments(forge, number):
-        marker, record = marker_of(comment), RECORD.search(comment.body)
-        if marker and marker[0].startswith(ANSWER) and record and not comment.edited:
-            try:
-                found.append(json.loads(record[1]))
-            except ValueError:
-                continue  # not of our making: it decides nothing
-    return found
-
-
 def authors(forge: Forge, pull: PullRequest) -> set[str]:
     """Who may not approve, case-folded: the author, and whoever had the bot commit other parameters."""
     asked = {str(e.get("actor")) for e in events(forge, pull.number) if e.get("event") == "retrain"}
     return {name.casefold() for name in {pull.author, *asked}}
-
-
-def is_held(forge: Forge, number: int) -> bool:
-    """Whether ``/hold`` was said last: neither merged nor updated by the bot until ``/resume``."""
-    held = False
-    for event in events(forge, number):
-        held = {"hold": True, "resume": False}.get(event.get("event", ""), held)
-    return held
 
 
 def bind(forge: Forge, pull: PullRequest, approver: str, at: str, comment_id: int) -> Approval:
@@ -227,7 +183,7 @@ def check_gate(forge: Forge, sha: str) -> None:
         raise Refused(
             "forge.gate-passed",
             expected="every rule of the gate passed",
-            found=", ".join(failed) or f"passed: {passed!r}",
+            found=quoted(", ".join(failed) or f"passed: {passed!r}"),  # a pull request's own words
             remedy="read the report: the candidate is not good enough to be released",
         )
 

@@ -1,7 +1,6 @@
 """Commands in pull-request comments: parsed as data, judged at the moment of action, always answered.
 
-Only the first line of an unedited comment is read, and only if it begins with the slash itself: a quote
-(``> ``), a code fence or an indented line never acts. A comment is answered once: a job run twice acts once.
+A comment is answered once: a job run twice acts once.
 """
 
 from __future__ import annotations
@@ -10,90 +9,49 @@ import datetime as dt
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from sekisho.calendar import Calendar
 from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.approvals import (
-    ANSWER,
     authors,
     bind,
     blockers,
-    bot_comments,
-    events,
     find_report,
-    is_held,
-    record_block,
-    require_bot,
 )
+from sekisho.forge.grammar import KINDS, Command, Kind, parse
 from sekisho.forge.interface import (
     Comment,
     Forge,
-    Permission,
     PullRequest,
     Reaction,
     at_least,
     head_moved,
-    marker_of,
     same_actor,
 )
 from sekisho.forge.markdown import quoted
-from sekisho.forge.promotion import check_hours, may_change_production, second_voice
+from sekisho.forge.promotion import (
+    EMERGENCY,
+    EMERGENCY_PROMOTION,
+    check_hours,
+    may_change_production,
+    second_voice,
+)
+from sekisho.forge.records import (
+    Event,
+    answer_marker,
+    events,
+    find_answer,
+    is_held,
+    record_block,
+    require_bot,
+)
 from sekisho.forge.retune import read_changes, with_changes
 
-LINE = re.compile(r"/([a-z][a-z-]*)(?: +(.*))?")
-REASON = r"\S.{0,400}"
 RELEASE_BRANCH = re.compile(r"release/([a-z][a-z0-9-]{0,62}/[1-9][0-9]{0,8})")  # made by release.yml
-
-ANSWERED = re.compile(r"^@\S+, `/[a-z-]+`: \*\*(done|accepted|waiting|refused)\*\*\. ", re.MULTILINE)
 
 Status = Literal["done", "accepted", "waiting", "refused", "ignored"]
 REACTIONS: dict[str, Reaction] = {"done": "+1", "accepted": "rocket", "waiting": "eyes", "refused": "-1"}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One command: how it is written, who may give it, and its arguments as a pattern."""
-
-    usage: str
-    does: str
-    permission: Permission | Literal["desk"]  # desk: the trading desk or an admin
-    arguments: re.Pattern[str]
-    state: Literal["open", "merged", "any"] = "open"
-
-
-KINDS = {
-    "approve": Kind(
-        "/approve <40-hex head>", "approve this head", "write", re.compile(r"(?P<head>[0-9a-f]{40})")
-    ),
-    "unapprove": Kind("/unapprove", "take every approval back", "write", re.compile("")),
-    "hold": Kind(
-        "/hold [reason]", "stop merges and the bot's updates", "write", re.compile(f"(?P<reason>{REASON})?")
-    ),
-    "resume": Kind("/resume", "end the hold", "write", re.compile("")),
-    "explain": Kind("/explain", "say what is missing for the merge", "read", re.compile(""), "any"),
-    "retrain": Kind(
-        "/retrain [section.key=value …]", "run the pipeline on this head again, or with other parameters",
-        "write", re.compile(r"(?P<changes>\S+=.*)?"),
-    ),
-    "promote": Kind(
-        "/promote staging|production [emergency <reason>]", "point an environment at this release", "write",
-        re.compile(rf"(?P<environment>staging(?!.)|production)(?: +emergency +(?P<emergency>{REASON}))?"),
-        "merged",
-    ),
-    "rollback": Kind(
-        "/rollback <seq> <reason>", "release an older content again", "desk",
-        re.compile(rf"(?P<seq>[1-9][0-9]{{0,8}}) +(?P<reason>{REASON})"), "any",
-    ),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Command:
-    """What a comment asks for; ``arguments`` is None if they do not fit the command's usage."""
-
-    name: str
-    arguments: dict[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -107,18 +65,6 @@ class Outcome:
     command: str = ""
     arguments: dict[str, str] | None = None
     answer_id: int | None = None
-
-
-def parse(body: str) -> Command | None:
-    """The command in a comment's first line, None if it holds none. Never raises, never guesses."""
-    line = body.split("\n", 1)[0].rstrip("\r").rstrip(" ")
-    match = LINE.fullmatch(line)
-    if match is None:
-        return None
-    kind = KINDS.get(match[1])
-    # a carriage return or the like inside would begin a new line where the arguments are written next
-    found = kind.arguments.fullmatch(match[2] or "") if kind and line.isprintable() else None
-    return Command(match[1], {k: v for k, v in found.groupdict().items() if v} if found else None)
 
 
 def handle(
@@ -141,24 +87,24 @@ def handle(
     command = parse(comment.body)
     if command is None or same_actor(comment.author, forge.params.bot):
         return Outcome("ignored", "no command")
-    marker = f"{ANSWER}{comment.id}"
-    for known in bot_comments(forge, number):
-        if (marker_of(known) or ("",))[0] == marker:
-            if said := ANSWERED.search(known.body):  # the job may have ended before it reacted
-                forge.react(number, comment.id, REACTIONS[said[1]])
-            return Outcome("ignored", "answered before", command.name)
-    record: dict[str, Any] | None = None
+    if known := find_answer(forge, number, comment.id):
+        if known.record:  # the job may have ended before it reacted
+            forge.react(number, comment.id, REACTIONS[known.record["status"]])
+        return Outcome("ignored", "answered before", command.name)
+    now, more = now or _now(), Event()
     try:
-        status, message, record = _judge(forge, number, comment, command, calendar, now or _now())
+        status, message, more = _judge(forge, number, comment, command, calendar, now)
     except (Refused, CannotCheck) as error:
         status, message = "refused", error.message + (f"\n\n{error.remedy}" if error.remedy else "")
-    text = f"@{comment.author}, `/{command.name}`: **{status}**. {message}"
-    answer = forge.upsert_comment(number, marker, f"{text}\n\n{record_block(record)}" if record else text)
+    about = {"event": command.name, "status": status, "actor": comment.author, "comment_id": comment.id}
+    record = record_block(about | {"at": _stamp(now)} | more)
+    text = f"@{comment.author}, `/{command.name}`: **{status}**. {message}\n\n{record}"
+    answer = forge.upsert_comment(number, answer_marker(comment.id), text)
     forge.react(number, comment.id, REACTIONS[status])
     return Outcome(status, message, command.name, command.arguments, answer[0])
 
 
-Result = tuple[Status, str, dict[str, Any] | None]
+Result = tuple[Status, str, Event]  # what the answer says, and what its record says beyond the usual
 
 
 @dataclass(frozen=True)
@@ -176,10 +122,6 @@ class Case:
     def key(self) -> str:
         """By which a workflow that was started for this comment is found again."""
         return f"comment-{self.comment.id}"
-
-    def event(self, name: str, **more: object) -> dict[str, Any]:
-        about = {"event": name, "actor": self.comment.author, "comment_id": self.comment.id}
-        return about | {"at": _stamp(self.now)} | more
 
 
 def _judge(
@@ -234,25 +176,24 @@ def _approve(case: Case) -> Result:
     if (again.head_sha, again.state) != (head, "open") or forge.head_changes(pull.number) != changes:
         raise head_moved(head, f"{again.state} at {again.head_sha}")
     message = f"Approved `{head}` with the report `{approval.report_sha256[:12]}…`; any push voids it."
-    record = {"event": "approve", "approval": asdict(approval), "head_changes": len(changes)}
-    return "done", message, record
+    return "done", message, {"approval": asdict(approval), "head_changes": len(changes)}
 
 
 def _unapprove(case: Case) -> Result:
-    return "done", "Every approval of this pull request is void.", case.event("unapprove")
+    return "done", "Every approval of this pull request is void.", {}
 
 
 def _hold(case: Case) -> Result:
     reason = case.arguments.get("reason", "")
-    return "done", f"On hold: {quoted(reason)}. `/resume` ends it.", case.event("hold", reason=reason)
+    return "done", f"On hold: {quoted(reason)}. `/resume` ends it.", {"reason": reason}
 
 
 def _resume(case: Case) -> Result:
-    return "done", "The hold is over.", case.event("resume")
+    return "done", "The hold is over.", {}
 
 
 def _explain(case: Case) -> Result:
-    return "done", "\n\n" + explanation(case.forge, case.pull), None
+    return "done", "\n\n" + explanation(case.forge, case.pull), {}
 
 
 def _retrain(case: Case) -> Result:
@@ -261,7 +202,7 @@ def _retrain(case: Case) -> Result:
         expected = "a branch of this repository that is not on hold"
         raise Refused("commands.retrainable", expected=expected, found=quoted(pull.branch),
                       remedy="comment /resume, or push the branch here")  # fmt: skip
-    head, done, record = pull.head_sha, "", None
+    head, done, record = pull.head_sha, "", Event()
     if changes := read_changes(case.arguments.get("changes", "")):
         before = forge.read_file(head, "params.yaml") or b""
         after = with_changes(before, changes)
@@ -270,7 +211,7 @@ def _retrain(case: Case) -> Result:
             message = f"Retrain with {words}\n\nAsked for by {case.comment.author}, {case.key}\n"
             head = forge.commit_files(pull.branch, {"params.yaml": after}, message, head)
         done = f"The head is `{head}` with {quoted(words)}; who asked for it cannot approve it. "
-        record = case.event("retrain", changes=words)
+        record = {"changes": words}
     inputs = {"number": str(pull.number), "head": head}
     return "accepted", done + forge.start("pr.yml", inputs, case.key), record
 
@@ -286,11 +227,7 @@ def _promote(case: Case) -> Result:
     if emergency is None:
         if inputs["environment"] == "production":
             check_hours(case.calendar, case.now)
-        return (
-            "accepted",
-            forge.start("promote.yml", inputs | {"reason": f"asked by {actor}"}, case.key),
-            None,
-        )
+        return "accepted", forge.start("promote.yml", inputs | {"reason": f"asked by {actor}"}, case.key), {}
     first = second_voice(forge, pull.number, actor, case.now)
     if first is None:
         message = (
@@ -298,16 +235,16 @@ def _promote(case: Case) -> Result:
             f"{forge.params.trading_desk} (or an admin) comments `/promote production emergency <reason>` "
             f"here within {forge.params.emergency_minutes:g} minutes."
         )
-        return "waiting", message, case.event("emergency", reason=emergency)
+        return "waiting", message, {"event": EMERGENCY, "reason": emergency}
     inputs["reason"] = f"emergency: {first['actor']}: {first['reason']}; {actor}: {emergency}"
     started = forge.start("promote.yml", inputs, case.key)
-    record = case.event("emergency-promotion", reason=emergency, first=first)
+    record = {"event": EMERGENCY_PROMOTION, "reason": emergency, "first": first}
     return "accepted", f"Declared by {first['actor']} and {actor}. {started}", record
 
 
 def _rollback(case: Case) -> Result:
     inputs = {"number": str(case.pull.number)} | case.arguments
-    return "accepted", case.forge.start("rollback.yml", inputs, case.key), None
+    return "accepted", case.forge.start("rollback.yml", inputs, case.key), {}
 
 
 _ACTIONS: dict[str, Callable[[Case], Result]] = {
@@ -331,7 +268,7 @@ def explanation(forge: Forge, pull: PullRequest) -> str:
     else:
         stale = "" if report.head_sha == pull.head_sha else " (**stale**: the head moved)"
         lines.append(f"- report: for `{report.head_sha}`, sha256 `{report.sha256}`{stale}")
-    decided = [str(event.get("event")) for event in events(forge, pull.number)]
+    decided = [event["event"] for event in events(forge, pull.number) if event["event"] != "explain"]
     lines.append(f"- decisions so far: {', '.join(decided) or 'none'}")
     if pull.state == "open":
         missing = blockers(forge, pull)

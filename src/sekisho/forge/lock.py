@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 from sekisho.dvc_files import content_md5, folder_digest, lock_mismatches, locked_paths
 from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.interface import Forge
+from sekisho.forge.markdown import quoted
 from sekisho.params import parse_yaml
 
 Json = dict[str, Any]
@@ -35,7 +36,7 @@ def read_lock(forge: Forge, sha: str) -> tuple[bytes, Json]:
             raise TypeError("stages is not a mapping")
     except (YAMLError, KeyError, TypeError) as error:
         raise CannotCheck(
-            f"commit {sha}: dvc.lock is not readable: {error}", remedy="run dvc repro"
+            f"commit {sha}: dvc.lock is not readable: {quoted(str(error))}", remedy="run dvc repro"
         ) from error
     return raw, stages
 
@@ -67,7 +68,9 @@ def check_lock(forge: Forge, sha: str) -> None:
                 if digests[path] not in (None, md5):
                     raise _stale(f"stage {stage}: {path} with md5 {md5}", digests[path])
     except ValueError as error:
-        raise CannotCheck(f"commit {sha}: {error}", remedy="mend dvc.yaml, run dvc repro, push") from error
+        raise CannotCheck(
+            f"commit {sha}: {quoted(str(error))}", remedy="mend dvc.yaml, run dvc repro, push"
+        ) from error
 
 
 def _digest(forge: Forge, sha: str, path: str, *, folder: bool) -> str | None:
@@ -83,16 +86,18 @@ def _yaml(forge: Forge, sha: str, path: str) -> Json:
     try:
         value = parse_yaml(forge.read_file(sha, path) or b"")
     except YAMLError as error:
-        raise CannotCheck(f"commit {sha}: {path} is not YAML: {error}", remedy=f"mend {path}") from error
+        raise CannotCheck(
+            f"commit {sha}: {quoted(path)} is not YAML: {quoted(str(error))}", remedy="mend the file"
+        ) from error
     if not isinstance(value, dict):
-        raise CannotCheck(f"commit {sha} has no readable {path}", remedy=f"commit {path} and push")
+        raise CannotCheck(f"commit {sha} has no readable {quoted(path)}", remedy="commit it and push")
     return value
 
 
 def _stale(expected: str, found: object) -> Refused:
     return Refused(
         "forge.lock-describes-head",
-        expected=expected,
-        found=found,
+        expected=quoted(expected),  # a pull request's own words
+        found=quoted(str(found)),
         remedy="run dvc repro on this head, commit dvc.lock and metrics, push",
     )

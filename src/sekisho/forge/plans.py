@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 
 from sekisho.errors import CannotCheck, Refused
-from sekisho.forge.approvals import require_bot
 from sekisho.forge.interface import Forge, head_moved
 from sekisho.forge.markdown import quoted
+from sekisho.forge.records import require_bot
 
 SUMMARY = re.compile(r"^Plan: (\d+ to \w+(?:, \d+ to \w+)*)\.$", re.MULTILINE)
 UNCHANGED = re.compile(r"^No changes\.", re.MULTILINE)

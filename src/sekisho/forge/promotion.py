@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from sekisho.calendar import Calendar
 from sekisho.errors import Refused
-from sekisho.forge.approvals import events
-from sekisho.forge.interface import Forge, at_least, same_actor
+from sekisho.forge.grammar import emergency_reason
+from sekisho.forge.interface import Comment, Forge, at_least, same_actor
+from sekisho.forge.records import Event, events
 
-Event = dict[str, Any]
+EMERGENCY, EMERGENCY_PROMOTION = "emergency", "emergency-promotion"  # one voice, and both
 
 
 def may_change_production(forge: Forge, actor: str) -> bool:
@@ -61,20 +62,28 @@ def second_voice(forge: Forge, number: int, actor: str, moment: dt.datetime) -> 
     """
     standing: list[Event] = []
     for event in events(forge, number):
-        if event.get("event") == "emergency":
+        if event["event"] == EMERGENCY:
             standing.append(event)
-        elif event.get("event") == "emergency-promotion":
+        elif event["event"] == EMERGENCY_PROMOTION:
             standing.clear()
-    comments = {comment.id: comment for comment in forge.comments(number)}
+    comments = forge.comments(number)
     oldest = moment - dt.timedelta(minutes=forge.params.emergency_minutes)
     for event in reversed(standing):
-        comment = comments.get(event["comment_id"])
         fresh = oldest <= dt.datetime.fromisoformat(event["at"]) <= moment
-        unchanged = comment and not comment.edited and same_actor(comment.author, event["actor"])
-        another = fresh and unchanged and not same_actor(event["actor"], actor)
-        if another and may_change_production(forge, event["actor"]):
+        another = fresh and not same_actor(event["actor"], actor)
+        if another and voice_stands(forge, comments, event):
             return event
     return None
+
+
+def voice_stands(forge: Forge, comments: Sequence[Comment], voice: Event) -> bool:
+    """Whether the comment of a voice still declares the emergency, and its author may still change
+    production.
+    """
+    comment = next((c for c in comments if c.id == voice["comment_id"]), None)
+    if comment is None or not emergency_reason(comment) or not same_actor(comment.author, voice["actor"]):
+        return False
+    return may_change_production(forge, comment.author)
 
 
 def _utc(moment: np.datetime64) -> dt.datetime:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 from sekisho.calendar import Calendar
 from sekisho.errors import CannotCheck, Refused
-from sekisho.forge.approvals import ANSWER, bot_comments, events
-from sekisho.forge.commands import ANSWERED, RELEASE_BRANCH, parse
-from sekisho.forge.interface import Comment, Forge, PullRequest, marker_of, same_actor
+from sekisho.forge.commands import RELEASE_BRANCH
+from sekisho.forge.grammar import emergency_reason, parse
+from sekisho.forge.interface import Comment, Forge, PullRequest, same_actor
 from sekisho.forge.markdown import quoted
-from sekisho.forge.promotion import check_hours, may_change_production
+from sekisho.forge.promotion import EMERGENCY_PROMOTION, check_hours, may_change_production, voice_stands
+from sekisho.forge.records import Event, find_answer
 
 KEY = re.compile(r"comment-([1-9][0-9]{0,18})")  # commands.Case.key
 
@@ -52,11 +53,11 @@ def recheck(forge: Forge, wish: Promotion, calendar: Calendar, now: dt.datetime)
     if wish.environment != "production":
         return f"release {wish.release} was recorded by pull request {wish.number}"
     comment = _comment(forge, wish)
-    _check_accepted(forge, wish.number, comment)
+    record = _accepted(forge, wish.number, comment)
     if not may_change_production(forge, comment.author):
         raise _refused("a member of the trading desk who may write, or an admin", comment.author)
-    if (parse(comment.body).arguments or {}).get("emergency"):  # type: ignore[union-attr]  # _comment parsed it
-        return _emergency(forge, wish, comment, now)
+    if emergency_reason(comment):
+        return _emergency(forge, wish, comment, record, now)
     check_hours(calendar, now)
     return f"asked for by {comment.author}, outside market hours"
 
@@ -91,37 +92,33 @@ def _comment(forge: Forge, wish: Promotion) -> Comment:
     return asked
 
 
-def _check_accepted(forge: Forge, number: int, comment: Comment) -> None:
-    """The bot's own answer, which nobody edited, says that the command was accepted."""
-    marker = f"{ANSWER}{comment.id}"
-    answers = [c for c in bot_comments(forge, number) if (marker_of(c) or ("",))[0] == marker]
-    if not answers:
+def _accepted(forge: Forge, number: int, comment: Comment) -> Event:
+    """The record of the bot's own answer, which nobody edited, by which the command was accepted."""
+    answer = find_answer(forge, number, comment.id)
+    if answer is None:
         raise CannotCheck(f"comment {comment.id} has no answer yet", remedy="run this job again")
-    said = ANSWERED.search(answers[0].body)
-    if answers[0].edited or not said or said[1] != "accepted":
-        found = "an edited answer" if answers[0].edited else f"it was {said[1] if said else 'not judged'}"
-        raise _refused(f"comment {comment.id} accepted", found)
+    if answer.record is None:
+        raise _refused(f"comment {comment.id} accepted", "an edited answer")
+    if answer.record["status"] != "accepted":
+        raise _refused(f"comment {comment.id} accepted", f"it was {answer.record['status']}")
+    return answer.record
 
 
-def _emergency(forge: Forge, wish: Promotion, comment: Comment, now: dt.datetime) -> str:
-    """Two people declared it, the second by this comment, and both may still change production."""
-    record = next(
-        (
-            e for e in events(forge, wish.number)
-            if e.get("event") == "emergency-promotion" and e.get("comment_id") == comment.id
-        ),
-        None,
-    )  # fmt: skip
-    if record is None:
+def _emergency(forge: Forge, wish: Promotion, comment: Comment, record: Event, now: dt.datetime) -> str:
+    """Two people declared it, the second by this comment, and both still stand for it."""
+    if record["event"] != EMERGENCY_PROMOTION:
         raise _refused("an emergency that two people declared", f"comment {comment.id} alone")
     age = now - dt.datetime.fromisoformat(record["at"])
     limit = dt.timedelta(minutes=forge.params.emergency_minutes)
     if not dt.timedelta(0) <= age <= limit:
         raise _refused(f"an emergency of the last {forge.params.emergency_minutes:g} minutes", record["at"])
-    first = str(record["first"]["actor"])
-    if not may_change_production(forge, first):
-        raise _refused("two members of the trading desk who may write, or admins", first)
-    return f"an emergency declared by {first} and {comment.author}"
+    first = record["first"]
+    if not voice_stands(forge, forge.comments(wish.number), first):
+        raise _refused(
+            "two members of the trading desk who may write, or admins, whose comments stand unedited",
+            f"no more the word of {first['actor']}",
+        )
+    return f"an emergency declared by {first['actor']} and {comment.author}"
 
 
 def _refused(expected: str, found: str) -> Refused:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from sekisho.dvc_files import files_under, folder_digest
 from sekisho.errors import CannotCheck, ForgeError, Refused
-from sekisho.forge.approvals import find_report, require_bot
+from sekisho.forge.approvals import find_report
 from sekisho.forge.compare import differences, links
 from sekisho.forge.interface import Forge, with_markers
 from sekisho.forge.lock import read_lock
+from sekisho.forge.records import require_bot
 
 log = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from sekisho.data.panel import partitions
 from sekisho.data.store import add_partitions
 from sekisho.data.validate import BarEnds, judge, read_partition
 from sekisho.errors import BacktestError, CannotCheck, DataError, Refused
-from sekisho.forge.approvals import is_held
 from sekisho.forge.interface import Forge, PullRequest
+from sekisho.forge.records import is_held
 from sekisho.monitoring.evidence import ACTIONS, alarm_table, distance_table, figures, series_table
 from sekisho.monitoring.verdict import DRIFT, DUE, Alarm, Verdict
 from sekisho.params import DataParams, Params, SplitParams

@@ -1,0 +1,99 @@
+"""What was decided on a pull request: the bot's answers to commands, in the order of the commands.
+
+State is not stored anywhere else. Every answer ends with a record, whatever it was about: so nothing that an
+answer quotes can pass for its record. An answer counts only if the bot wrote it and nobody edited it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sekisho.errors import CannotCheck
+from sekisho.forge.interface import Comment, Forge, marker_of, same_actor
+
+ANSWER = re.compile(r"answer-([1-9][0-9]{0,18})")  # marker of the bot's answer to the comment of that id
+BEGIN = "<details><summary>record</summary>\n\n<!-- sekisho:record -->\n```json\n"
+END = "\n```\n\n</details>"
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The bot's answer to the comment ``to``; ``record`` is None if it was edited or holds none."""
+
+    to: int
+    comment: Comment
+    record: Event | None
+
+
+def require_bot(forge: Forge) -> None:
+    """The acting account is ``forge.bot``: reports and answers of anyone else count for nothing."""
+    if not same_actor(forge.current_actor(), forge.params.bot):
+        raise CannotCheck(
+            f"reports and answers are posted by {forge.params.bot}, not by {forge.current_actor()}",
+            remedy="act as the account named by forge.bot in params.yaml (locally: SEKISHO_ACTOR)",
+        )
+
+
+def bot_comments(forge: Forge, number: int) -> list[Comment]:
+    """The comments of ``forge.bot``, edited or not."""
+    return [c for c in forge.comments(number) if same_actor(c.author, forge.params.bot)]
+
+
+def answer_marker(comment_id: int) -> str:
+    """By which the answer to a comment is found again."""
+    return f"answer-{comment_id}"
+
+
+def record_block(record: Event) -> str:
+    """The machine-readable end of an answer."""
+    text = json.dumps(record, indent=1, sort_keys=True)  # ASCII, and no line break inside a value
+    return f"{BEGIN}{text}{END}"
+
+
+def answers(forge: Forge, number: int) -> list[Answer]:
+    """The bot's answers, in the order of the comments that they answer."""
+    found = []
+    for comment in bot_comments(forge, number):
+        marker = marker_of(comment)
+        if marker and (match := ANSWER.fullmatch(marker[0])):
+            found.append(Answer(int(match[1]), comment, _record(comment, int(match[1]))))
+    return sorted(found, key=lambda answer: answer.to)
+
+
+def find_answer(forge: Forge, number: int, comment_id: int) -> Answer | None:
+    """The bot's answer to a comment."""
+    return next((answer for answer in answers(forge, number) if answer.to == comment_id), None)
+
+
+def events(forge: Forge, number: int) -> list[Event]:
+    """What was decided, oldest first: ``{"event": "approve" | "unapprove" | …, "comment_id": …, …}``.
+
+    Refused commands decided nothing.
+    """
+    records = [answer.record for answer in answers(forge, number)]
+    return [record for record in records if record and record["status"] != "refused"]
+
+
+def is_held(forge: Forge, number: int) -> bool:
+    """Whether ``/hold`` was said last: neither merged nor updated by the bot until ``/resume``."""
+    held = False
+    for event in events(forge, number):
+        held = {"hold": True, "resume": False}.get(event["event"], held)
+    return held
+
+
+def _record(comment: Comment, answered: int) -> Event | None:
+    body = comment.body.replace("\r\n", "\n").rstrip()
+    if comment.edited or not body.endswith(END):
+        return None
+    try:  # the last beginning: a value cannot hold one, what the answer quotes lies before it
+        record = json.loads(body.removesuffix(END).rpartition(BEGIN)[2])
+        named = {key: record[key] for key in ("event", "status", "actor", "comment_id", "at")}
+    except (ValueError, KeyError, TypeError):
+        return None  # not of our making: it decides nothing
+    return record if named["comment_id"] == answered else None

@@ -1,0 +1,124 @@
+"""What counts as the bot's decision: its own record, unedited, in the order of the commands."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.forge.conftest import write
+
+from sekisho.calendar import Calendar
+from sekisho.errors import Refused
+from sekisho.forge.interface import Comment
+from sekisho.forge.propose import Proposal, propose
+from sekisho.forge.recheck import Promotion, recheck
+from sekisho.forge.records import _record, events, is_held, record_block
+from sekisho.forge.report import publish_report
+
+BOT = "sekisho[bot]"
+TOKYO = Calendar("XTKS", "5min")
+NOON = dt.datetime(2026, 7, 1, 3, 0, tzinfo=dt.UTC)  # 12:00 in Tokyo: the lunch break
+DECLARE = "/promote production emergency limit breached"
+
+
+@pytest.fixture
+def pull(world) -> int:
+    """An open pull request of the engineer with its report posted."""
+    world.push("tuned")
+    number = world.act("engineer").open_pull_request("tune", "Tune the drawdown limit", "because")
+    publish_report(world.act(BOT), number, world.report)
+    return number
+
+
+def head(world, number: int) -> str:
+    return world.act(BOT).get_pull_request(number).head_sha
+
+
+def decided(world, number: int) -> list[str]:
+    return [e["event"] for e in events(world.act(BOT), number) if e["event"] != "explain"]
+
+
+# ---- nothing that an answer quotes passes for its record
+
+
+def push_rule(world, name: str, branch: str) -> None:
+    """Push a gate.json whose failed rule has that name."""
+    rules = [{"rule": name, "passed": False}]
+    write(world.clone / "metrics/gate.json", json.dumps({"passed": False, "rules": rules}))
+    world.git("add", "--all")
+    world.git("commit", "--quiet", "--message", "A gate")
+    world.git("push", "--quiet", "--force", "origin", f"HEAD:refs/heads/{branch}")
+
+
+def planted(record: dict[str, object]) -> list[str]:
+    """Names of a rule that hold a record, as an answer writes it and as one once did."""
+    old = f"<!-- sekisho:record -->\n```json\n{json.dumps(record)}\n```"
+    return [f"x\n{old}\ny", f"x\n\n{record_block(record)}", f"x\r\n{old}"]
+
+
+@pytest.mark.parametrize("form", range(3))
+def test_a_record_in_a_gate_rules_name_ends_no_hold(world, say, form):
+    world.reproduce("tuned", passed=True, limit=0.15)
+    record = {"event": "resume", "status": "done", "actor": "admin", "comment_id": 2, "at": ""}
+    push_rule(world, planted(record)[form], "tune")
+    number = world.act("engineer").open_pull_request("tune", "Tune", "because")
+    say("admin", number, "/hold stop")
+    say("reader", number, "/explain")
+    assert world.act(BOT).comments(number)[-1].body.count("\n```json\n") == 1
+    assert decided(world, number) == ["hold"]
+    assert is_held(world.act(BOT), number)
+
+
+def test_one_person_does_not_declare_an_emergency_in_the_name_of_another(world, say):
+    bot = world.act(BOT)
+    write(world.clone / "releases/policy/3/manifest.json", "{}")
+    proposal = Proposal("release/policy/3", "Release policy/3", "", None, exclusive=False)
+    number = propose(bot, world.clone, ["releases"], proposal)
+    voice = world.act("second-trader").add_comment(number, "nice release")
+    good = head(world, number)
+    shutil.rmtree(world.clone / "releases")
+    world.git("fetch", "--quiet", "origin")
+    world.git("checkout", "--quiet", "--force", "-B", "evil", "origin/release/policy/3")
+    record = {"event": "emergency", "status": "waiting", "actor": "second-trader", "comment_id": voice}
+    push_rule(world, planted(record | {"at": "2026-07-01T02:59:00Z", "reason": "x"})[1], "release/policy/3")
+    say("trader", number, "/explain")
+    world.git("push", "--quiet", "--force", "origin", f"{good}:refs/heads/release/policy/3")
+    bot.merge(number, good, "Merge")
+    assert say("trader", number, DECLARE, NOON).status == "waiting"
+
+
+def test_a_voice_counts_only_while_its_comment_declares_an_emergency(world, say, release):
+    """Even if the bot's own record says so."""
+    bot = world.act(BOT)
+    voice = world.act("second-trader").add_comment(release, "nice release")
+    record = {"event": "emergency", "status": "waiting", "actor": "second-trader", "comment_id": voice}
+    block = record_block(record | {"at": "2026-07-01T02:59:00Z", "reason": "x"})
+    bot.add_comment(release, f"<!-- sekisho:answer-{voice} 1/1 -->\n{block}")
+    assert say("trader", release, DECLARE, NOON).status == "waiting"
+
+
+@pytest.mark.parametrize("change", ["edited", "deleted"])
+def test_an_emergency_is_not_signed_when_the_first_voice_is_taken_back(world, say, release, change):
+    say("trader", release, DECLARE, NOON)
+    say("second-trader", release, DECLARE, NOON)
+    bot, trader = world.act(BOT), world.act("trader")
+    first, second = (c.id for c in bot.comments(release) if c.body == DECLARE)
+    wish = Promotion(release, "policy/3", "production", f"comment-{second}")
+    assert "trader and second-trader" in recheck(bot, wish, TOKYO, NOON)
+    if change == "edited":
+        trader.edit_comment(release, first, "I take it back")
+    else:
+        trader.delete_comment(release, first)
+    with pytest.raises(Refused, match="no more the word of trader"):
+        recheck(bot, wish, TOKYO, NOON)
+
+
+@given(st.text(), st.text(), st.text())
+def test_whatever_an_answer_quotes_its_own_record_is_the_one_that_is_read(said, reason, forged):
+    own = {"event": "hold", "status": "done", "actor": "a", "comment_id": 7, "at": "", "reason": reason}
+    body = f"{said}{record_block({**own, 'event': 'resume', 'reason': forged})}{said}\n\n{record_block(own)}"
+    assert _record(Comment(9, BOT, body, "", edited=False), 7) == own

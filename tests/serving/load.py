@@ -24,6 +24,7 @@ import numpy as np
 import uvloop
 from mlserver.grpc import dataplane_pb2 as pb
 
+PATIENCE = 30.0  # seconds for an answer
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -141,9 +142,16 @@ class Connection(asyncio.Protocol):
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         if self.broken:
             raise self.broken
-        self.waiting = asyncio.get_running_loop().create_future()
+        self.waiting, self.since = asyncio.get_running_loop().create_future(), time.monotonic()
         self.transport.write(request)  # type: ignore[attr-defined]
-        return await asyncio.wait_for(self.waiting, 30)
+        return await self.waiting
+
+    def give_up(self) -> None:
+        """After ``PATIENCE`` without an answer; a timer for each request would cost too much."""
+        if self.waiting and not self.waiting.done() and time.monotonic() - self.since > PATIENCE:
+            self.broken = TimeoutError()
+            self.waiting.set_exception(self.broken)
+            self.transport.abort()
 
 
 class HttpPool:
@@ -153,6 +161,14 @@ class HttpPool:
         self._host, self._port, self._idle = plan.host, plan.port, asyncio.Queue[Connection | None]()
         for _ in range(plan.connections):
             self._idle.put_nowait(None)
+        self._open: set[Connection] = set()
+
+    async def watch(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            for connection in self._open:
+                connection.give_up()
+            self._open = {connection for connection in self._open if not connection.broken}
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         connection = await self._idle.get()
@@ -161,10 +177,8 @@ class HttpPool:
                 connection = None
                 loop = asyncio.get_running_loop()
                 _, connection = await loop.create_connection(Connection, self._host, self._port)
+                self._open.add(connection)
             return await connection.ask(request)
-        except TimeoutError:
-            connection = None
-            raise
         finally:
             self._idle.put_nowait(connection)
 
@@ -182,7 +196,7 @@ class GrpcPool:
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         self._calls.rotate(1)
-        return 200, await self._calls[0](request, timeout=30)
+        return 200, await self._calls[0](request, timeout=PATIENCE)
 
 
 class Load:
@@ -250,7 +264,10 @@ class Load:
         return time.perf_counter() - start
 
     async def run(self) -> Result:
+        watch = asyncio.create_task(self.pool.watch()) if isinstance(self.pool, HttpPool) else None
         took = await (self.open(self.plan.rate) if self.plan.rate else self.closed())
+        if watch:
+            watch.cancel()
         if self.plan.record:
             Path(self.plan.record).write_text(json.dumps(self.answers))
         points = np.percentile(self.seconds or [0.0], [50, 99, 99.9, 100]) * 1e3

@@ -155,9 +155,8 @@ class Policy:
             return self.refuse(observation, reason, state, sequence)
         if self._failures and self.rests:
             return self.refuse(observation, Reason.BREAKER_OPEN, state, sequence)
-        inside = self.guard.inside(observation)
-        all_inside = bool(np.logical_and.reduce(inside))
-        if not all_inside and not inside.any():
+        all_inside = self.guard.all_inside(observation)
+        if not all_inside and not self.guard.inside(observation).any():
             verdicts = tuple(self.guard.why_outside(row) for row in observation)
             return Decision(self.guard.safe(observation[:, :, -1]), verdicts, state, state, sequence)
         started = time.perf_counter()
@@ -172,9 +171,10 @@ class Policy:
         if time.perf_counter() - started > self.params.deadline:
             return self._failed(observation, Reason.DEADLINE, state, sequence)
         self._failures = 0
-        if all_inside and np.logical_and.reduce(self.guard.limits.holds(weights, observation[:, :, -1])):
+        if all_inside and self.guard.limits.all_hold(weights, observation[:, :, -1]):
             verdicts = (Reason.OK,) * len(weights)
             return Decision(weights, verdicts, state, following, sequence + 1 if self.units else 0)
+        inside = self.guard.inside(observation)
         weights, mended = self._mend(observation, inside, weights)
         if state is not None and following is not None:
             decided = inside & np.isfinite(following).all(axis=(1, 2))

@@ -20,9 +20,10 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from sekisho.errors import CannotCheck, Refused
@@ -52,6 +53,7 @@ COLUMNS: dict[str, pl.DataType] = {
 SCHEMA = pl.Schema(COLUMNS)
 CHAIN, PREVIOUS, BATCH = "sekisho.chain", "sekisho.previous", "sekisho.batch"
 GENESIS = "0" * 64
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 HEAD = "head.json"
 
 
@@ -294,39 +296,50 @@ def _broken(folder: Path, expected: object, found: object) -> Refused:
 
 
 def _frame(entries: Sequence[Entry]) -> pl.DataFrame:
-    """One row per prediction, columns of ``SCHEMA``."""
-    sizes = [len(entry.observation) for entry in entries]
-    observations = np.concatenate(
-        [entry.observation.reshape(n, -1) for entry, n in zip(entries, sizes, strict=True)]
-    )
-    weights = np.concatenate([entry.decision.target_weights for entry in entries])
-    repeated = [entry for entry, n in zip(entries, sizes, strict=True) for _ in range(n)]
-    ids = [
-        entry.request_id if n == 1 else f"{entry.request_id}/{row}"
-        for entry, n in zip(entries, sizes, strict=True)
-        for row in range(n)
-    ]
-    states: list[Sequence[float] | Float32] = []
-    for entry, n in zip(entries, sizes, strict=True):
-        state = entry.decision.state
-        states.extend([()] * n if state is None else state.reshape(n, -1))
-    columns = {
-        "prediction_id": ids,
-        "at": [entry.at for entry in repeated],
-        "session": [entry.session for entry in repeated],
-        "ts_close": [entry.ts_close for entry in repeated],
-        "model": [entry.model for entry in repeated],
-        "seq": [entry.seq for entry in repeated],
-        "manifest_digest": [entry.digest for entry in repeated],
-        "input_digest": [input_digest(row) for row in observations],
-        "observation": pl.Series(observations, dtype=pl.Array(pl.Float32, observations.shape[1])),
-        "target_weights": pl.Series(weights, dtype=pl.Array(pl.Float32, weights.shape[1])),
-        "state": pl.Series(states, dtype=SCHEMA["state"]),
-        "state_sequence": [entry.decision.sequence for entry in repeated],
-        "verdict": [str(verdict) for entry in entries for verdict in entry.decision.verdicts],
-        "latency_us": [entry.latency_us for entry in repeated],
+    """One row per prediction, columns of ``SCHEMA``; the entries are of one session and one release.
+
+    Whole arrays wherever possible: what Python does here for each row, an answer may have to wait for.
+    """
+    first, sizes = entries[0], [len(entry.observation) for entry in entries]
+
+    def stacked(values: Iterable[Float32]) -> pl.Series:
+        rows = np.concatenate([v.reshape(n, -1) for v, n in zip(values, sizes, strict=True)])
+        return pl.Series(rows, dtype=pl.Array(pl.Float32, rows.shape[1]))
+
+    def repeated(values: Iterable[int]) -> npt.NDArray[np.int64]:
+        return np.repeat(np.fromiter(values, np.int64, len(sizes)), sizes)
+
+    observations = stacked(entry.observation for entry in entries)
+    states = [entry.decision.state for entry in entries]
+    columns: dict[str, Any] = {
+        "prediction_id": [
+            entry.request_id if n == 1 else f"{entry.request_id}/{row}"
+            for entry, n in zip(entries, sizes, strict=True)
+            for row in range(n)
+        ],
+        "at": repeated(_microseconds(entry.at) for entry in entries),
+        "session": pl.repeat(first.session, sum(sizes), eager=True),
+        "ts_close": repeated(_microseconds(entry.ts_close) for entry in entries),
+        "model": pl.repeat(first.model, sum(sizes), eager=True),
+        "seq": pl.repeat(first.seq, sum(sizes), eager=True),
+        "manifest_digest": pl.repeat(first.digest, sum(sizes), eager=True),
+        "input_digest": [input_digest(row) for row in observations.to_numpy()],
+        "observation": observations,
+        "target_weights": stacked(entry.decision.target_weights for entry in entries),
+        "state": pl.Series([[]], dtype=SCHEMA["state"]).new_from_index(0, sum(sizes))
+        if first.decision.state is None
+        else stacked(state for state in states if state is not None),
+        "state_sequence": repeated(entry.decision.sequence for entry in entries),
+        "verdict": [verdict.value for entry in entries for verdict in entry.decision.verdicts],
+        "latency_us": repeated(entry.latency_us for entry in entries),
     }
     return pl.DataFrame(columns).cast(SCHEMA)
+
+
+def _microseconds(moment: dt.datetime) -> int:
+    """Since 1970, exactly."""
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def input_digest(row: Float32) -> str:

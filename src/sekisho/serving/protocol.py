@@ -6,6 +6,7 @@ https://github.com/open-inference/open-inference-protocol, with the binary tenso
 from __future__ import annotations
 
 import datetime as dt
+from array import array
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -102,12 +103,20 @@ def _values(tensor: Mapping[str, Any], body: bytes, offset: int | None) -> tuple
         raise BadRequest(f"{tensor['name']}: bad shape {shape}")
     size = (tensor.get("parameters") or {}).get("binary_data_size")
     if size is None:
-        with np.errstate(over="ignore"):  # too large for float32: infinite, which the guard refuses
-            return np.array(tensor["data"], dtype=np.float32).reshape(shape), offset
+        return _numbers(tensor["data"]).reshape(shape), offset
     if offset is None or type(size) is not int or size < 0 or size % 4 or offset + size > len(body):
         raise BadRequest("binary_data_size does not match the body")
     values = np.frombuffer(body, dtype="<f4", offset=offset, count=size // 4)
     return values.reshape(shape), offset + size
+
+
+def _numbers(data: Any) -> Float32:
+    """JSON numbers, flat or nested; one too large for float32 is infinite, which the guard refuses."""
+    try:
+        return np.frombuffer(array("f", data), np.float32)  # twice as fast
+    except TypeError:  # nested, or not numbers alone
+        with np.errstate(over="ignore"):
+            return np.array(data, dtype=np.float32)
 
 
 def call(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.forge.conftest import write
 
 from sekisho.errors import Refused
 from sekisho.forge.propose import Proposal, propose
@@ -106,6 +107,54 @@ def test_an_open_proposal_that_is_not_exclusive_grows_by_a_commit(world):
     assert propose(bot, point_at(world, "a/2"), ["deploy"], Proposal(*words, exclusive=False)) == first
     world.git("fetch", "--quiet", "origin")
     assert world.git("rev-parse", f"{bot.get_pull_request(first).head_sha}^") == head
+
+
+LOG = "releases/audit.jsonl"
+
+
+def on_main(world, text: str) -> str:
+    """Main's log of what was done, pushed; the commit's id."""
+    write(world.clone / LOG, text)
+    world.git("add", "--all")
+    world.git("commit", "--quiet", "--message", "Log")
+    world.git("push", "--quiet", "origin", "HEAD:refs/heads/main")
+    return world.git("rev-parse", "HEAD")
+
+
+def test_what_main_got_after_the_checkout_is_not_overwritten(world):
+    bot = world.act(BOT)
+    on_main(world, "one\n")
+    checkout = point_at(world, "policy/3")
+    write(checkout / LOG, "one\npromoted 3\n")
+    on_main(world, "one\nrevoked 2\n")
+    with pytest.raises(Refused, match=rf"proposal-from-main.*before `` {LOG} ``"):
+        propose(bot, checkout, ["deploy", "releases"], promotion("policy/3"))
+    assert bot.branch_head("promote/production") is None
+    assert propose(bot, checkout, ["deploy"], promotion("policy/3"))  # main left deploy alone
+
+
+def test_of_two_proposals_for_one_file_the_second_conflicts_instead_of_winning(world):
+    bot = world.act(BOT)
+    on_main(world, "one\n")
+    made = []
+    for release in ("policy/3", "policy/4"):
+        checkout = point_at(world, release)
+        write(checkout / LOG, f"one\nreleased {release}\n")
+        wish = Proposal(f"release/{release}", "Release", "", None, exclusive=False)
+        made.append(propose(bot, checkout, ["releases"], wish))
+    first, second = (bot.get_pull_request(number) for number in made)
+    bot.merge(first.number, first.head_sha, "Merge")
+    with pytest.raises(Refused, match="conflict"):
+        bot.merge(second.number, second.head_sha, "Merge")
+    assert bot.read_file(bot.branch_head("main"), LOG) == b"one\nreleased policy/3\n"
+
+
+def test_a_checkout_with_commits_that_main_lacks_is_not_proposed(world):
+    world.push("mine", "mine")
+    write(world.clone / LOG, "one\n")
+    wish = Proposal("release/policy/3", "Release", "", None, exclusive=False)
+    with pytest.raises(Refused, match="which is not main's"):
+        propose(world.act(BOT), world.clone, ["releases"], wish)
 
 
 LIST = "trust/revoked.sigstore.json"

@@ -126,3 +126,19 @@ def test_after_a_decision_the_branch_begins_at_main_anew(github, tmp_path, param
     github.merge(1, str(github.pull(1)["head"]["sha"]), "Merge")
     assert promote(github, tmp_path, params, "policy-2") == "made 2"
     assert github.git("rev-parse", "promote/production^") == github.git("rev-parse", "main")
+
+
+def test_what_main_got_after_the_checkout_is_not_overwritten(github, tmp_path, params):
+    checkout = tmp_path / "early"
+    git(tmp_path, "clone", "--quiet", str(github.origin), str(checkout))
+    (checkout / POINTER).write_text("RELEASE=early\n")
+    assert promote(github, tmp_path, params, "policy-1") == "made 1"
+    github.merge(1, str(github.pull(1)["head"]["sha"]), "Merge")
+    forge = GitHubForge(REPOSITORY, params, token(BOT, RIGHTS))
+    wish = Proposal("images", "Images", "", "images", exclusive=False)
+    with pytest.raises(Refused, match=rf"proposal-from-main.*before `` {POINTER} ``"):
+        propose(forge, checkout, ["deploy"], wish)
+    git(checkout, "checkout", "--quiet", "--", ".")
+    (checkout / "other").write_text("x")
+    assert propose(forge, checkout, ["other"], wish) == 2  # main left that alone
+    assert github.git("rev-parse", "images^") == git(checkout, "rev-parse", "HEAD")

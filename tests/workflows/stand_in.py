@@ -49,6 +49,7 @@ NEEDS = {
     "pulls/merge": ("contents", "write"),
     "pulls/update": ("pull-requests", "write"),
     "reactions/create-for-issue-comment": ("pull-requests", "write"),
+    "repos/compare-commits-with-basehead": ("contents", "read"),
     "repos/create-or-update-file-contents": ("contents", "write"),
     "repos/get-collaborator-permission-level": ("metadata", "read"),
     "repos/get-content": ("contents", "read"),
@@ -331,6 +332,8 @@ class StandIn:
         match name:
             case "repos/get-content":
                 return 200, self._file(query.get("ref", "main"), "/".join(parts[1:]), headers)
+            case "repos/compare-commits-with-basehead":
+                return 200, self._comparison(*parts[1].split("..."))
             case "repos/create-or-update-file-contents":
                 return 201, self._put(body, "/".join(parts[1:]))
             case "git/get-ref":
@@ -393,6 +396,17 @@ class StandIn:
             return content
         made = self.description.example("content-file-response-if-content-is-a-file")
         return made | {"path": path, "content": base64.b64encode(content).decode(), "size": len(content)}
+
+    def _comparison(self, base: str, head: str) -> Json:
+        """Files that differ from where both began, at most 300, as GitHub lists them."""
+        made = self.description.example("commit-comparison")
+        began = self.git("merge-base", base, head)
+        ahead, behind = (int(self.git("rev-list", "--count", f"{began}..{end}")) for end in (head, base))
+        status = {(False, False): "identical", (True, False): "ahead", (False, True): "behind"}
+        names = self.git("diff", "--name-only", "--no-renames", began, head).split("\n")
+        files = [made["files"][0] | {"filename": name} for name in names if name][:300]
+        made |= {"status": status.get((ahead > 0, behind > 0), "diverged"), "files": files}
+        return made | {"ahead_by": ahead, "behind_by": behind, "total_commits": ahead}
 
     def _put(self, body: Json, path: str) -> Json:
         branch = f"refs/heads/{body['branch']}"

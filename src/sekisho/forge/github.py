@@ -45,6 +45,7 @@ REPLACED = {
     "head_ref_force_pushed", "head_ref_deleted", "head_ref_restored", "closed", "reopened",
     "base_ref_changed", "automatic_base_change_succeeded",
 }  # fmt: skip
+COMPARED = 300  # files that GitHub lists of a comparison
 CLOCK_SKEW = dt.timedelta(seconds=60)  # between GitHub's clock and ours, when a lost answer is looked for
 
 
@@ -217,6 +218,18 @@ class GitHubForge(Forge):
 
     def tree(self, sha: str) -> str:
         return str(self.rest.ask("GET", f"/git/commits/{sha}").json()["tree"]["sha"])
+
+    def changed_files(self, base: str, head: str) -> set[str] | None:
+        found = self.rest.ask("GET", f"/compare/{base}...{head}").json()
+        if found["status"] not in ("ahead", "identical"):
+            return None
+        files = found.get("files", [])
+        if len(files) >= COMPARED:
+            raise ForgeError(
+                f"GitHub lists only {COMPARED} files that differ between {base} and {head}",
+                remedy="run the job again from main as it is now",
+            )
+        return {name for raw in files for name in (raw["filename"], raw.get("previous_filename")) if name}
 
     def branch_head(self, branch: str) -> str | None:
         answer = self.rest.ask("GET", f"/git/ref/heads/{_ref(branch)}", allow=(NOT_FOUND,))

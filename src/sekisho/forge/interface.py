@@ -126,6 +126,9 @@ class Forge(Protocol):
     def tree(self, sha: str) -> str:
         """The tree id of a commit."""
 
+    def changed_files(self, base: str, head: str) -> set[str] | None:
+        """Paths that differ between a commit and one that descends from it; None if ``head`` does not."""
+
     def branch_head(self, branch: str) -> str | None:
         """The commit a branch of this repository points at, None if there is no such branch."""
 

@@ -254,6 +254,13 @@ class LocalForge(Forge):
     def tree(self, sha: str) -> str:
         return self._run("rev-parse", "--verify", f"{self._commit(sha)}^{{tree}}").stdout.decode().strip()
 
+    def changed_files(self, base: str, head: str) -> set[str] | None:
+        commits = (self._commit(base), self._commit(head))
+        if self._run("merge-base", "--is-ancestor", *commits, check=False).returncode:
+            return None
+        names = self._run("diff", "--name-only", "--no-renames", "-z", *commits).stdout.split(b"\0")
+        return {name.decode() for name in names if name}
+
     def branch_head(self, branch: str) -> str | None:
         return self._head(branch)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.interface import Forge, PullRequest, head_moved, same_actor
@@ -64,31 +64,32 @@ class Proposal:
 def propose(forge: Forge, checkout: Path, paths: Sequence[str], proposal: Proposal) -> int:
     """Commit what changed under ``paths`` of a checkout to a branch and open (or update) its pull request.
 
-    Files that git ignores are left out. The branch begins at main; that of an open request grows by a commit.
-    Two proposals at the same time race for the branch: the forge takes one.
+    Files that git ignores are left out. The branch begins at the commit that the checkout is at, so that git
+    shows what main got since as a conflict; that of an open request grows by a commit. Two proposals at the
+    same time race for the branch: the forge takes one.
 
     Raises:
         CannotCheck: git cannot list the changes, or nothing changed under ``paths``.
-        Refused: the branch moved meanwhile, is taken (``exclusive``), or another one is open for the key.
+        Refused: main has changed under ``paths`` since the checkout; the branch moved meanwhile, is taken
+            (``exclusive``), or another one is open for the key.
     """
-    files = _changed(checkout, paths)
-    _give_way(forge, proposal)
-    main = forge.branch_head("main")
-    if main is None:
-        raise CannotCheck("the forge has no branch main", remedy="push main first")
+    files, base = _changed(checkout, paths), head_of(checkout)
     branch, head = proposal.branch, forge.branch_head(proposal.branch)
     earlier = [pull for pull in forge.list_pull_requests("all") if pull.branch == branch]
     open_one = next((pull for pull in earlier if pull.state == "open"), None)
-    decided = head in {pull.head_sha for pull in earlier}
-    if head and open_one is None and (decided or not _holds(forge, head, files)):
-        forge.delete_branch(branch, head)  # left over: the proposal begins at main anew
-        head = None
-    if head is None:
-        forge.commit_files(branch, files, proposal.title, main, create=True)
-    elif not _holds(forge, head, files):
-        if proposal.exclusive and open_one:
+    decided = open_one is None and head in {pull.head_sha for pull in earlier}
+    fresh = head is None or decided or not _holds(forge, head, files)
+    if fresh:
+        if open_one and proposal.exclusive:
             raise _taken(proposal, open_one)
+        _check_base(forge, base, paths)
+    _give_way(forge, proposal)
+    if fresh and head and open_one:
         forge.commit_files(branch, files, proposal.title, head)
+    elif fresh:
+        if head:
+            forge.delete_branch(branch, head)  # left over: the proposal begins anew
+        forge.commit_files(branch, files, proposal.title, base, create=True)
     return forge.open_pull_request(branch, proposal.title, proposal.body, proposal.key)
 
 
@@ -115,6 +116,24 @@ def _taken(proposal: Proposal, pull: PullRequest) -> Refused:
         found=f"pull request {pull.number}, {quoted(pull.title)}, is open for {pull.branch!r}",
         remedy=f"merge or close pull request {pull.number} first",
     )
+
+
+def _check_base(forge: Forge, base: str, paths: Sequence[str]) -> None:
+    """Main holds the checkout's commit and has changed nothing under ``paths`` since: whole files are
+    proposed, so what was added to one meanwhile would be lost.
+    """
+    main = forge.branch_head("main")
+    if main is None:
+        raise CannotCheck("the forge has no branch main", remedy="push main first")
+    since = forge.changed_files(base, main)
+    lost = [name for name in sorted(since or ()) if any(PurePosixPath(name).is_relative_to(p) for p in paths)]
+    if since is None or lost:
+        raise Refused(
+            "forge.proposal-from-main",
+            expected=f"{', '.join(paths)} as main has it at {main}",
+            found=f"{base}, before {quoted(', '.join(lost))}" if lost else f"{base}, which is not main's",
+            remedy="start the job anew from main as it is now",
+        )
 
 
 def _changed(checkout: Path, paths: Sequence[str]) -> dict[str, bytes]:

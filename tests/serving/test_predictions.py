@@ -180,6 +180,21 @@ def test_a_removed_head_is_noticed(lab: ModuleType, tmp_path: Path) -> None:
         verify_chain(tmp_path)
 
 
+def test_a_removed_end_is_noticed_with_the_head_gone_too(lab: ModuleType, tmp_path: Path) -> None:
+    for path in fill(lab, tmp_path, 3)[1:]:
+        path.unlink()
+    (tmp_path / HEAD).unlink()
+    with pytest.raises(Refused, match=HEAD):
+        verify_chain(tmp_path)
+
+
+def test_no_writer_goes_on_over_a_removed_end(lab: ModuleType, tmp_path: Path) -> None:
+    for path in fill(lab, tmp_path, 3)[1:]:
+        path.unlink()
+    with pytest.raises(CannotCheck, match="names batch 3, the newest is 1"):
+        open_log(tmp_path)
+
+
 def test_a_crash_between_batch_and_head_is_no_tampering(lab: ModuleType, tmp_path: Path) -> None:
     files = fill(lab, tmp_path, 2)
     links = pl.read_parquet_metadata(files[-1])

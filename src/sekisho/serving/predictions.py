@@ -272,11 +272,10 @@ def verify_chain(folder: Path) -> ChainSummary:
 
 def _check_head(folder: Path, files: Sequence[Path], chain: str) -> None:
     """The head must name the last batch, or the one before it (a crash between the two writes)."""
-    if not (folder / HEAD).exists() and len(files) <= 1:
+    if not (folder / HEAD).exists() and not files:
         return
     try:
-        head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
-        found = (int(head["batch"]), str(head["chain"]))
+        found = _read_head(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _broken(folder, f"a readable {HEAD}", error) from error
     allowed = [(len(files), chain)]
@@ -371,21 +370,28 @@ def _batches(folder: Path) -> list[Path]:
 
 
 def _last_link(folder: Path) -> tuple[int, str]:
-    """Number and link of the newest batch, to go on from."""
-    files = _batches(folder)
-    if not files:
-        if (folder / HEAD).exists():
-            raise CannotCheck(
-                f"{folder}: {HEAD} is there, its batches are not", remedy="serve into an empty folder"
-            )
-        return 0, GENESIS
+    """Number and link of the newest batch, to go on from; a head that names another end is not gone over."""
+    files, number, chain, previous = _batches(folder), 0, GENESIS, GENESIS
+    if not files and not (folder / HEAD).exists():
+        _write_head(folder, 0, GENESIS)  # before any batch: a head that is missing was taken away
     try:
-        links = pl.read_parquet_metadata(files[-1])
-        return int(links[BATCH]), links[CHAIN]
-    except (pl.exceptions.PolarsError, OSError, KeyError, ValueError) as error:
+        if files:
+            links = pl.read_parquet_metadata(files[-1])
+            number, chain, previous = int(links[BATCH]), links[CHAIN], links[PREVIOUS]
+        head = _read_head(folder)
+        if head not in ((number, chain), (number - 1, previous)):  # the latter after a crash between both
+            raise ValueError(f"{HEAD} names batch {head[0]}, the newest is {number}")
+    except (pl.exceptions.PolarsError, OSError, KeyError, TypeError, ValueError) as error:
         raise CannotCheck(
-            f"{files[-1]}: {error!r}", remedy="move the folder away and keep it; serve into an empty one"
+            f"{files[-1] if files else folder}: {error!r}",
+            remedy="move the folder away and keep it; serve into an empty one",
         ) from error
+    return number, chain
+
+
+def _read_head(folder: Path) -> tuple[int, str]:
+    head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+    return int(head["batch"]), str(head["chain"])
 
 
 def _write_head(folder: Path, number: int, chain: str) -> None:

@@ -251,7 +251,8 @@ def _drift(world: World) -> None:
     assert started["inputs"]["head"] == world.head("retrain/policy")
     assert world.keys("storage") == production_data, "the check's role writes none of production's data"
     assert (world.folder / "artifacts" / str(world.runs) / "verdict" / "verdict.html").is_file()
-    ran = world.act("pr.yml", "workflow_dispatch", world.dispatch(started))
+    opened, head = world.pull_request(number, "opened", sender=BOT), world.head("retrain/policy")
+    ran = world.act("pr.yml", "pull_request", opened, sha=head, ref=f"refs/pull/{number}/merge")
     assert ran.jobs["pipeline"] == "success", "its run finds the new bars"
     (digest,) = re.findall(r"md5: (\w+\.dir)", world.github.git("show", "retrain/policy:data.dvc"))
     data = f"files/md5/{digest[:2]}/{digest[2:]}"

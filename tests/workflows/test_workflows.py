@@ -90,6 +90,12 @@ def test_every_job_ends_in_time_and_runs_of_one_kind_do_not_race(name):
         assert "uses" in job or 0 < int(job["timeout-minutes"]) <= 720
 
 
+def test_no_workflow_takes_the_place_of_another_that_waits():
+    """Of a concurrency group GitHub keeps the newest that waits and cancels the one before it."""
+    groups = [load(name)["concurrency"]["group"] for name in NAMES]
+    assert len(set(groups)) == len(groups)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_checkout_keeps_the_token(name):
     for _, step in steps(name):

@@ -175,15 +175,21 @@ def push(number: int, base: str, as_json: bool) -> None:
 
 
 @pr.command("admit")
-@click.argument("number", type=int)
-@click.option("--base", default="HEAD^1", show_default=True, help="What differs from it is admitted.")
+@click.argument("numbers", type=int, nargs=-1)
 @JSON
-def admit(number: int, base: str, as_json: bool) -> None:
-    """Take a merged pull request's outputs into the production remote, each by its digest in dvc.lock."""
-    from sekisho.forge.quarantine import admit as run
+def admit(numbers: tuple[int, ...], as_json: bool) -> None:
+    """Take what this checkout's dvc.lock names into the production remote, each file by its digest.
 
-    targets = run(Path(), number, base)
-    _say(as_json, f"admitted from pull request {number}: {', '.join(targets) or 'nothing'}", targets=targets)
+    From the folders of the pull requests NUMBERS. [default: those merged since the newest release]
+    """
+    from sekisho.forge.quarantine import admit as run
+    from sekisho.forge.quarantine import merged_since_release
+
+    found = list(numbers) or merged_since_release(_forge(), Path())
+    targets = run(Path(), found)
+    looked = ", ".join(map(str, found)) or "none"
+    text = f"admitted: {', '.join(targets) or 'nothing, all was there'} (pull requests: {looked})"
+    _say(as_json, text, numbers=found, targets=targets)
 
 
 @pr.command("comment")

@@ -12,11 +12,15 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 from ruamel.yaml.error import YAMLError
 
 from sekisho.errors import CannotCheck
+from sekisho.forge.interface import Forge
 from sekisho.forge.markdown import one_line
 from sekisho.params import parse_yaml
 
@@ -48,17 +52,23 @@ def use_remote(checkout: Path, number: int) -> str:
     return url
 
 
+def outputs(checkout: Path, base: str | None = None) -> dict[str, str]:
+    """Digest of each output and tracked folder that DVC keeps, by target: here, or in commit ``base``."""
+    pointers = _git(checkout, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.dvc")
+    names = sorted(name for name in pointers.split("\0") if name and "/" not in name)
+    found: dict[str, str] = {}
+    for name in ("dvc.lock", *names):
+        path = checkout / name
+        here = path.read_bytes() if path.is_file() else b""
+        found |= _digests(_show(checkout, base, name) if base else here, name)
+    uncached = _uncached(checkout)
+    return {target: digest for target, digest in found.items() if target not in uncached}
+
+
 def changed_outputs(checkout: Path, base: str) -> list[str]:
     """Outputs and tracked data whose digest here differs from commit ``base``, as DVC's targets."""
-    pointers = _git(checkout, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.dvc")
-    names = [name for name in pointers.split("\0") if name and "/" not in name]
-    targets = []
-    for name in ["dvc.lock", *sorted(names)]:
-        path = checkout / name
-        here = _digests(path.read_bytes() if path.is_file() else b"", name)
-        there = _digests(_show(checkout, base, name), name)
-        targets += sorted(path for path, digest in here.items() if there.get(path) != digest)
-    return [target for target in targets if target not in _uncached(checkout)]
+    there = outputs(checkout, base)
+    return sorted(target for target, digest in outputs(checkout).items() if there.get(target) != digest)
 
 
 def push(checkout: Path, number: int, base: str) -> list[str]:
@@ -71,28 +81,64 @@ def push(checkout: Path, number: int, base: str) -> list[str]:
     return targets
 
 
-def admit(checkout: Path, number: int, base: str) -> list[str]:
-    """Take what differs from ``base`` from the pull request's folder into the production remote.
+def admit(checkout: Path, numbers: Sequence[int]) -> list[str]:
+    """Bring everything that the checkout's ``dvc.lock`` names into the production remote; what was not there.
 
-    May be repeated: what is there already is not copied again.
+    It is looked for in the folders of the pull requests ``numbers``, in that order: a merge whose release did
+    not run left its outputs in its own. May be repeated: what is there already is not copied again.
 
     Raises:
-        CannotCheck: a file is missing in the folder, or is not the one that dvc.lock names.
+        CannotCheck: a file is missing in the folders, or is not the one that dvc.lock names.
     """
-    use_remote(checkout, number)
-    targets = changed_outputs(checkout, base)
-    if targets:
-        _dvc(checkout, "fetch", "--quiet", "--remote", REMOTE, *targets)
-        _check_complete(checkout, targets)
-        _dvc(checkout, "push", "--quiet", "--remote", PRODUCTION, *targets)
-    return targets
+    targets = sorted(outputs(checkout))
+    _fetch(checkout, PRODUCTION, targets)
+    absent = missing = _missing(checkout, targets)
+    for number in numbers:
+        if missing:
+            use_remote(checkout, number)
+            _fetch(checkout, REMOTE, targets)
+            missing = _missing(checkout, targets)
+    _check_complete(checkout, targets)
+    _dvc(checkout, "push", "--quiet", "--remote", PRODUCTION, *targets)
+    return [t for t in targets if any(name == t or name.startswith(f"{t}/") for name in absent)]
 
 
-def _check_complete(checkout: Path, targets: list[str]) -> None:
-    """Every file of the targets is in the cache: DVC drops one that fails its digest without an error."""
+def merged_since_release(forge: Forge, checkout: Path) -> list[int]:
+    """Pull requests merged into the checkout's history since the commit of the newest release, newest first.
+
+    Up to there everything was admitted. A rollback's entry is made of an older release and admits nothing.
+
+    Raises:
+        CannotCheck: a manifest cannot be read, or the history is not here.
+    """
+    released = set()
+    for path in (checkout / "releases").glob("*/[1-9]*/manifest.json"):
+        try:
+            manifest = json.loads(path.read_bytes())
+            if manifest["rollback"] is None:
+                released.add(manifest["created_from"]["commit"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CannotCheck(f"{path}: not a manifest: {error}", remedy="restore it from git") from error
+    history = _git(checkout, "rev-list", "--first-parent", "HEAD").split()
+    numbers = {pull.merge_sha: pull.number for pull in forge.list_pull_requests("merged")}
+    return [numbers[sha] for sha in takewhile(lambda sha: sha not in released, history) if sha in numbers]
+
+
+def _fetch(checkout: Path, remote: str, targets: Sequence[str]) -> None:
+    """What the remote has of the targets; what it lacks is seen afterwards."""
+    with suppress(CannotCheck):
+        _dvc(checkout, "fetch", "--quiet", "--remote", remote, *targets)
+
+
+def _missing(checkout: Path, targets: Sequence[str]) -> list[str]:
+    """Files that are not in the cache: DVC drops one that fails its digest without an error."""
     status = json.loads(_dvc(checkout, "data", "status", "--granular", "--json") or "{}")
     folders = tuple(f"{target}/" for target in targets)
-    missing = [n for n in status.get("not_in_cache", []) if n in targets or n.startswith(folders)]
+    return [n for n in status.get("not_in_cache", []) if n in targets or n.startswith(folders)]
+
+
+def _check_complete(checkout: Path, targets: Sequence[str]) -> None:
+    missing = _missing(checkout, targets)
     if missing:
         raise CannotCheck(
             f"{len(missing)} files are missing or are not what dvc.lock names: {', '.join(missing[:5])}",

@@ -276,7 +276,7 @@ def test_an_answer_edited_afterwards_counts_for_nothing(world, say, pull):
     bot = world.act(BOT)
     answer = next(c for c in bot.comments(pull) if "sekisho:answer-" in c.body)
     bot.edit_comment(pull, answer.id, answer.body.replace('"approver": "reviewer"', '"approver": "admin"'))
-    with pytest.raises(Refused, match="no approval"):
+    with pytest.raises(Refused, match="unedited-by-others"):
         merge(world.act("reviewer"), pull)
 
 

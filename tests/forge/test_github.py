@@ -61,6 +61,7 @@ class GitHub:
         self.permissions = {"engineer": "write", "reviewer": "write", "reader": "read"}
         self.started: list[dict] = []
         self.timeline: list[dict] = []
+        self.edits: dict[str, tuple[str, str]] = {}  # node of a comment -> type and login of the last editor
         self.desk = {"trader": "active", "invited": "pending"}
         self.after: list[Exception | None] = []  # the request is carried out, its answer is lost
 
@@ -86,7 +87,14 @@ class GitHub:
         body = json.loads(request.content) if request.content else {}
         match request.method, path.strip("/").split("/"):
             case "POST", ["graphql"]:
-                return httpx.Response(200, json={"data": {"viewer": {"login": BOT}}})
+                if "variables" not in body:
+                    return httpx.Response(200, json={"data": {"viewer": {"login": BOT}}})
+                edits = self.edits.get(body["variables"]["id"])
+                node = {"lastEditedAt": "2026-01-02T00:00:00Z" if edits else None}
+                node["editor"] = edits and {"__typename": edits[0], "login": edits[1]}
+                return httpx.Response(200, json={"data": {"node": node}})
+            case "GET", ["issues", "comments", number]:
+                return httpx.Response(200, json={"node_id": f"IC_{number}"})
             case "GET", ["issues", _, "comments"]:
                 page = int(request.url.params.get("page", 1))
                 following = f'<{API}/issues/1/comments?per_page=100&page={page + 1}>; rel="next"'
@@ -478,3 +486,16 @@ def test_a_branch_that_moved_is_not_deleted(github, forge):
 def test_what_is_no_repository_is_refused(params, repository):
     with pytest.raises(ForgeError, match="owner/repository"):
         GitHubForge(repository, params, "t")
+
+
+def test_who_edited_a_comment_last_is_known_and_a_person_is_never_taken_for_the_bot(github, forge):
+    for _ in range(4):
+        github.comment(BOT, "report", edited=True)
+    github.edits = {"IC_2": ("Bot", "sekisho"), "IC_3": ("User", "sekisho"), "IC_4": ("User", "reviewer")}
+    assert [forge.last_editor(1, n) for n in (1, 2, 3, 4)] == [None, BOT, "sekisho", "reviewer"]
+
+
+def test_a_refused_query_is_an_error_that_says_what_github_said(github, forge):
+    github.trouble = [httpx.Response(200, json={"data": None, "errors": [{"message": "no such node"}]})]
+    with pytest.raises(ForgeError, match="GitHub refused a query: no such node"):
+        forge.current_actor()

@@ -13,10 +13,11 @@ from tests.forge.conftest import write
 
 from sekisho.calendar import Calendar
 from sekisho.errors import Refused
+from sekisho.forge.approvals import blockers, current_approval, merge
 from sekisho.forge.interface import Comment
 from sekisho.forge.propose import Proposal, propose
 from sekisho.forge.recheck import Promotion, recheck
-from sekisho.forge.records import _record, events, is_held, record_block
+from sekisho.forge.records import _record, events, find_answer, is_held, record_block
 from sekisho.forge.report import publish_report
 
 BOT = "sekisho[bot]"
@@ -122,3 +123,85 @@ def test_whatever_an_answer_quotes_its_own_record_is_the_one_that_is_read(said, 
     own = {"event": "hold", "status": "done", "actor": "a", "comment_id": 7, "at": "", "reason": reason}
     body = f"{said}{record_block({**own, 'event': 'resume', 'reason': forged})}{said}\n\n{record_block(own)}"
     assert _record(Comment(9, BOT, body, "", edited=False), 7) == own
+
+
+# ---- who edits or deletes an answer loosens nothing
+
+
+@pytest.fixture
+def approved(world, say, pull) -> int:
+    """A pull request that is approved and can be merged."""
+    say("reviewer", pull, f"/approve {head(world, pull)}")
+    assert missing(world, pull) == []
+    return pull
+
+
+def missing(world, number: int) -> list[str]:
+    bot = world.act(BOT)
+    return blockers(bot, bot.get_pull_request(number))
+
+
+def answer_to(world, number: int, text: str) -> int:
+    """The bot's answer to the last comment that begins so."""
+    bot = world.act(BOT)
+    asked = [c.id for c in bot.comments(number) if c.body.startswith(text)][-1]
+    answer = find_answer(bot, number, asked)
+    assert answer
+    return answer.comment.id
+
+
+@pytest.mark.parametrize("command", ["/hold wait", "/unapprove"])
+@pytest.mark.parametrize("change", ["edited", "deleted"])
+def test_what_stopped_the_merge_stops_it_when_its_answer_is_gone(world, say, approved, command, change):
+    say("reviewer", approved, command)
+    bot, answer = world.act(BOT), answer_to(world, approved, command)
+    if change == "edited":
+        bot.edit_comment(approved, answer, "never mind")
+    else:
+        bot.delete_comment(approved, answer)
+    assert missing(world, approved) != []
+    with pytest.raises(Refused):
+        merge(world.act("engineer"), approved)
+
+
+def by_hand(world, number: int, comment: int, old: str, new: str) -> None:
+    """Somebody else edits a comment of the bot, as GitHub lets whoever may write."""
+    (path,) = (world.folder / f"pulls/{number:04d}/comments").glob(f"{comment:04d}-*.md")
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("marker", ["kept", "lost", "another"])
+@pytest.mark.parametrize("command", ["/approve {head}", "/explain", "/resume"])
+def test_an_edited_answer_stops_everything_until_it_is_deleted(world, say, approved, command, marker):
+    text = command.format(head=head(world, approved))
+    say("reviewer", approved, text)
+    bot, answer = world.act(BOT), answer_to(world, approved, text)
+    old = {"kept": "done", "lost": "<!-- sekisho", "another": "sekisho:answer-"}[marker]
+    by_hand(world, approved, answer, old, "sekisho:report-")
+    assert is_held(bot, approved)
+    assert [reason for reason in missing(world, approved) if f"comment {answer}, edited" in reason] != []
+    with pytest.raises(Refused, match=f"unedited-by-others.*comment {answer}, edited"):
+        current_approval(bot, bot.get_pull_request(approved))
+    bot.delete_comment(approved, answer)
+    assert not is_held(bot, approved)
+    say("reviewer", approved, f"/approve {head(world, approved)}")
+    assert merge(world.act("engineer"), approved)
+
+
+def test_a_hold_counts_from_its_comment_on_and_for_those_who_may_give_it(world, say, approved):
+    bot = world.act(BOT)
+    world.act("reader").add_comment(approved, "/hold")
+    assert not is_held(bot, approved)
+    comment = world.act("admin").add_comment(approved, "/hold")
+    assert is_held(bot, approved)
+    assert missing(world, approved) == ["it is on hold"]
+    world.act("admin").edit_comment(approved, comment, "/hold, or rather not")
+    assert not is_held(bot, approved)
+
+
+def test_a_refused_command_decides_nothing(world, say, pull):
+    world.act("reviewer").merge(pull, head(world, pull), "Merge")
+    say("reviewer", pull, "/unapprove")
+    assert decided(world, pull) == []

@@ -41,6 +41,7 @@ NEEDS = {
     "issues/create-comment": ("pull-requests", "write"),
     "issues/delete-comment": ("pull-requests", "write"),
     "issues/list-events-for-timeline": ("pull-requests", "read"),
+    "issues/get-comment": ("pull-requests", "read"),
     "issues/list-comments": ("pull-requests", "read"),
     "issues/update-comment": ("pull-requests", "write"),
     "pulls/create": ("pull-requests", "write"),
@@ -126,6 +127,7 @@ class StandIn:
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         made = self.description.example("issue-comment")
         made |= {"id": self.new_id(), "body": body, "created_at": now, "updated_at": now}
+        made["node_id"] = f"IC_{made['id']}"
         made["user"]["login"] = author
         made["html_url"] = f"https://github.com/{REPOSITORY}/pull/{number}#issuecomment-{made['id']}"
         self.comments.setdefault(number, []).append(made)
@@ -176,9 +178,7 @@ class StandIn:
             try:
                 actor, granted = _actor(headers)
                 if path == "/graphql":
-                    if body != {"query": "{viewer{login}}"}:
-                        raise Answer(400, "unknown query")
-                    return 200, {"data": {"viewer": {"login": actor}}}, {}
+                    return 200, {"data": self._query(body, actor)}, {}
                 name = self.description.check_request(method, url.path, query, body)
                 self._allowed(name, granted)
                 status, answer, extra = self._act(name, path, query, body, actor, headers)
@@ -190,6 +190,18 @@ class StandIn:
             except Exception as error:  # noqa: BLE001 (a fault of the request or of this class: the test says which)
                 self.faults.append(f"{method} {path}: {type(error).__name__}: {error}")
                 return 500, {"message": str(error)}, {}
+
+    def _query(self, body: Any, actor: str) -> Json:
+        """The GraphQL queries that are asked; GitHub's description of its REST API does not hold them."""
+        if body == {"query": "{viewer{login}}"}:
+            return {"viewer": {"login": actor}}
+        if "lastEditedAt editor{__typename login}" not in body["query"]:
+            raise Answer(400, "unknown query")
+        found = next(
+            c for every in self.comments.values() for c in every if c["node_id"] == body["variables"]["id"]
+        )
+        editor = found.get("editor") and {"__typename": "Bot", "login": found["editor"].removesuffix("[bot]")}
+        return {"node": {"lastEditedAt": editor and found["updated_at"], "editor": editor}}
 
     def _allowed(self, name: str, granted: dict[str, str]) -> None:
         assert name in NEEDS, f"the stand-in does not know {name}"
@@ -209,7 +221,7 @@ class StandIn:
                 every = self.comments.get(int(parts[1]), [])
                 following = f'<{self.url}{path}?per_page={size}&page={page + 1}>; rel="next"'
                 more = {"link": following} if len(every) > page * size else {}
-                return 200, every[(page - 1) * size : page * size], more
+                return 200, list(map(_without_editor, every[(page - 1) * size : page * size])), more
             case "issues/create-comment":
                 self.pull(int(parts[1]))
                 return 201, self.comment(int(parts[1]), actor, body["body"]), {}
@@ -221,8 +233,11 @@ class StandIn:
                 if name.endswith("delete-comment"):
                     self.comments[number].remove(found)
                     return 204, b"", {}
-                found |= {"body": body["body"], "updated_at": "2099-01-01T00:00:00Z"}
-                return 200, found, {}
+                found |= {"body": body["body"], "updated_at": "2099-01-01T00:00:00Z", "editor": actor}
+                return 200, _without_editor(found), {}
+            case "issues/get-comment":
+                every = [c for found in self.comments.values() for c in found]
+                return 200, _without_editor(next(c for c in every if c["id"] == int(parts[2]))), {}
             case "reactions/create-for-issue-comment":
                 self.reactions.append((int(parts[2]), body["content"]))
                 return 201, self.description.example("reaction") | {"content": body["content"]}, {}
@@ -461,6 +476,11 @@ class StandIn:
         tree = git("write-tree")
         Path(index["GIT_INDEX_FILE"]).unlink()
         return self._tree(tree, recursive=False)
+
+
+def _without_editor(comment: Json) -> Json:
+    """A comment as REST shows it: who edited it is told by GraphQL alone."""
+    return {key: value for key, value in comment.items() if key != "editor"}
 
 
 def token(actor: str, permissions: dict[str, str]) -> str:

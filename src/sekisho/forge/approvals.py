@@ -17,7 +17,7 @@ from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.interface import Comment, Forge, PullRequest, at_least, marker_of, same_actor
 from sekisho.forge.lock import check_lock, read_lock
 from sekisho.forge.markdown import quoted
-from sekisho.forge.records import bot_comments, events, is_held
+from sekisho.forge.records import bot_comments, check_unedited, events, is_held
 
 REPORT = re.compile(
     r"^<!-- sekisho:report-of head=([0-9a-f]{40}) report-sha256=([0-9a-f]{64}) -->$", re.MULTILINE
@@ -70,8 +70,9 @@ def bind(forge: Forge, pull: PullRequest, approver: str, at: str, comment_id: in
 
     Raises:
         CannotCheck: the head has no dvc.lock.
-        Refused: no report stands on the pull request for this head.
+        Refused: no report stands on the pull request for this head, or not as the bot wrote it.
     """
+    check_unedited(forge, pull.number)
     report = find_report(forge, pull.number)
     if report is None or report.head_sha != pull.head_sha:
         raise Refused(
@@ -113,14 +114,15 @@ def current_approval(forge: Forge, pull: PullRequest) -> Approval:
     """The last approval that is still good for the pull request's head.
 
     Raises:
-        Refused: none was given, the head moved since (and maybe came back), it was taken back, or it does not
-            hold up any more: the approver may not write now, the approving comment was edited or is gone, the
+        Refused: somebody edited a comment of the bot; none was given, the head moved since (and maybe came
+            back), it was taken back, or it does not hold up any more: the approver may not write now, the approving comment was edited or is gone, the
             report differs.
     """
     return _deciding(forge, pull, _given(forge, pull))
 
 
 def _deciding(forge: Forge, pull: PullRequest, given: list[dict[str, Any]]) -> Approval:
+    check_unedited(forge, pull.number)
     if not given:
         raise _void(f"no approval of {pull.head_sha}")
     return _still_good(forge, pull, given[-1])
@@ -196,6 +198,7 @@ def blockers(forge: Forge, pull: PullRequest) -> list[str]:
     if is_held(forge, pull.number):
         found.append("it is on hold")
     for check in (
+        lambda: check_unedited(forge, pull.number),
         lambda: current_approval(forge, pull),
         lambda: check_gate(forge, pull.head_sha),
         lambda: check_lock(forge, pull.head_sha),
@@ -203,7 +206,7 @@ def blockers(forge: Forge, pull: PullRequest) -> list[str]:
         try:
             check()
         except (Refused, CannotCheck) as error:
-            found.append(error.message)
+            found += [error.message] if error.message not in found else []
     return found
 
 
@@ -215,6 +218,7 @@ def merge(forge: Forge, number: int) -> str:
         CannotCheck: dvc.lock or the gate's figures are missing.
     """
     pull = forge.get_pull_request(number)
+    check_unedited(forge, number)
     if pull.state != "open" or is_held(forge, number):
         raise Refused(
             "forge.mergeable",

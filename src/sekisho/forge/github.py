@@ -45,6 +45,7 @@ REPLACED = {
     "head_ref_force_pushed", "head_ref_deleted", "head_ref_restored", "closed", "reopened",
     "base_ref_changed", "automatic_base_change_succeeded",
 }  # fmt: skip
+EDITOR = "query($id:ID!){node(id:$id){... on IssueComment{lastEditedAt editor{__typename login}}}}"
 COMPARED = 300  # files that GitHub lists of a comparison
 CLOCK_SKEW = dt.timedelta(seconds=60)  # between GitHub's clock and ours, when a lost answer is looked for
 
@@ -67,15 +68,7 @@ class GitHubForge(Forge):
 
     def current_actor(self) -> str:
         if not self._actor:  # REST's /user refuses an App's token, GraphQL's viewer answers "<slug>[bot]"
-            answer = self.rest.ask(
-                "POST", f"{self.rest.api}/graphql", json={"query": "{viewer{login}}"}
-            ).json()
-            try:
-                self._actor = str(answer["data"]["viewer"]["login"])
-            except (KeyError, TypeError) as error:
-                raise ForgeError(
-                    "GitHub does not say whose token this is", remedy="check the token"
-                ) from error
+            self._actor = str(self.rest.graphql("{viewer{login}}")["viewer"]["login"])
         return self._actor
 
     def permission(self, actor: str) -> Permission:
@@ -188,6 +181,15 @@ class GitHubForge(Forge):
 
     def delete_comment(self, number: int, comment_id: int) -> None:
         self.rest.ask("DELETE", f"/issues/comments/{comment_id}", allow=(NOT_FOUND,))
+
+    def last_editor(self, number: int, comment_id: int) -> str | None:
+        node = self.rest.ask("GET", f"/issues/comments/{comment_id}").json()["node_id"]
+        found = self.rest.graphql(EDITOR, id=node)["node"]
+        if found["lastEditedAt"] is None:
+            return None
+        editor = found["editor"] or {"__typename": "", "login": ""}  # a deleted account
+        name = str(editor["login"]).removesuffix("[bot]")  # GraphQL leaves a bot's suffix out
+        return f"{name}[bot]" if editor["__typename"] == "Bot" else name
 
     def react(self, number: int, comment_id: int, reaction: Reaction) -> None:
         self.rest.ask("POST", f"/issues/comments/{comment_id}/reactions", json={"content": reaction})

@@ -115,6 +115,9 @@ class Forge(Protocol):
 
     def delete_comment(self, number: int, comment_id: int) -> None: ...
 
+    def last_editor(self, number: int, comment_id: int) -> str | None:
+        """Who changed a comment's text last, "" if that cannot be known; None if nobody did."""
+
     def react(self, number: int, comment_id: int, reaction: Reaction) -> None: ...
 
     def read_file(self, sha: str, path: str) -> bytes | None:

@@ -226,6 +226,12 @@ class LocalForge(Forge):
             self._own_comment(number, comment_id)[0].unlink()
             self._render(number)
 
+    def last_editor(self, number: int, comment_id: int) -> str | None:
+        _, front, body = self._comment(number, comment_id)
+        if front["sha256"] != _sha256(body):
+            return ""  # the file was changed by hand
+        return str(front["author"]) if front["edited"] else None
+
     def react(self, number: int, comment_id: int, reaction: Reaction) -> None:
         with self._locked():
             path, front, body = self._comment(number, comment_id)

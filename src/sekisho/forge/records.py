@@ -1,7 +1,9 @@
 """What was decided on a pull request: the bot's answers to commands, in the order of the commands.
 
 State is not stored anywhere else. Every answer ends with a record, whatever it was about: so nothing that an
-answer quotes can pass for its record. An answer counts only if the bot wrote it and nobody edited it.
+answer quotes can pass for its record. An answer counts only if the bot wrote it and nobody edited it. Since
+whoever may write may also edit or delete it, what stops a merge does not hang on it alone: an edited comment
+of the bot stops everything, and a person's own ``/hold`` or ``/unapprove`` counts without one.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sekisho.errors import CannotCheck
-from sekisho.forge.interface import Comment, Forge, marker_of, same_actor
+from sekisho.errors import CannotCheck, Refused
+from sekisho.forge.grammar import parse
+from sekisho.forge.interface import Comment, Forge, at_least, marker_of, same_actor
 
 ANSWER = re.compile(r"answer-([1-9][0-9]{0,18})")  # marker of the bot's answer to the comment of that id
 BEGIN = "<details><summary>record</summary>\n\n<!-- sekisho:record -->\n```json\n"
 END = "\n```\n\n</details>"
+STOPS = ("hold", "unapprove")
 
 Event = dict[str, Any]
 
@@ -73,14 +77,46 @@ def find_answer(forge: Forge, number: int, comment_id: int) -> Answer | None:
 def events(forge: Forge, number: int) -> list[Event]:
     """What was decided, oldest first: ``{"event": "approve" | "unapprove" | …, "comment_id": …, …}``.
 
-    Refused commands decided nothing.
+    Refused commands decided nothing. A command that stops a merge counts before it is answered, and when its
+    answer was edited or deleted.
     """
-    records = [answer.record for answer in answers(forge, number)]
-    return [record for record in records if record and record["status"] != "refused"]
+    records = {answer.to: answer.record for answer in answers(forge, number) if answer.record}
+    for comment in forge.comments(number):
+        if comment.id not in records and (record := _stop(forge, comment)):
+            records[comment.id] = record
+    return [record for _, record in sorted(records.items()) if record["status"] != "refused"]
+
+
+def check_unedited(forge: Forge, number: int) -> None:
+    """Nobody else has edited what the bot wrote, neither reports nor answers.
+
+    Raises:
+        Refused: names the comment: what was shown and decided cannot be known any more.
+    """
+    for comment in bot_comments(forge, number):
+        answer = ANSWER.fullmatch((marker_of(comment) or ("",))[0])  # not even the bot edits its answers
+        if comment.edited and (answer or not _by_bot(forge, forge.last_editor(number, comment.id))):
+            raise Refused(
+                "forge.unedited-by-others",
+                expected=f"what {forge.params.bot} wrote, as it wrote it",
+                found=f"comment {comment.id}, edited",
+                remedy="delete that comment, then give its command again or run the pipeline again",
+            )
+
+
+def _by_bot(forge: Forge, editor: str | None) -> bool:
+    return editor is None or same_actor(editor, forge.params.bot)
 
 
 def is_held(forge: Forge, number: int) -> bool:
-    """Whether ``/hold`` was said last: neither merged nor updated by the bot until ``/resume``."""
+    """Whether ``/hold`` was said last: neither merged nor updated by the bot until ``/resume``.
+
+    So it is, too, while a comment of the bot stands there that somebody edited.
+    """
+    try:
+        check_unedited(forge, number)
+    except Refused:
+        return True
     held = False
     for event in events(forge, number):
         held = {"hold": True, "resume": False}.get(event["event"], held)
@@ -97,3 +133,14 @@ def _record(comment: Comment, answered: int) -> Event | None:
     except (ValueError, KeyError, TypeError):
         return None  # not of our making: it decides nothing
     return record if named["comment_id"] == answered else None
+
+
+def _stop(forge: Forge, comment: Comment) -> Event | None:
+    """The event of a person's own command that stops a merge, if they may give it now."""
+    command = None if comment.edited else parse(comment.body)
+    if command is None or command.name not in STOPS or command.arguments is None:
+        return None
+    if not at_least(forge.permission(comment.author), "write"):
+        return None
+    about = {"event": command.name, "status": "done", "actor": comment.author, "comment_id": comment.id}
+    return about | {"at": comment.created_at}

@@ -65,6 +65,19 @@ class Rest:
                 raise ForgeError("GitHub's next page lies on another host", remedy="check GITHUB_API_URL")
             answer = self.ask("GET", following)
 
+    def graphql(self, query: str, **variables: str) -> Json:
+        """What GitHub's GraphQL API answers, for what REST does not tell.
+
+        Raises:
+            ForgeError: see :meth:`ask`; the query was refused.
+        """
+        wish = {"query": query} | ({"variables": variables} if variables else {})
+        answer = self.ask("POST", f"{self.api}/graphql", json=wish).json()
+        if answer.get("errors") or not answer.get("data"):
+            said = one_line(str((answer.get("errors") or [{}])[0].get("message", "")))
+            raise ForgeError(f"GitHub refused a query: {said}", remedy="check the App's permissions")
+        return dict(answer["data"])
+
     def ask(
         self,
         method: str,

@@ -106,7 +106,7 @@ def _signing_needs_github(world: World, merged: str) -> None:
     """Everything up to the certificate is done; without GitHub's identity nothing is proposed."""
     branches = world.github.git("for-each-ref", "--format=%(refname)")
     ran = world.act("release.yml", "push", world.push(merged), sha=merged)
-    assert ran.jobs == {"sign": "failure", "propose": "skipped"}
+    assert ran.jobs == {"changed": "success", "sign": "failure", "propose": "skipped"}
     assert ran.result("sign", "sekisho export") == "success"
     assert ran.result("sign", "sekisho sign") == "failure"
     assert "OIDC" in ran.output("sign")
@@ -115,7 +115,7 @@ def _signing_needs_github(world: World, merged: str) -> None:
 
 def _release(world: World, merged: str) -> int:
     ran = world.act("release.yml", "push", world.push(merged), sha=merged, sign_here=True)
-    assert ran.jobs == {"sign": "success", "propose": "success"}
+    assert ran.jobs == {"changed": "success", "sign": "success", "propose": "success"}
     assert "Running stage" not in ran.output("sign"), "nothing is trained again"
     return _merge_proposal(
         world, "release/policy/1", {"releases/policy/1/manifest.json", "releases/audit.jsonl"}
@@ -150,6 +150,8 @@ def _stage(world: World, number: int) -> None:
     ran = world.act("stage.yml", "push", world.push(merged), sha=merged)
     assert ran.jobs == {"stage": "success"}
     assert len(world.github.dispatches) == 1
+    ran = world.act("release.yml", "push", world.push(merged), sha=merged, sign_here=True)
+    assert ran.jobs == {"changed": "success", "sign": "skipped", "propose": "skipped"}
 
 
 def _promote(world: World, number: int, release: str) -> None:
@@ -275,7 +277,7 @@ def _second_release(world: World) -> None:
     assert world.head("note") == head, "the results were there already"
     merged = _approved(world, number)
     ran = world.act("release.yml", "push", world.push(merged), sha=merged, sign_here=True)
-    assert ran.jobs == {"sign": "success", "propose": "success"}
+    assert ran.jobs == {"changed": "success", "sign": "success", "propose": "success"}
     _merge_proposal(world, "release/policy/2", {"releases/policy/2/manifest.json"})
 
 
@@ -309,7 +311,7 @@ def _rollback(world: World, first: int) -> None:
     assert ran.jobs["report"] == "success"
     merged = _approved(world, number)
     ran = world.act("release.yml", "push", world.push(merged), sha=merged, sign_here=True)
-    assert ran.jobs == {"sign": "success", "propose": "success"}
+    assert ran.jobs == {"changed": "success", "sign": "success", "propose": "success"}
     release = _merge_proposal(world, "release/policy/3", {"releases/policy/3/bundles/approval.sigstore.json"})
     _promote(world, release, "policy/3")
     assert not list(world.folder.rglob("pwned"))

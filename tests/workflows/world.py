@@ -245,7 +245,8 @@ class World:
 
     def push(self, sha: str) -> dict[str, Any]:
         event = copy.deepcopy(example("push"))
-        return self._here(event | {"ref": "refs/heads/main", "after": sha}, BOT)
+        before = self.github.git("rev-parse", f"{sha}^1")
+        return self._here(event | {"ref": "refs/heads/main", "before": before, "after": sha}, BOT)
 
     def dispatch(self, started: dict[str, Any]) -> dict[str, Any]:
         event = copy.deepcopy(example("workflow_dispatch"))

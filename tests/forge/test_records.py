@@ -14,6 +14,7 @@ from tests.forge.conftest import write
 from sekisho.calendar import Calendar
 from sekisho.errors import Refused
 from sekisho.forge.approvals import blockers, current_approval, merge
+from sekisho.forge.commands import Outcome, handle
 from sekisho.forge.interface import Comment
 from sekisho.forge.propose import Proposal, propose
 from sekisho.forge.recheck import Promotion, recheck
@@ -205,3 +206,59 @@ def test_a_refused_command_decides_nothing(world, say, pull):
     world.act("reviewer").merge(pull, head(world, pull), "Merge")
     say("reviewer", pull, "/unapprove")
     assert decided(world, pull) == []
+
+
+# ---- commands take effect in the order of their comments, whenever their jobs run
+
+
+def judged(world, number: int, comment_id: int) -> Outcome:
+    bot = world.act(BOT)
+    return handle(bot, number, next(c for c in bot.comments(number) if c.id == comment_id), TOKYO)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize(
+    ("before", "first", "later"),
+    [
+        ("/hold first", "/resume", "/hold the market is broken"),
+        ("", "/approve {head}", "/unapprove"),
+        ("", "/hold", "/resume"),
+    ],
+)
+def test_a_command_whose_job_runs_late_undoes_nothing(world, say, pull, before, first, later, answered):
+    if before:
+        say("reviewer", pull, before)
+    one = world.act("reviewer").add_comment(pull, first.format(head=head(world, pull)))
+    two = world.act("reviewer").add_comment(pull, later)
+    if answered or later == "/resume":
+        assert judged(world, pull, two).status == "done"
+    held = is_held(world.act(BOT), pull)
+    outcome = judged(world, pull, one)
+    assert (outcome.status, "commands.in-order" in outcome.message) == ("refused", True)
+    assert is_held(world.act(BOT), pull) is held is later.startswith("/hold")
+    with pytest.raises(Refused):
+        current_approval(world.act(BOT), world.act(BOT).get_pull_request(pull))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_of_two_voices_at_the_same_moment_the_later_comment_is_the_second(world, release, order):
+    people = ("trader", "second-trader")
+    asked = [world.act(name).add_comment(release, DECLARE) for name in people]
+    said = {n: judged(world, release, asked[n]) for n in order}
+    assert said[1].status == "accepted"
+    assert said[0].status == ("waiting" if order == (0, 1) else "done")
+    assert decided(world, release) == ["emergency", "emergency-promotion"]
+    third = world.act("admin").add_comment(release, DECLARE)
+    assert judged(world, release, third).status == "waiting"  # both are used up
+
+
+def test_of_three_voices_at_the_same_moment_two_are_acted_on_and_the_third_waits(world, release):
+    people = ("trader", "second-trader", "admin")
+    asked = [world.act(name).add_comment(release, DECLARE) for name in people]
+    said = [judged(world, release, comment).status for comment in reversed(asked)]
+    assert said == ["waiting", "accepted", "done"]
+
+
+def test_an_unanswered_voice_of_one_who_may_not_is_none(world, release):
+    world.act("reviewer").add_comment(release, DECLARE)
+    assert judged(world, release, world.act("trader").add_comment(release, DECLARE)).status == "waiting"

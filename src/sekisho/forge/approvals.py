@@ -115,8 +115,8 @@ def current_approval(forge: Forge, pull: PullRequest) -> Approval:
 
     Raises:
         Refused: somebody edited a comment of the bot; none was given, the head moved since (and maybe came
-            back), it was taken back, or it does not hold up any more: the approver may not write now, the approving comment was edited or is gone, the
-            report differs.
+            back), it was taken back, or it does not hold up any more: the approver may not write now, the
+            approving comment was edited or is gone, the report differs.
     """
     return _deciding(forge, pull, _given(forge, pull))
 

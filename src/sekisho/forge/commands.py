@@ -33,9 +33,10 @@ from sekisho.forge.markdown import quoted
 from sekisho.forge.promotion import (
     EMERGENCY,
     EMERGENCY_PROMOTION,
+    acted_on,
     check_hours,
+    first_voice,
     may_change_production,
-    second_voice,
 )
 from sekisho.forge.records import (
     Event,
@@ -51,6 +52,7 @@ from sekisho.forge.retune import read_changes, with_changes
 RELEASE_BRANCH = re.compile(r"release/([a-z][a-z0-9-]{0,62}/[1-9][0-9]{0,8})")  # made by release.yml
 
 Status = Literal["done", "accepted", "waiting", "refused", "ignored"]
+UNDONE_BY = {"approve": "unapprove", "hold": "resume", "resume": "hold"}
 REACTIONS: dict[str, Reaction] = {"done": "+1", "accepted": "rocket", "waiting": "eyes", "refused": "-1"}
 
 
@@ -144,7 +146,19 @@ def _judge(
     if kind.state not in ("any", pull.state):
         raise Refused("commands.state", expected=f"a pull request that is {kind.state}", found=pull.state,
                       remedy="use the command on another pull request")  # fmt: skip
+    _check_order(forge, number, comment, command.name)
     return _ACTIONS[command.name](Case(forge, pull, comment, command.arguments, calendar, now))
+
+
+def _check_order(forge: Forge, number: int, comment: Comment, name: str) -> None:
+    """Nothing that was commented later undoes it: jobs do not run in the order of the comments."""
+    later = [
+        e for e in events(forge, number) if e["comment_id"] > comment.id and e["event"] == UNDONE_BY.get(name)
+    ]
+    if later:
+        raise Refused("commands.in-order", expected="the last word on it",
+                      found=f"`/{later[-1]['event']}` in the later comment {later[-1]['comment_id']}",
+                      remedy="if it still holds, write the command in a new comment")  # fmt: skip
 
 
 def _check_right(forge: Forge, actor: str, kind: Kind, production: bool) -> None:
@@ -228,7 +242,10 @@ def _promote(case: Case) -> Result:
         if inputs["environment"] == "production":
             check_hours(case.calendar, case.now)
         return "accepted", forge.start("promote.yml", inputs | {"reason": f"asked by {actor}"}, case.key), {}
-    first = second_voice(forge, pull.number, actor, case.now)
+    if acted := acted_on(forge, pull.number, case.comment):
+        said = f"Acted on already, together with comment {acted['comment_id']}."
+        return "done", said, {"event": EMERGENCY, "reason": emergency}
+    first = first_voice(forge, pull.number, case.comment, case.now)
     if first is None:
         message = (
             f"An emergency was declared: {quoted(emergency)}. It is acted on when another member of "

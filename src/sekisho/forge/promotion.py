@@ -11,7 +11,7 @@ from sekisho.calendar import Calendar
 from sekisho.errors import Refused
 from sekisho.forge.grammar import emergency_reason
 from sekisho.forge.interface import Comment, Forge, at_least, same_actor
-from sekisho.forge.records import Event, events
+from sekisho.forge.records import Event, answers, events
 
 EMERGENCY, EMERGENCY_PROMOTION = "emergency", "emergency-promotion"  # one voice, and both
 
@@ -54,25 +54,55 @@ def check_hours(calendar: Calendar, moment: dt.datetime) -> None:
         )
 
 
-def second_voice(forge: Forge, number: int, actor: str, moment: dt.datetime) -> Event | None:
-    """The emergency that somebody else declared here within ``forge.emergency_minutes``, if it still stands.
+def first_voice(forge: Forge, number: int, second: Comment, moment: dt.datetime) -> Event | None:
+    """The emergency that somebody else declared within ``forge.emergency_minutes`` in a comment before
+    ``second``, if it still stands.
 
     It stands while its comment is there unedited and its author may still change production. Once acted on
-    it is used up.
+    it is used up. It need not be answered yet: of two comments at the same moment the later is the second.
     """
-    standing: list[Event] = []
-    for event in events(forge, number):
-        if event["event"] == EMERGENCY:
-            standing.append(event)
-        elif event["event"] == EMERGENCY_PROMOTION:
-            standing.clear()
     comments = forge.comments(number)
+    standing: list[Event] = []
+    for voice in _voices(forge, number, comments):
+        if voice["comment_id"] >= second.id:
+            break
+        at = dt.datetime.fromisoformat(voice["at"])
+        if voice["event"] == EMERGENCY_PROMOTION:
+            standing.clear()
+        elif "status" not in voice and _partner(forge, comments, standing, voice["actor"], at):
+            standing.clear()  # its own job will act on both
+        else:
+            standing.append(voice)
+    return _partner(forge, comments, standing, second.author, moment)
+
+
+def acted_on(forge: Forge, number: int, first: Comment) -> Event | None:
+    """The promotion for which ``first`` was the first of two voices."""
+    acts = [e for e in events(forge, number) if e["event"] == EMERGENCY_PROMOTION]
+    return next((e for e in acts if e["first"]["comment_id"] == first.id), None)
+
+
+def _voices(forge: Forge, number: int, comments: Sequence[Comment]) -> list[Event]:
+    """Emergencies declared and acted on, in the order of their comments; unanswered ones have no status."""
+    found = [e for e in events(forge, number) if e["event"] in (EMERGENCY, EMERGENCY_PROMOTION)]
+    answered = {answer.to for answer in answers(forge, number)}
+    for comment in comments:
+        reason = emergency_reason(comment)
+        if reason and comment.id not in answered and may_change_production(forge, comment.author):
+            about = {"event": EMERGENCY, "actor": comment.author, "comment_id": comment.id}
+            found.append(about | {"at": comment.created_at, "reason": reason})
+    return sorted(found, key=lambda voice: int(voice["comment_id"]))
+
+
+def _partner(
+    forge: Forge, comments: Sequence[Comment], standing: Sequence[Event], actor: str, moment: dt.datetime
+) -> Event | None:
+    """The last of the standing voices that is fresh at that moment, another's, and not taken back."""
     oldest = moment - dt.timedelta(minutes=forge.params.emergency_minutes)
-    for event in reversed(standing):
-        fresh = oldest <= dt.datetime.fromisoformat(event["at"]) <= moment
-        another = fresh and not same_actor(event["actor"], actor)
-        if another and voice_stands(forge, comments, event):
-            return event
+    for voice in reversed(standing):
+        fresh = oldest <= dt.datetime.fromisoformat(voice["at"]) <= moment
+        if fresh and not same_actor(voice["actor"], actor) and voice_stands(forge, comments, voice):
+            return voice
     return None
 
 

@@ -41,6 +41,20 @@ def test_the_matrix_has_rows_for_every_role_and_both_answers():
     assert set(table) <= named
 
 
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_a_pod_role_names_a_namespace_that_deploy_makes(environment):
+    root = MATRIX.parents[2]
+    table = yaml.safe_load((root / "terraform/roles.yaml").read_text().replace("${environment}", environment))
+    named = {role["pod"]["namespace"] for role in table.values() if "pod" in role}
+    made = {
+        found["metadata"]["name"]
+        for path in (root / "deploy/platform/namespaces").rglob("*.yaml")
+        for found in yaml.safe_load_all(path.read_text())
+        if found and found["kind"] == "Namespace"
+    }
+    assert named <= made
+
+
 @needs_terraform
 def test_only_the_exact_subject_and_audience_become_a_role(access):
     env, found = access

@@ -17,7 +17,7 @@ from sekisho.forge.commands import handle
 from sekisho.forge.grammar import KINDS
 from sekisho.forge.local import LocalForge
 from sekisho.forge.promotion import market_hours
-from sekisho.forge.records import events, record_block
+from sekisho.forge.records import events
 from sekisho.forge.report import publish_report
 from sekisho.forge.retune import read_changes, with_changes
 from sekisho.params import lookup, parse_yaml
@@ -197,18 +197,35 @@ def test_every_comment_and_every_other_line_of_the_file_stays(change):
 def test_who_had_the_bot_commit_parameters_is_an_author_and_cannot_approve(say, whole, world):
     say("reviewer", whole, "/retrain ppo.epochs=3")
     refused = say("reviewer", whole, f"/approve {head(world, whole)}")
-    assert "someone else than engineer, reviewer" in refused.message
+    assert f"someone else than `` engineer, reviewer, {BOT} ``" in refused.message
     assert "report-for-head" in say("trader", whole, f"/approve {head(world, whole)}").message
 
 
-def test_an_approval_from_before_ones_own_parameters_is_void(world, say, pull):
-    sha = head(world, pull)
-    (world.clone / "params.yaml").write_bytes(PARAMS)
-    say("reviewer", pull, f"/approve {sha}")
-    record = {"event": "retrain", "status": "accepted", "actor": "reviewer", "comment_id": 99, "at": ""}
-    world.act(BOT).add_comment(pull, f"<!-- sekisho:answer-99 1/1 -->\n{record_block(record)}")
-    with pytest.raises(Refused, match="the author's own approval"):
-        merge(world.act("reviewer"), pull)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--author", "reviewer <reviewer@example.invalid>"), "Mine"),
+        (("--author", "someone <x@example.invalid>"), "Pair\n\nCo-authored-by: Reviewer <r@example.invalid>"),
+        ((), "Pair\n\nco-authored-by: R. E. Viewer <12+reviewer@users.noreply.github.com>"),
+    ],
+)
+def test_who_wrote_a_commit_of_the_bots_own_request_cannot_approve_it(world, say, words, message):
+    bot = world.act(BOT)
+    world.push("by the bot", branch="retrain/policy")
+    number = bot.open_pull_request("retrain/policy", "Retrain", "", "retrain:policy:x")
+    world.git("commit", "--quiet", "--allow-empty", *words, "--message", message)
+    head = world.push("results", branch="retrain/policy", limit=0.2)
+    publish_report(bot, number, world.report)
+    assert "commands.four-eyes" in say("reviewer", number, f"/approve {head}").message
+    assert say("trader", number, f"/approve {head}").status == "done"
+
+
+def test_who_committed_it_cannot_approve_it(world, say, monkeypatch):
+    monkeypatch.setenv("GIT_COMMITTER_NAME", "Reviewer")
+    head = world.push("tuned")
+    number = world.act(BOT).open_pull_request("tune", "Tune", "because")
+    publish_report(world.act(BOT), number, world.report)
+    assert "commands.four-eyes" in say("reviewer", number, f"/approve {head}").message
 
 
 def test_retrain_after_a_crash_commits_and_starts_nothing_twice(world, say, whole, monkeypatch):

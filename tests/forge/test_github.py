@@ -61,6 +61,8 @@ class GitHub:
         self.permissions = {"engineer": "write", "reviewer": "write", "reader": "read"}
         self.started: list[dict] = []
         self.timeline: list[dict] = []
+        self.commits: list[dict] = []
+        self.pushes: list[dict] = []
         self.edits: dict[str, tuple[str, str]] = {}  # node of a comment -> type and login of the last editor
         self.desk = {"trader": "active", "invited": "pending"}
         self.after: list[Exception | None] = []  # the request is carried out, its answer is lost
@@ -139,6 +141,12 @@ class GitHub:
                     httpx.Response(200, json={"object": {"sha": ref}})
                     if ref
                     else httpx.Response(404, json={})
+                )
+            case "GET", ["pulls", _, "commits"]:
+                return httpx.Response(200, json=self.commits)
+            case "GET", ["activity"]:
+                return httpx.Response(
+                    200, json=[p for p in self.pushes if p["ref"] == request.url.params["ref"]]
                 )
             case "GET", ["issues", _, "timeline"]:
                 return httpx.Response(200, json=self.timeline)
@@ -499,3 +507,31 @@ def test_a_refused_query_is_an_error_that_says_what_github_said(github, forge):
     github.trouble = [httpx.Response(200, json={"data": None, "errors": [{"message": "no such node"}]})]
     with pytest.raises(ForgeError, match="GitHub refused a query: no such node"):
         forge.current_actor()
+
+
+def commit(sha: str, author: str | None, committer: str | None, message: str = "m") -> dict:
+    made = {"sha": sha, "commit": {"message": message}}
+    people = zip(("author", "committer"), (author, committer), strict=True)
+    return made | {role: {"login": name} if name else None for role, name in people}
+
+
+def test_contributors_are_who_wrote_committed_and_pushed_what_the_request_holds(github, forge):
+    github.pulls = [pull(1, "tune"), pull(2, "theirs")]
+    github.pulls[1]["head"] |= {"repo": {"full_name": "reader/sekisho"}, "label": "reader:theirs"}
+    asked = "Retrain with x\n\nAsked for by trader, comment-7\n"
+    github.commits = [
+        commit("1", "engineer", "web-flow"),
+        commit("2", None, None),
+        commit("3", BOT, BOT, asked),
+    ]
+    ref = "refs/heads/tune"
+    github.pushes = [
+        {"after": "2", "ref": ref, "actor": {"login": "pusher"}},
+        {"after": "9", "ref": ref, "actor": {"login": "of-an-earlier-request"}},
+        {"after": "3", "ref": "refs/heads/theirs", "actor": {"login": "of-another-branch"}},
+    ]
+    assert forge.contributors(1) == {"engineer", "web-flow", BOT, "trader", "pusher"}
+    assert forge.contributors(2) == {"engineer", "web-flow", BOT, "trader"}
+    github.commits = [commit(str(n), "engineer", "engineer") for n in range(250)]
+    with pytest.raises(ForgeError, match="only 250 commits"):
+        forge.contributors(1)

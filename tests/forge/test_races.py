@@ -142,3 +142,13 @@ def test_what_main_got_after_the_checkout_is_not_overwritten(github, tmp_path, p
     (checkout / "other").write_text("x")
     assert propose(forge, checkout, ["other"], wish) == 2  # main left that alone
     assert github.git("rev-parse", "images^") == git(checkout, "rev-parse", "HEAD")
+
+
+def test_who_pushed_is_known_from_githubs_own_record(github, tmp_path, params):
+    assert promote(github, tmp_path, params, "policy-1") == "made 1"
+    head = str(github.pull(1)["head"]["sha"])
+    person = github.description.example("simple-user") | {"login": "pusher"}
+    push = {"id": 1, "node_id": "x", "before": head, "after": head, "ref": "refs/heads/promote/production"}
+    push |= {"timestamp": "2026-01-01T00:00:00Z", "activity_type": "push", "actor": person}
+    github.pushes = [push, push | {"after": "f" * 40, "actor": person | {"login": "earlier"}}]
+    assert GitHubForge(REPOSITORY, params, token(BOT, RIGHTS)).contributors(1) == {BOT, "pusher"}

@@ -46,10 +46,12 @@ NEEDS = {
     "issues/update-comment": ("pull-requests", "write"),
     "pulls/create": ("pull-requests", "write"),
     "pulls/get": ("pull-requests", "read"),
+    "pulls/list-commits": ("pull-requests", "read"),
     "pulls/list": ("pull-requests", "read"),
     "pulls/merge": ("contents", "write"),
     "pulls/update": ("pull-requests", "write"),
     "reactions/create-for-issue-comment": ("pull-requests", "write"),
+    "repos/list-activities": ("contents", "read"),
     "repos/compare-commits-with-basehead": ("contents", "read"),
     "repos/create-or-update-file-contents": ("contents", "write"),
     "repos/get-collaborator-permission-level": ("metadata", "read"),
@@ -86,6 +88,7 @@ class StandIn:
         self.teams: dict[str, list[str]] = {"trading-desk": ["trader"]}
         self.rulesets: list[Json] = []
         self.dispatches: list[Json] = []
+        self.pushes: list[Json] = []  # GitHub's record of who pushed; tests add to it
         self.reruns: list[int] = []
         self.jobs: dict[int, list[Json]] = {}
         self.logs: dict[int, str] = {}
@@ -315,6 +318,9 @@ class StandIn:
                 return 201, self.open_pull(
                     actor, body["head"], body["title"], body.get("body", ""), body["base"]
                 )
+            case "pulls/list-commits":
+                pull = self.pull(int(parts[1]))
+                return 200, self._commits(f"{pull['base']['sha']}..{pull['head']['sha']}")
             case "pulls/get":
                 return 200, self.pull(int(parts[1]))
             case "pulls/update":
@@ -347,6 +353,8 @@ class StandIn:
         match name:
             case "repos/get-content":
                 return 200, self._file(query.get("ref", "main"), "/".join(parts[1:]), headers)
+            case "repos/list-activities":
+                return 200, [push for push in self.pushes if push["ref"] == query["ref"]]
             case "repos/compare-commits-with-basehead":
                 return 200, self._comparison(*parts[1].split("..."))
             case "repos/create-or-update-file-contents":
@@ -411,6 +419,20 @@ class StandIn:
             return content
         made = self.description.example("content-file-response-if-content-is-a-file")
         return made | {"path": path, "content": base64.b64encode(content).decode(), "size": len(content)}
+
+    def _commits(self, span: str) -> list[Json]:
+        """Commits as GitHub lists them; git's names stand for accounts."""
+        made = []
+        for entry in filter(
+            None, self.git("log", "--reverse", "--format=%H%n%an%n%cn%n%B%x00", span).split("\0")
+        ):
+            sha, author, committer, message = entry.strip("\n").split("\n", 3)
+            one = self.description.example("commit-items")[0]
+            one |= {"sha": sha, "commit": one["commit"] | {"message": message}}
+            made.append(
+                one | {r: one[r] | {"login": n} for r, n in (("author", author), ("committer", committer))}
+            )
+        return made
 
     def _comparison(self, base: str, head: str) -> Json:
         """Files that differ from where both began, at most 300, as GitHub lists them."""

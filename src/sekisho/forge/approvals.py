@@ -60,9 +60,8 @@ def find_report(forge: Forge, number: int) -> ReportComment | None:
 
 
 def authors(forge: Forge, pull: PullRequest) -> set[str]:
-    """Who may not approve, case-folded: the author, and whoever had the bot commit other parameters."""
-    asked = {str(e.get("actor")) for e in events(forge, pull.number) if e.get("event") == "retrain"}
-    return {name.casefold() for name in {pull.author, *asked}}
+    """Who may not approve, case-folded: who opened the request, and everybody whose work it holds."""
+    return {name.casefold() for name in {pull.author, *forge.contributors(pull.number)}}
 
 
 def bind(forge: Forge, pull: PullRequest, approver: str, at: str, comment_id: int) -> Approval:

@@ -177,7 +177,7 @@ def _approve(case: Case) -> Result:
     forge, pull, comment, head = case.forge, case.pull, case.comment, case.arguments["head"]
     wrote = authors(forge, pull)
     if comment.author.casefold() in wrote:
-        others = f"someone else than {', '.join(sorted(wrote))}"
+        others = f"someone else than {quoted(', '.join(sorted(wrote)))}"
         raise Refused("commands.four-eyes", expected=others, found=comment.author,
                       remedy="ask a colleague to review and approve")  # fmt: skip
     if head != pull.head_sha:

@@ -23,6 +23,7 @@ from sekisho.forge.interface import (
     Reaction,
     State,
     head_moved,
+    named_in,
 )
 from sekisho.forge.markdown import one_line
 from sekisho.forge.rest import (
@@ -46,6 +47,7 @@ REPLACED = {
     "base_ref_changed", "automatic_base_change_succeeded",
 }  # fmt: skip
 EDITOR = "query($id:ID!){node(id:$id){... on IssueComment{lastEditedAt editor{__typename login}}}}"
+COMMITS = 250  # commits of a pull request that GitHub lists
 COMPARED = 300  # files that GitHub lists of a comparison
 CLOCK_SKEW = dt.timedelta(seconds=60)  # between GitHub's clock and ours, when a lost answer is looked for
 
@@ -125,6 +127,25 @@ class GitHubForge(Forge):
 
     def get_pull_request(self, number: int) -> PullRequest:
         return self._pull(self.rest.ask("GET", f"/pulls/{number}").json())
+
+    def contributors(self, number: int) -> set[str]:
+        branch, commits = (
+            self.get_pull_request(number).branch,
+            self.rest.pages(f"/pulls/{number}/commits", {}),
+        )
+        messages: dict[str, str] = {}
+        found: set[str] = set()
+        for raw in commits:
+            messages[raw["sha"]] = raw["commit"]["message"]
+            found |= {(raw[role] or {}).get("login", "") for role in ("author", "committer")}
+        if len(messages) >= COMMITS:
+            raise ForgeError(
+                f"pull request {number}: GitHub lists only {COMMITS} commits", remedy="open smaller ones"
+            )
+        if ":" not in branch:  # of a fork's branch GitHub does not tell who pushed
+            pushes = self.rest.pages("/activity", {"ref": f"refs/heads/{branch}"})
+            found |= {_login(push["actor"]) for push in pushes if push["after"] in messages}
+        return found.union(*map(named_in, messages.values())) - {""}
 
     def list_pull_requests(self, state: State | Literal["all"]) -> list[PullRequest]:
         asked = {"open": "open", "all": "all"}.get(state, "closed")

@@ -17,6 +17,9 @@ Permission = Literal["none", "read", "write", "admin"]
 Reaction = Literal["+1", "-1", "confused", "eyes", "rocket"]
 PERMISSIONS: tuple[Permission, ...] = ("none", "read", "write", "admin")
 MARKER = re.compile(r"<!-- sekisho:([a-z0-9-]+) (\d+)/(\d+) -->")
+CO_AUTHOR = re.compile(r"^co-authored-by:[ \t]*(.*?)[ \t]*<([^>\n]*)>", re.IGNORECASE | re.MULTILINE)
+NO_REPLY = re.compile(r"(?:\d+\+)?([^+@]+)@users\.noreply\.github\.com")
+ASKED_FOR_BY = re.compile(r"^Asked for by (\S+), comment-\d+$", re.MULTILINE)  # commands: /retrain key=value
 PART_OVERHEAD = (
     400  # characters of each part kept free for its marker, its "part n of m" and a note on staleness
 )
@@ -71,6 +74,15 @@ def head_moved(expected: str, found: str) -> Refused:
     )
 
 
+def named_in(message: str) -> set[str]:
+    """Whom a commit's message names: co-authors, and who had the bot commit it."""
+    named = set(ASKED_FOR_BY.findall(message))
+    for name, address in CO_AUTHOR.findall(message):
+        account = NO_REPLY.fullmatch(address)
+        named |= {name, account[1]} if account else {name}
+    return named
+
+
 def marker_of(comment: Comment) -> tuple[str, int] | None:
     """The marker's name and part number if the comment's first line is one; anyone can write such a line."""
     match = MARKER.match(comment.body)
@@ -102,6 +114,11 @@ class Forge(Protocol):
         """When the branch was replaced or taken away, by the forge's clock (UTC), oldest first.
 
         It only grows: a head that was left and came back shows here, whatever dates its commits bear.
+        """
+
+    def contributors(self, number: int) -> set[str]:
+        """Accounts whose work the pull request holds: who wrote, committed or (where the forge knows it)
+        pushed one of its commits, and whom a commit's message names.
         """
 
     def list_pull_requests(self, state: State | Literal["all"]) -> list[PullRequest]: ...

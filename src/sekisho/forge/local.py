@@ -43,6 +43,7 @@ from sekisho.forge.interface import (
     State,
     at_least,
     head_moved,
+    named_in,
 )
 from sekisho.forge.markdown import one_line, quoted
 from sekisho.params import ForgeParams
@@ -183,6 +184,15 @@ class LocalForge(Forge):
         lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
         moves = [line.split(" ", 2) for line in lines]
         return [when for when, _, name in moves if name == ref]
+
+    def contributors(self, number: int) -> set[str]:
+        pull = self.get_pull_request(number)
+        words = ("log", "-z", "--format=%an%n%cn%n%B", f"{pull.base_sha}..{pull.head_sha}")
+        commits = [entry.decode(errors="replace") for entry in self._run(*words).stdout.split(b"\0") if entry]
+        found: set[str] = set()
+        for author, committer, message in (entry.split("\n", 2) for entry in commits):
+            found |= {author, committer, *named_in(message)}
+        return found
 
     def list_pull_requests(self, state: State | Literal["all"]) -> list[PullRequest]:
         pulls = [self.get_pull_request(number) for number in self._numbers()]

@@ -538,7 +538,8 @@ def test_a_deployment_without_its_soak_is_refused(shop: Any) -> None:
         check_deployment(verified.facts, verified.manifest, demand_soak(shop), now(), required=True)
 
 
-def test_a_deployment_after_too_short_a_soak_is_refused(shop: Any) -> None:
+def deployed_after(shop: Any, sessions: int | None) -> None:
+    """policy/1 promoted after a soak of so many sessions, where from then on three are asked for."""
     promote(shop.desk, shop.release, "local", "first")
     held = {
         "environment": "local",
@@ -546,10 +547,63 @@ def test_a_deployment_after_too_short_a_soak_is_refused(shop: Any) -> None:
         "deployed_at": "2026-01-02T03:04:05Z",
         "first_session": "2026-01-05",
         "last_session": "2026-01-06",
-        "sessions": 2,
+        "sessions": sessions,
         "verdict_sha256": "b" * 64,
     }
-    shop.forge("deployment-local", lambda statement: statement["predicate"].update(soak=held))
+    soaked = held if sessions else None
+    shop.forge("deployment-local", lambda statement: statement["predicate"].update(soak=soaked))
     demand_soak(shop)
+
+
+def test_a_deployment_after_too_short_a_soak_is_refused(shop: Any) -> None:
+    deployed_after(shop, 2)
     with pytest.raises(Refused, match=r"refused by rule soak: .*2 sessions"):
         shop.verify(deployed=True)
+
+
+def rolled_back(shop: Any) -> Path:
+    """policy/3, approved and signed: the content of policy/1 after policy/2."""
+    shop.second_release()
+    folder = rollback(shop.desk, 1, "seq 2 loses money", "local")
+    shop.commit("rollback PR")
+    shop.sign(folder)
+    return folder
+
+
+def test_content_that_soaked_and_ran_here_comes_back_without_another_soak(shop: Any) -> None:
+    deployed_after(shop, 3)
+    folder = rolled_back(shop)
+    promote(shop.desk, folder, "local", "approved")
+    assert shop.verify(folder, deployed=True).facts["deployment"].predicate.soak is None
+    assert promote(shop.desk, folder, "local", "again")[1].seq == 3  # in force: nothing is signed anew
+    (folder / "origin/bundles/deployment-local.sigstore.json").unlink()
+    with pytest.raises(Refused, match=r"refused by rule soak: .*no soak result"):
+        shop.verify(folder, deployed=True)
+
+
+@pytest.mark.parametrize("sessions", [None, 2])
+def test_content_that_ran_here_without_the_soak_that_is_asked_for_must_soak(
+    shop: Any, sessions: int | None
+) -> None:
+    deployed_after(shop, sessions)
+    folder = rolled_back(shop)
+    with pytest.raises(Refused, match="missing-fact"):  # it was not even where it would soak
+        promote(shop.desk, folder, "local", "approved")
+
+
+def test_content_that_never_ran_here_must_soak_although_it_is_a_rollback(shop: Any) -> None:
+    demand_soak(shop)
+    folder = rolled_back(shop)
+    with pytest.raises(Refused, match="missing-fact"):  # it was not even where it would soak
+        promote(shop.desk, folder, "local", "approved")
+
+
+def test_another_releases_deployment_spares_a_rollback_no_soak(shop: Any) -> None:
+    deployed_after(shop, 3)
+    folder = rolled_back(shop)
+    path = folder / "origin/bundles/deployment-local.sigstore.json"
+    statement = payload(path)
+    statement["subject"] = [{"name": "policy/2", "digest": {"sha256": "f" * 64}}]
+    path.write_bytes(shop.seal("deployment", canonical(statement), None, None, {}))
+    with pytest.raises(Refused, match="subject"):
+        promote(shop.desk, folder, "local", "approved")

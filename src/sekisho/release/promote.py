@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from sekisho.errors import CannotCheck, Refused
 from sekisho.params import ReleaseParams
 from sekisho.release import audit
-from sekisho.release.deployment import check_deployment
+from sekisho.release.deployment import check_deployment, ran_before
 from sekisho.release.dvclock import head
 from sekisho.release.export import created_from, publish, releases_of
 from sekisho.release.manifest import (
@@ -97,7 +97,8 @@ def promote(
     """Point ``environment`` at a release: sign the deployment, log it, change the one line.
 
     Returns the release and what was there before. ``soak`` is monitoring's verdict on the release where it
-    ran before; environments whose trust policy asks for one are not reached without.
+    ran before; environments whose trust policy asks for one are not reached without, except by a rollback to
+    content that was there already.
 
     Repeating it after an interruption completes it; repeating it when done changes nothing, unless the
     promotion has less than half of its days left or no longer holds: then it is renewed.
@@ -130,7 +131,8 @@ def promote(
                 found=target.model,
                 remedy="one environment, one model",
             )
-        soaked = check_soak(release, verified, trust, soak, moment) if trust.policy.soak else None
+        ran = ran_before(release, verified.manifest, trust)
+        soaked = check_soak(release, verified, trust, soak, moment) if trust.policy.soak and not ran else None
         action: Literal["promote", "rollback"] = "rollback" if verified.manifest.rollback else "promote"
         expires = moment + dt.timedelta(days=desk.params.deployment_days)
         event, log = audit.next_event(
@@ -206,7 +208,8 @@ def _holds(
     """Whether the promotion is in force and will be for more than half of its days."""
     half = dt.timedelta(days=params.deployment_days) / 2
     try:
-        check_deployment({"deployment": deployed}, verified.manifest, trust, moment, required=True)
+        ran = ran_before(verified.folder, verified.manifest, trust)
+        check_deployment({"deployment": deployed}, verified.manifest, trust, moment, required=True, ran=ran)
     except Refused:
         return False
     return cast(Deployment, deployed.predicate).expires - moment > half
@@ -220,7 +223,8 @@ def rollback(desk: Desk, to: int, reason: str, environment: str) -> Path:
     """Make the next release with the content of release ``to``; returns its folder.
 
     It carries the manifest and bundles of the release whose content it is, and needs an approval and
-    signatures of its own, like any release. ``environment`` names the policy that release must hold under.
+    signatures of its own, like any release. ``environment`` names the policy that release must hold under;
+    its deployment there, if it had one, comes along and spares the content another soak.
 
     Raises:
         Refused: ``to`` does not verify, or its content is revoked, or it is the newest already.
@@ -257,8 +261,11 @@ def rollback(desk: Desk, to: int, reason: str, environment: str) -> Path:
             shutil.copytree(source / CONTENT, fresh / CONTENT)
             (fresh / ORIGIN / BUNDLES).mkdir(parents=True)
             shutil.copy(origin / MANIFEST, fresh / ORIGIN / MANIFEST)
-            for fact in FACTS:
-                name = f"{fact}.sigstore.json"
+            names = [f"{fact}.sigstore.json" for fact in FACTS]
+            deployed = f"deployment-{environment}.sigstore.json"
+            if verifier.trust.policy.soak and (origin / BUNDLES / deployed).exists():
+                names.append(deployed)
+            for name in names:
                 shutil.copy(origin / BUNDLES / name, fresh / ORIGIN / BUNDLES / name)
             entry = Rollback(seq=seq, manifest_digest=digest, reason=reason)
             return publish(releases, desk.params.model, fresh, created_from(desk.repo), entry, desk.actor)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sekisho.backtest.files import require_returns
 from sekisho.errors import CannotCheck, Refused, require_same
-from sekisho.release.deployment import check_deployment
+from sekisho.release.deployment import check_deployment, ran_before
 from sekisho.release.judgement import INPUTS, judge_again
 from sekisho.release.manifest import (
     BUNDLES,
@@ -111,7 +111,8 @@ def verify_release(
         )
     verifier = BundleVerifier(load_trust(trust, environment, now=now))
     facts = check_facts(release, manifest, digest, verifier)
-    check_deployment(facts, manifest, verifier.trust, now, required=deployed)
+    ran = deployed and ran_before(release, manifest, verifier.trust)
+    check_deployment(facts, manifest, verifier.trust, now, required=deployed, ran=ran)
     judged = check_content(facts, manifest, release / CONTENT)
     revocations = read_revocations(verifier, now)
     if "deployment" in facts:

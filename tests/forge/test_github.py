@@ -91,6 +91,10 @@ class GitHub:
             case "POST", ["graphql"]:
                 if "variables" not in body:
                     return httpx.Response(200, json={"data": {"viewer": {"login": BOT}}})
+                if body["query"].startswith("mutation"):
+                    found = next(p for p in self.pulls if p["node_id"] == body["variables"]["id"])
+                    found["draft"] = "convertPullRequestToDraft" in body["query"]
+                    return httpx.Response(200, json={"data": {"done": {}}})
                 edits = self.edits.get(body["variables"]["id"])
                 node = {"lastEditedAt": "2026-01-02T00:00:00Z" if edits else None}
                 node["editor"] = edits and {"__typename": edits[0], "login": edits[1]}
@@ -199,7 +203,8 @@ class GitHub:
 
 def pull(number: int, branch: str, title: str = "t", body: str = "", author: str = BOT) -> dict:
     return {
-        "number": number, "title": title, "body": body, "state": "open", "merged_at": None,
+        "number": number, "node_id": f"PR_{number}", "draft": False, "title": title,
+        "body": body, "state": "open", "merged_at": None,
         "merge_commit_sha": None, "user": {"login": author},
         "html_url": f"https://github.com/acme/sekisho/pull/{number}",
         "head": {

@@ -152,3 +152,16 @@ def test_who_pushed_is_known_from_githubs_own_record(github, tmp_path, params):
     push |= {"timestamp": "2026-01-01T00:00:00Z", "activity_type": "push", "actor": person}
     github.pushes = [push, push | {"after": "f" * 40, "actor": person | {"login": "earlier"}}]
     assert GitHubForge(REPOSITORY, params, token(BOT, RIGHTS)).contributors(1) == {BOT, "pusher"}
+
+
+def test_a_draft_is_not_merged_by_github_either(github, tmp_path, params):
+    assert promote(github, tmp_path, params, "policy-1") == "made 1"
+    head = str(github.pull(1)["head"]["sha"])
+    forge = GitHubForge(REPOSITORY, params, token(BOT, RIGHTS))
+    for _ in range(2):
+        forge.set_draft(1, True)
+    with pytest.raises(Refused, match="still a draft"):
+        forge.merge(1, head, "Merge")
+    forge.set_draft(1, False)
+    assert forge.merge(1, head, "Merge")
+    assert github.asked.count("POST /graphql") == 1 + 2  # whose token it is, and each change

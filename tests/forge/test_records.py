@@ -13,10 +13,10 @@ from tests.forge.conftest import write
 
 from sekisho.calendar import Calendar
 from sekisho.errors import Refused
-from sekisho.forge.approvals import blockers, current_approval, merge
+from sekisho.forge.approvals import approval_record, blockers, current_approval, merge
 from sekisho.forge.commands import Outcome, handle
 from sekisho.forge.interface import Comment
-from sekisho.forge.propose import Proposal, propose
+from sekisho.forge.propose import Proposal, commit_results, propose
 from sekisho.forge.recheck import Promotion, recheck
 from sekisho.forge.records import _record, events, find_answer, is_held, record_block
 from sekisho.forge.report import publish_report
@@ -262,3 +262,51 @@ def test_of_three_voices_at_the_same_moment_two_are_acted_on_and_the_third_waits
 def test_an_unanswered_voice_of_one_who_may_not_is_none(world, release):
     world.act("reviewer").add_comment(release, DECLARE)
     assert judged(world, release, world.act("trader").add_comment(release, DECLARE)).status == "waiting"
+
+
+# ---- a hold stops the forge's own merge, the bot and the release
+
+
+def test_on_hold_the_forge_itself_merges_nothing(world, say, approved):
+    bot, sha = world.act(BOT), head(world, approved)
+    say("admin", approved, "/hold do not ship")
+    with pytest.raises(Refused, match="a draft"):
+        bot.merge(approved, sha, "The button on the page")
+    say("admin", approved, "/resume")
+    assert bot.merge(approved, sha, "The button on the page")
+
+
+def test_a_hold_after_the_merge_stops_the_release_until_it_ends(world, say, approved):
+    bot = world.act(BOT)
+    bot.merge(approved, head(world, approved), "The button on the page")
+    say("admin", approved, "/hold do not ship")
+    with pytest.raises(Refused, match="not-on-hold"):
+        approval_record(bot, approved)
+    say("admin", approved, "/resume")
+    assert approval_record(bot, approved)["approver"] == "reviewer"
+
+
+def test_on_hold_the_bot_commits_no_results(world, say, pull):
+    say("reviewer", pull, "/hold wait")
+    sha = head(world, pull)
+    write(world.clone / "dvc.lock", (world.clone / "dvc.lock").read_text() + "\n")
+    with pytest.raises(Refused, match="not-on-hold"):
+        commit_results(world.act(BOT), pull, world.clone, sha)
+    assert head(world, pull) == sha
+
+
+def test_on_hold_a_proposal_neither_grows_nor_gives_way(world, say):
+    bot = world.act(BOT)
+    wish = Proposal("locks", "Upgrade", "", "locks", exclusive=False)
+    write(world.clone / "requirements/dev.txt", "a\n")
+    number = propose(bot, world.clone, ["requirements"], wish)
+    before = bot.get_pull_request(number)
+    say("reviewer", number, "/hold not this week")
+    write(world.clone / "requirements/dev.txt", "b\n")
+    for other in (wish, Proposal("other", "Other", "", "locks", exclusive=False, replaces="locks")):
+        with pytest.raises(Refused, match="not-on-hold"):
+            propose(bot, world.clone, ["requirements"], other)
+    assert bot.get_pull_request(number) == before
+    say("reviewer", number, "/resume")
+    propose(bot, world.clone, ["requirements"], wish)
+    assert head(world, number) != before.head_sha

@@ -141,6 +141,7 @@ class StandIn:
         number = max(self.pulls, default=0) + 1
         made |= {"number": number, "title": title, "body": body, "state": "open", "requested_teams": []}
         made |= {"html_url": f"https://github.com/{REPOSITORY}/pull/{number}", "merge_commit_sha": None}
+        made |= {"node_id": f"PR_{number}", "draft": False}
         made |= {"merged_at": None, "merged": False, "merged_by": None, "closed_at": None}
         made["user"]["login"] = author
         made["head"] |= {"ref": branch, "label": f"sekisho:{branch}"}
@@ -198,6 +199,11 @@ class StandIn:
         """The GraphQL queries that are asked; GitHub's description of its REST API does not hold them."""
         if body == {"query": "{viewer{login}}"}:
             return {"viewer": {"login": actor}}
+        for change, draft in (("convertPullRequestToDraft", True), ("markPullRequestReadyForReview", False)):
+            if f"mutation($id:ID!){{{change}(" in body["query"]:
+                (found,) = (p for p in self.pulls.values() if p["node_id"] == body["variables"]["id"])
+                found["draft"] = draft
+                return {change: {"clientMutationId": None}}
         if "lastEditedAt editor{__typename login}" not in body["query"]:
             raise Answer(400, "unknown query")
         found = next(
@@ -334,6 +340,8 @@ class StandIn:
         pull = self.pull(number)
         if pull["state"] != "open":
             raise Answer(405, "Pull Request is not mergeable")
+        if pull["draft"]:
+            raise Answer(405, "Pull Request is still a draft")
         if pull["head"]["sha"] != head:
             raise Answer(409, "Head branch was modified. Review and try the merge again.")
         tree = self.git("merge-tree", "--write-tree", "main", head).split("\n")[0]

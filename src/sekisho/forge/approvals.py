@@ -17,7 +17,7 @@ from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.interface import Comment, Forge, PullRequest, at_least, marker_of, same_actor
 from sekisho.forge.lock import check_lock, read_lock
 from sekisho.forge.markdown import quoted
-from sekisho.forge.records import bot_comments, check_unedited, events, is_held
+from sekisho.forge.records import bot_comments, check_not_held, check_unedited, events, is_held
 
 REPORT = re.compile(
     r"^<!-- sekisho:report-of head=([0-9a-f]{40}) report-sha256=([0-9a-f]{64}) -->$", re.MULTILINE
@@ -217,13 +217,13 @@ def merge(forge: Forge, number: int) -> str:
         CannotCheck: dvc.lock or the gate's figures are missing.
     """
     pull = forge.get_pull_request(number)
-    check_unedited(forge, number)
-    if pull.state != "open" or is_held(forge, number):
+    check_not_held(forge, number)
+    if pull.state != "open":
         raise Refused(
             "forge.mergeable",
-            expected="an open pull request that is not on hold",
-            found="on hold" if pull.state == "open" else pull.state,
-            remedy="comment /resume, or open a new pull request",
+            expected="an open pull request",
+            found=pull.state,
+            remedy="open a new pull request",
         )
     approval = current_approval(forge, pull)
     check_gate(forge, pull.head_sha)
@@ -242,9 +242,10 @@ def approval_record(forge: Forge, number: int) -> dict[str, Any]:
     ``approvers`` names everybody whose approval is good now, the deciding one last.
 
     Raises:
-        Refused: see :func:`current_approval`.
+        Refused: on hold; else see :func:`current_approval`.
     """
     pull = forge.get_pull_request(number)
+    check_not_held(forge, number)
     given = _given(forge, pull)
     deciding, good = _deciding(forge, pull, given), []
     for earlier in given[:-1]:

@@ -199,11 +199,19 @@ def _unapprove(case: Case) -> Result:
 
 def _hold(case: Case) -> Result:
     reason = case.arguments.get("reason", "")
+    _draft(case, draft=True)
     return "done", f"On hold: {quoted(reason)}. `/resume` ends it.", {"reason": reason}
 
 
 def _resume(case: Case) -> Result:
+    _draft(case, draft=False)
     return "done", "The hold is over.", {}
+
+
+def _draft(case: Case, *, draft: bool) -> None:
+    """What is on hold is a draft: the forge itself lets nobody merge one."""
+    if case.pull.state == "open":
+        case.forge.set_draft(case.pull.number, draft)
 
 
 def _explain(case: Case) -> Result:

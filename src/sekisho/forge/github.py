@@ -147,6 +147,13 @@ class GitHubForge(Forge):
             found |= {_login(push["actor"]) for push in pushes if push["after"] in messages}
         return found.union(*map(named_in, messages.values())) - {""}
 
+    def set_draft(self, number: int, draft: bool) -> None:
+        raw = self.rest.ask("GET", f"/pulls/{number}").json()
+        if raw["draft"] != draft:
+            change = "convertPullRequestToDraft" if draft else "markPullRequestReadyForReview"
+            query = f"mutation($id:ID!){{{change}(input:{{pullRequestId:$id}}){{clientMutationId}}}}"
+            self.rest.graphql(query, id=raw["node_id"])  # REST cannot change it
+
     def list_pull_requests(self, state: State | Literal["all"]) -> list[PullRequest]:
         asked = {"open": "open", "all": "all"}.get(state, "closed")
         pulls = [self._pull(raw) for raw in self.rest.pages("/pulls", {"state": asked, "direction": "asc"})]

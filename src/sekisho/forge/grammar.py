@@ -32,9 +32,10 @@ KINDS = {
     ),
     "unapprove": Kind("/unapprove", "take every approval back", "write", re.compile("")),
     "hold": Kind(
-        "/hold [reason]", "stop merges and the bot's updates", "write", re.compile(f"(?P<reason>{REASON})?")
+        "/hold [reason]", "stop the merge, the bot's updates and the release", "write",
+        re.compile(f"(?P<reason>{REASON})?"), "any",
     ),
-    "resume": Kind("/resume", "end the hold", "write", re.compile("")),
+    "resume": Kind("/resume", "end the hold", "write", re.compile(""), "any"),
     "explain": Kind("/explain", "say what is missing for the merge", "read", re.compile(""), "any"),
     "retrain": Kind(
         "/retrain [section.key=value …]", "run the pipeline on this head again, or with other parameters",

@@ -121,6 +121,9 @@ class Forge(Protocol):
         pushed one of its commits, and whom a commit's message names.
         """
 
+    def set_draft(self, number: int, draft: bool) -> None:
+        """Make a draft of an open pull request, which the forge lets nobody merge, or the contrary."""
+
     def list_pull_requests(self, state: State | Literal["all"]) -> list[PullRequest]: ...
 
     def comments(self, number: int) -> list[Comment]:

@@ -163,14 +163,21 @@ class LocalForge(Forge):
             (fresh / "comments").mkdir(parents=True)
             _write(fresh / "body.md", body)
             state = {"number": number, "branch": branch, "base": base, "title": one_line(title)}
-            state |= {"author": self._actor, "state": "open", "key": key, "head_sha": head, "merge_sha": None}
+            state |= {
+                "author": self._actor,
+                "state": "open",
+                "key": key,
+                "head_sha": head,
+                "merge_sha": None,
+                "draft": False,
+            }
             _write(fresh / "pull.json", json.dumps(state, indent=1, ensure_ascii=False))
             self._render(number)
             return number
 
     def get_pull_request(self, number: int) -> PullRequest:
-        folder = self._pull(number)
-        stored = json.loads((folder / "pull.json").read_text(encoding="utf-8"))
+        folder, stored = self._pull(number), self._stored(number)
+        del stored["draft"]
         head = self._head(stored["branch"]) if stored["state"] == "open" else stored["head_sha"]
         if head is None:  # the branch was deleted: as on GitHub, that closes the request
             stored["state"], head = "closed", stored["head_sha"]
@@ -193,6 +200,12 @@ class LocalForge(Forge):
         for author, committer, message in (entry.split("\n", 2) for entry in commits):
             found |= {author, committer, *named_in(message)}
         return found
+
+    def set_draft(self, number: int, draft: bool) -> None:
+        self._require("write")
+        with self._locked():
+            self._store(number, draft=draft)
+            self._render(number)
 
     def list_pull_requests(self, state: State | Literal["all"]) -> list[PullRequest]:
         pulls = [self.get_pull_request(number) for number in self._numbers()]
@@ -325,6 +338,13 @@ class LocalForge(Forge):
             pull = self.get_pull_request(number)
             if pull.state != "open" or pull.head_sha != expected_head:
                 raise head_moved(expected_head, f"{pull.state} at {pull.head_sha}")
+            if self._stored(number)["draft"]:
+                raise Refused(
+                    "forge.mergeable",
+                    expected="a pull request that is no draft",
+                    found="a draft",
+                    remedy="it may be on hold: see `sekisho pr status`",
+                )
             with self._clone(pull.base_sha) as clone:
                 done = _git(
                     "merge", "--quiet", "--no-ff", "--message", message, expected_head,
@@ -425,9 +445,12 @@ class LocalForge(Forge):
         return path, front, body
 
     def _store(self, number: int, **changes: object) -> None:
-        path = self._pull(number) / "pull.json"
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        _write(path, json.dumps(stored | changes, indent=1, ensure_ascii=False))
+        text = json.dumps(self._stored(number) | changes, indent=1, ensure_ascii=False)
+        _write(self._pull(number) / "pull.json", text)
+
+    def _stored(self, number: int) -> dict[str, Any]:
+        text = (self._pull(number) / "pull.json").read_text(encoding="utf-8")
+        return dict(json.loads(text))
 
     def _render(self, number: int) -> None:
         pull, folder = self.get_pull_request(number), self._pull(number)

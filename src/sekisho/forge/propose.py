@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.interface import Forge, PullRequest, head_moved, same_actor
 from sekisho.forge.markdown import one_line, quoted
+from sekisho.forge.records import check_not_held
 
 RESULTS = (".json", ".csv")  # what stages write under metrics/
 
@@ -24,9 +25,10 @@ def commit_results(forge: Forge, number: int, folder: Path, head: str) -> str | 
 
     Raises:
         CannotCheck: no dvc.lock.
-        Refused: the pull request's head is another by now.
+        Refused: the pull request is on hold, or its head is another by now.
     """
     pull = forge.get_pull_request(number)
+    check_not_held(forge, number)
     if pull.head_sha != head:
         raise head_moved(head, pull.head_sha)
     metrics = (path for path in (folder / "metrics").glob("*") if path.suffix in RESULTS)
@@ -70,8 +72,8 @@ def propose(forge: Forge, checkout: Path, paths: Sequence[str], proposal: Propos
 
     Raises:
         CannotCheck: git cannot list the changes, or nothing changed under ``paths``.
-        Refused: main has changed under ``paths`` since the checkout; the branch moved meanwhile, is taken
-            (``exclusive``), or another one is open for the key.
+        Refused: main has changed under ``paths`` since the checkout; the branch moved meanwhile, is on hold
+            or taken (``exclusive``), or another one is open for the key.
     """
     files, base = _changed(checkout, paths), head_of(checkout)
     branch, head = proposal.branch, forge.branch_head(proposal.branch)
@@ -82,6 +84,8 @@ def propose(forge: Forge, checkout: Path, paths: Sequence[str], proposal: Propos
     if fresh:
         if open_one and proposal.exclusive:
             raise _taken(proposal, open_one)
+        if open_one:
+            check_not_held(forge, open_one.number)
         _check_base(forge, base, paths)
     _give_way(forge, proposal)
     if fresh and head and open_one:
@@ -104,6 +108,7 @@ def _give_way(forge: Forge, proposal: Proposal) -> None:
             continue
         if pull.branch != proposal.replaces:
             raise _taken(proposal, pull)
+        check_not_held(forge, pull.number)
         # without the key at once: GitHub closes the request of a deleted branch a moment later
         forge.open_pull_request(pull.branch, pull.title, f"Gave way to {quoted(proposal.title)}.")
         forge.delete_branch(pull.branch, pull.head_sha)

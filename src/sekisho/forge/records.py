@@ -87,6 +87,22 @@ def events(forge: Forge, number: int) -> list[Event]:
     return [record for _, record in sorted(records.items()) if record["status"] != "refused"]
 
 
+def check_not_held(forge: Forge, number: int) -> None:
+    """Nothing is merged, updated or released on hold.
+
+    Raises:
+        Refused: see :func:`is_held`.
+    """
+    check_unedited(forge, number)
+    if is_held(forge, number):
+        raise Refused(
+            "forge.not-on-hold",
+            expected=f"pull request {number} not on hold",
+            found="on hold",
+            remedy=f"comment /resume on pull request {number}, then run this again",
+        )
+
+
 def check_unedited(forge: Forge, number: int) -> None:
     """Nobody else has edited what the bot wrote, neither reports nor answers.
 

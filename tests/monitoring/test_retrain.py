@@ -154,15 +154,18 @@ def test_one_cause_from_the_first_alarm_to_its_cooldown(place: Place, tmp_path: 
     assert found == [str(day) for day in place.days[:5]]
     assert f"sha256:{'a' * 64}" in place.run("git", "log", "-1", "--format=%B", cwd=clone)
 
-    # once decided, the cause cools down; another cause does not
+    # another cause joins the open request; once it is decided both cool down, and a third does not
+    joined = place.retrain(place.alarm("policy", 4, family="mean"))
+    assert (joined.number, joined.reason) == (pull.number, "updated")
     place.forge.merge(pull.number, pull.head_sha, "Merge")
-    again = place.retrain(place.alarm("policy", 5))
-    assert again.number is None
-    assert f"cooling down: pull request {pull.number}" in again.reason
+    for family in ("volatility", "mean"):
+        again = place.retrain(place.alarm("policy", 5, family=family))
+        assert again.number is None
+        assert f"cooling down: pull request {pull.number}" in again.reason
     # nor does the retrained model, whose reference is another, start the same cause over
     retrained = replace(place.alarm("policy", 5), reference_digest="c" * 64, seq=2)
     assert "cooling down" in place.retrain(retrained).reason
-    other = place.retrain(place.alarm("policy", 5, family="mean"))
+    other = place.retrain(place.alarm("policy", 5, family="correlation"))
     assert other.number not in (None, pull.number)
 
     # once that is decided too and the cooldown is over, the first cause opens a new request

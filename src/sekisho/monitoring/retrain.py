@@ -34,7 +34,7 @@ from sekisho.monitoring.verdict import DRIFT, DUE, Alarm, Verdict
 from sekisho.params import DataParams, Params, SplitParams
 
 HOLD = "monitoring/hold.yaml"
-SEEN = re.compile(r"^- seen up to (\d{4}-\d{2}-\d{2}): .*$", re.MULTILINE)
+SEEN = re.compile(r"^- seen up to (\d{4}-\d{2}-\d{2}): ([a-z-]+), .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def open_retrain(
     _git(repo, "fetch", "--quiet", "--prune", "origin")
     pulls = [pull for pull in forge.list_pull_requests("all") if pull.branch == branch]
     open_pull = next((pull for pull in pulls if pull.state == "open"), None)
-    if reason := _reason_not_to(verdict, key, pulls, repo, forge, params):
+    if reason := _reason_not_to(verdict, alarm.family, pulls, repo, forge, params):
         return Retrain(None, branch, key, 0, reason, waits=True)
     added, sessions, head = _extend_branch(verdict, branch, open_pull, bars, repo, forge, params.data, remote)
     use = _use_of_sessions(verdict, sessions, params.split)
@@ -106,7 +106,7 @@ def open_retrain(
 
 
 def _reason_not_to(
-    verdict: Verdict, key: str, pulls: list[PullRequest], repo: Path, forge: Forge, params: Params
+    verdict: Verdict, cause: str, pulls: list[PullRequest], repo: Path, forge: Forge, params: Params
 ) -> str | None:
     """A hold in force (on the open request, or for all), or the same cause decided too recently."""
     held = next((pull.number for pull in pulls if pull.state == "open" and is_held(forge, pull.number)), None)
@@ -118,8 +118,9 @@ def _reason_not_to(
         return f"held until {hold[0]}: {hold[1]}"
     calendar = Calendar(params.data.calendar, params.data.bar)
     for pull in pulls:
-        decided = _last_seen(pull)
-        if pull.key == key and pull.state != "open" and decided:
+        seen = [(match[2], dt.date.fromisoformat(match[1])) for match in SEEN.finditer(pull.body)]
+        if pull.state != "open" and cause in {family for family, _ in seen}:  # the key names the last only
+            decided = max(day for _, day in seen)
             since = len(calendar.sessions(decided, last)) - 1
             if since < params.monitoring.cooldown_sessions:
                 return (
@@ -292,8 +293,8 @@ def _previous_release(verdict: Verdict, repo: Path) -> str | None:
 
 def _seen_line(verdict: Verdict, alarm: Alarm) -> str:
     return (
-        f"- seen up to {verdict.last_session}: statistic {alarm.statistic:.3g} on {alarm.session}, "
-        f"now {_now(verdict, alarm):.3g} of {alarm.threshold:.4g}"
+        f"- seen up to {verdict.last_session}: {alarm.family}, statistic {alarm.statistic:.3g} on "
+        f"{alarm.session}, now {_now(verdict, alarm):.3g} of {alarm.threshold:.4g}"
     )
 
 
@@ -306,11 +307,6 @@ def _now(verdict: Verdict, alarm: Alarm) -> float:
 
 def _seen(pull: PullRequest | None) -> list[str]:
     return [match.group(0) for match in SEEN.finditer(pull.body)] if pull else []
-
-
-def _last_seen(pull: PullRequest) -> dt.date | None:
-    days = [dt.date.fromisoformat(match.group(1)) for match in SEEN.finditer(pull.body)]
-    return max(days, default=None)
 
 
 def _body(verdict: Verdict, seen: list[str], rollback: str | None, use: str, plot: str | None) -> str:

@@ -329,9 +329,30 @@ def test_results_of_a_reproduced_checkout_are_committed_and_nothing_else(world, 
     assert world.git("diff", "--name-only", old, new) == "dvc.lock\nmetrics/returns.csv"
 
 
+def test_the_job_that_committed_results_and_broke_off_runs_again(world, pull):
+    bot, old = world.act(BOT), head(world, pull)
+    (world.clone / "dvc.lock").write_text((world.clone / "dvc.lock").read_text() + "\n")
+    new = commit_results(bot, pull, world.clone, old)
+    assert commit_results(bot, pull, world.clone, old) is None
+    assert head(world, pull) == new
+    publish_report(bot, pull, world.report)
+
+
+@pytest.mark.parametrize("path", ["src/code.py", "dvc.lock", "metrics/gate.json"])
+def test_results_are_not_committed_onto_a_head_that_differs_by_anything_else(world, pull, path):
+    bot, old = world.act(BOT), head(world, pull)
+    lock = (world.clone / "dvc.lock").read_text()
+    (world.clone / "dvc.lock").write_text(lock + "\n")
+    new = commit_results(bot, pull, world.clone, old)
+    slipped = bot.commit_files("tune", {path: b"slipped in"}, "Slip in", new)
+    with pytest.raises(Refused, match="head-unchanged"):
+        commit_results(bot, pull, world.clone, old)
+    assert head(world, pull) == slipped
+
+
 def test_results_of_another_head_are_not_committed(world, pull):
     old = head(world, pull)
-    new = world.push("tuned again")
+    new = world.push("tuned again", limit=0.2)
     with pytest.raises(Refused, match="head-unchanged"):
         commit_results(world.act(BOT), pull, world.clone, old)
     assert head(world, pull) == new

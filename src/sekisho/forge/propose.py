@@ -25,21 +25,37 @@ def commit_results(forge: Forge, number: int, folder: Path, head: str) -> str | 
 
     Raises:
         CannotCheck: no dvc.lock.
-        Refused: the pull request is on hold, or its head is another by now.
+        Refused: the pull request is on hold, or its head is another by now than ``head``, or ``head`` with
+            these results: of a run of the same job that broke off later.
     """
-    pull = forge.get_pull_request(number)
+    pull, found = forge.get_pull_request(number), read_results(folder)
     check_not_held(forge, number)
-    if pull.head_sha != head:
+    if pull.head_sha != head and not holds_results(forge, head, pull.head_sha, found):
         raise head_moved(head, pull.head_sha)
+    changed = {path: data for path, data in found.items() if forge.read_file(pull.head_sha, path) != data}
+    if not changed:
+        return None
+    return forge.commit_files(pull.branch, changed, f"Record the pipeline's results for {head[:12]}", head)
+
+
+def read_results(folder: Path) -> dict[str, bytes]:
+    """``dvc.lock`` and the files of ``metrics/`` (JSON, CSV) of a reproduced checkout, by path.
+
+    Raises:
+        CannotCheck: no dvc.lock.
+    """
     metrics = (path for path in (folder / "metrics").glob("*") if path.suffix in RESULTS)
     paths = [path for path in (folder / "dvc.lock", *sorted(metrics)) if path.is_file()]
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
     if "dvc.lock" not in found:
         raise CannotCheck(f"{folder}: no dvc.lock", remedy="run dvc repro first")
-    changed = {path: data for path, data in found.items() if forge.read_file(head, path) != data}
-    if not changed:
-        return None
-    return forge.commit_files(pull.branch, changed, f"Record the pipeline's results for {head[:12]}", head)
+    return found
+
+
+def holds_results(forge: Forge, reproduced: str, head: str, results: Mapping[str, bytes]) -> bool:
+    """Whether ``head`` is the reproduced commit with exactly these results, and nothing else, added."""
+    changed = forge.changed_files(reproduced, head)
+    return changed is not None and changed <= results.keys() and _holds(forge, head, results)
 
 
 def head_of(checkout: Path) -> str:

@@ -207,6 +207,18 @@ def test_time_limits_truncate_and_hand_over_the_last_observation() -> None:
     assert (ends == 2).all()
 
 
+def test_exploring_accounts_open_with_positions_of_the_markets_own_size() -> None:
+    market = LinearQuadratic(SEVERAL, 5000, episode_steps=3, exploring=True, seed=1)
+    observation, _ = market.reset()
+    assert observation[..., -1].std().item() == pytest.approx(1.0, abs=0.05)
+    observation, _, _, truncated, infos = market.step(torch.zeros(5000, 3))
+    assert 0 < int(truncated.sum()) < 5000
+    opened, closed = observation[..., -1], infos["final_obs"][..., -1]
+    assert torch.equal(opened[~truncated], closed[~truncated])
+    assert not (opened[truncated] == closed[truncated]).any()
+    assert opened[truncated].std().item() == pytest.approx(1.0, abs=0.1)
+
+
 def test_it_goes_on_exactly_from_a_saved_state() -> None:
     def run(market: LinearQuadratic, steps: int) -> torch.Tensor:
         return torch.stack([market.step(torch.full((6, 3), 0.3))[1] for _ in range(steps)])

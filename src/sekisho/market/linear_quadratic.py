@@ -133,6 +133,9 @@ class LinearQuadratic(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
 
     Args:
         episode_steps: an account is closed and opened anew after so many steps, a truncation; None: never.
+        exploring: accounts open with random positions, normal in ``units.position``, instead of none
+            (exploring starts, Sutton and Barto 2018, 5.3). An agent that hardly trades sees no other position
+            than zero, and learns too late that its rule lets positions grow on themselves.
     """
 
     def __init__(
@@ -141,9 +144,11 @@ class LinearQuadratic(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         num_envs: int,
         *,
         episode_steps: int | None = None,
+        exploring: bool = False,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
+        self.exploring = exploring
         self.problem, self.units = problem, derive_units(problem)
         self.num_envs, self.assets, self.signals = num_envs, problem.assets, len(problem.decay)
         self.episode_steps, self.device = episode_steps, torch.device(device)
@@ -167,9 +172,14 @@ class LinearQuadratic(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         self._open_accounts()
 
     def _open_accounts(self) -> None:
-        self.positions = torch.zeros(self.num_envs, self.assets, device=self.device)
+        self.positions = self._first_positions()
         self.features = self._normal(self.assets, self.signals)
         self.age = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+
+    def _first_positions(self) -> torch.Tensor:
+        if self.exploring:
+            return self._normal(self.assets) * self.units.position
+        return torch.zeros(self.num_envs, self.assets, device=self.device)
 
     def _normal(self, *shape: int) -> torch.Tensor:
         return torch.randn(self.num_envs, *shape, generator=self.generator, device=self.device)
@@ -177,7 +187,7 @@ class LinearQuadratic(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Start every account without positions, its signals where chance has them."""
+        """Open every account, its signals where chance has them."""
         if seed is not None:
             self.generator.manual_seed(seed)
         self._open_accounts()
@@ -236,7 +246,7 @@ class LinearQuadratic(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         """Open the accounts of ``who`` ``(N,)`` anew; draws for all, so that streams align."""
         fresh = self._normal(self.assets, self.signals)
         self.features = torch.where(who[:, None, None], fresh, self.features)
-        self.positions = torch.where(who[:, None], 0.0, self.positions)
+        self.positions = torch.where(who[:, None], self._first_positions(), self.positions)
         self.age = torch.where(who, 0, self.age)
 
     def state(self) -> dict[str, torch.Tensor]:

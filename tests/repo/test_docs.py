@@ -36,6 +36,17 @@ def test_every_name_that_a_workflow_takes_from_githubs_settings_is_in_the_list_t
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
+def test_the_settings_that_keep_a_forks_code_from_our_machines_are_in_the_list_to_set_up(language):
+    """A pull request's run takes its own workflow files: no condition in them keeps anything out."""
+    said = page(language, "workflows.md")
+    assert "*Run workflows from fork pull requests*" in said
+    assert "*Send write tokens to workflows*" in said
+    assert "*Require approval for all external contributors*" in said
+    for text in (ROOT / "deploy/argocd/platform.yaml").read_text().split("githubConfigUrl: ")[1:]:
+        assert text.startswith("https://github.com/sekisho/sekisho\n"), "a repository's own runners"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_every_environment_of_a_job_is_in_the_list_to_set_up(language):
     environments = set()
     for path in WORKFLOWS:

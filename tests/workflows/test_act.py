@@ -91,7 +91,7 @@ def test_a_job_that_runs_twice_for_a_comment_acts_once(world, github):
     assert len(github.comments[1]) == 2
 
 
-def test_a_forks_code_is_checked_and_never_reaches_the_gpu_machines(world, github):
+def test_a_forks_request_that_leaves_our_file_as_it_is_starts_no_job_on_the_gpu_machines(world, github):
     opened = world.pull_request(1, "opened")
     opened["pull_request"]["head"]["repo"] = {"full_name": "someone/sekisho"}
     ran = world.act("pr.yml", "pull_request", opened, sha=world.head("tune"), ref="refs/pull/1/merge")

@@ -23,6 +23,7 @@ from sekisho.release.manifest import canonical, list_files, read_manifest
 from sekisho.release.promote import promote
 from sekisho.release.verify import verify_release
 from sekisho.serving.core import Decision
+from sekisho.serving.guard import Reason
 from sekisho.serving.predictions import Entry, PredictionLog
 
 MB = 1 << 20
@@ -114,7 +115,7 @@ def write_predictions(shop: Workshop, folder: Path) -> str:
     for number in range(PREDICTIONS):
         at = first + dt.timedelta(days=number // 2000, seconds=number % 2000)
         observation = rng.normal(size=(1, 3, 10)).astype(np.float32)
-        decision = Decision(np.zeros((1, 3), np.float32), ("ok",))
+        decision = Decision(np.zeros((1, 3), np.float32), (Reason.OK,))
         log.append(Entry(f"p{number}", at, at.date(), at, "policy", 1, digest, observation, decision, 900))
     log.close()
     return f"p{PREDICTIONS // 2}"

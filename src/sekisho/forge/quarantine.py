@@ -1,8 +1,10 @@
 """Where a pull request's results lie until its merge: a folder of its own in the remote ``pull-request``.
 
-A pull request's run may write there and nowhere else. At the release, what the merged ``dvc.lock`` names is
-fetched from there and pushed to the production remote. On the way DVC holds every file against its digest in
-``dvc.lock`` (``verify = true`` in ``.dvc/config``) and drops what differs: nothing else ever gets in.
+A pull request's run writes there. Its role reaches the folders of all pull requests and nothing beyond them:
+what a run puts into another's is not what that one's ``dvc.lock`` names. At the release, what the merged
+``dvc.lock`` names is fetched from there and pushed to the production remote. On the way DVC holds every file
+against its digest in ``dvc.lock`` (``verify = true`` in ``.dvc/config``) and drops what differs: nothing else
+ever gets in.
 """
 
 from __future__ import annotations

@@ -99,6 +99,11 @@ class World:
         return LocalForge(self.folder, self.params, actor)
 
     @property
+    def at(self) -> str:
+        """The commit that the clone is at."""
+        return self.git("rev-parse", "HEAD")
+
+    @property
     def report(self) -> Path:
         return self.clone / "build/report"
 

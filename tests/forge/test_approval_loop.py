@@ -30,12 +30,16 @@ def pull(world) -> int:
     """An open pull request of the engineer with its report posted."""
     world.push("tuned")
     number = world.act("engineer").open_pull_request("tune", "Tune the drawdown limit", "because")
-    publish_report(world.act(BOT), number, world.report)
+    publish_report(world.act(BOT), number, world.clone, world.at)
     return number
 
 
 def head(world, number: int) -> str:
     return world.act(BOT).get_pull_request(number).head_sha
+
+
+def missing(world, number: int) -> list[str]:
+    return blockers(world.act(BOT), world.act(BOT).get_pull_request(number))
 
 
 def test_an_approved_head_is_merged_and_the_commit_says_who_approved_it(world, say, pull):
@@ -158,7 +162,7 @@ def test_a_push_voids_the_approval_and_marks_the_report_stale(world, say, pull):
     report = next(c for c in world.act(BOT).comments(pull) if "sekisho:report " in c.body)
     assert report.body.count("**Stale.**") == 1
     assert new in report.body
-    publish_report(world.act(BOT), pull, world.report)
+    publish_report(world.act(BOT), pull, world.clone, world.at)
     report = next(c for c in world.act(BOT).comments(pull) if "sekisho:report " in c.body)
     assert "**Stale.**" not in report.body
     assert not mark_stale(world.act(BOT), pull)
@@ -218,17 +222,18 @@ def test_unapprove_and_hold_stop_the_merge_and_resume_lets_it_go_on(world, say, 
     assert merge(world.act("reviewer"), pull)
 
 
-def test_a_failed_gate_is_not_merged_even_when_approved(world, say):
+def test_a_failed_gate_is_neither_approved_nor_merged(world, say):
     sha = world.push("bad", passed=False)
     number = world.act("engineer").open_pull_request("tune", "Bad", "")
-    publish_report(world.act(BOT), number, world.report)
-    say("reviewer", number, f"/approve {sha}")
-    with pytest.raises(Refused, match="max_drawdown"):
+    publish_report(world.act(BOT), number, world.clone, world.at)
+    assert "max_drawdown" in say("reviewer", number, f"/approve {sha}").message
+    assert any("max_drawdown" in reason for reason in missing(world, number))
+    with pytest.raises(Refused, match="no approval"):
         merge(world.act("reviewer"), number)
 
 
 @pytest.mark.parametrize("path", ["params.yaml", "src/code.py", "metrics/gate.json", "dvc.yaml"])
-def test_a_head_that_its_lock_does_not_describe_is_not_merged(world, say, path):
+def test_a_head_that_its_lock_does_not_describe_is_neither_approved_nor_merged(world, say, path):
     world.reproduce("tuned", passed=True, limit=0.15)
     text = (world.clone / path).read_text()
     change = {"params.yaml": ("0.15", "0.95"), "src/code.py": ("1", "2"), "metrics/gate.json": ("0.2", "0.1")}
@@ -237,21 +242,45 @@ def test_a_head_that_its_lock_does_not_describe_is_not_merged(world, say, path):
     world.git("commit", "--quiet", "--all", "--message", "Without running the pipeline")
     world.git("push", "--quiet", "origin", "HEAD:refs/heads/tune")
     number = world.act("engineer").open_pull_request("tune", "Sneaky", "")
-    publish_report(world.act(BOT), number, world.report)
-    say("reviewer", number, f"/approve {head(world, number)}")
-    with pytest.raises(Refused, match="lock-describes-head"):
+    publish_report(world.act(BOT), number, world.clone, world.at)
+    assert "lock-describes-head" in say("reviewer", number, f"/approve {head(world, number)}").message
+    assert any("lock-describes-head" in reason for reason in missing(world, number))
+    with pytest.raises(Refused, match="no approval"):
         merge(world.act("reviewer"), number)
 
 
 def test_a_report_of_another_run_is_not_posted(world, pull):
     (world.report / "report.md").write_text("# much better figures\n")
     with pytest.raises(Refused, match="report-of-head"):
-        publish_report(world.act(BOT), pull, world.report)
+        publish_report(world.act(BOT), pull, world.clone, world.at)
+
+
+@pytest.mark.parametrize(
+    "what", ["src/code.py", "src/other.py", "params.yaml", "dvc.lock", "metrics/gate.json"]
+)
+def test_a_report_is_not_posted_for_a_head_that_was_not_reproduced(world, pull, what):
+    bot, reproduced = world.act(BOT), head(world, pull)
+    slipped = bot.commit_files("tune", {what: b"slipped in"}, "Slip in", reproduced)
+    with pytest.raises(Refused, match=f"head-unchanged.*{slipped}"):
+        publish_report(bot, pull, world.clone, reproduced)
+
+
+def test_a_report_that_somebody_edited_is_not_approved_until_it_is_posted_again(world, say, pull):
+    bot, sha = world.act(BOT), head(world, pull)
+    say("reviewer", pull, f"/approve {sha}")
+    (path,) = (world.folder / f"pulls/{pull:04d}/comments").glob("0001-*.md")
+    path.write_text(path.read_text().replace("# tuned", "# Net Sharpe 9.9"))
+    assert "unedited-by-others" in say("admin", pull, f"/approve {sha}").message
+    assert any("unedited-by-others" in reason for reason in missing(world, pull))
+    with pytest.raises(Refused, match="unedited-by-others"):
+        merge(world.act("reviewer"), pull)
+    publish_report(bot, pull, world.clone, world.at)
+    assert missing(world, pull) == []
 
 
 def test_only_the_bot_posts_reports_and_answers(world, pull):
     with pytest.raises(CannotCheck, match="reports and answers"):
-        publish_report(world.act("engineer"), pull, world.report)
+        publish_report(world.act("engineer"), pull, world.clone, world.at)
     comment = Comment(1, "reviewer", "/hold", "", edited=False)
     with pytest.raises(CannotCheck, match="reports and answers"):
         handle(world.act("engineer"), pull, comment, TOKYO)
@@ -266,7 +295,7 @@ def test_a_planted_answer_or_report_of_someone_else_counts_for_nothing(world, sa
     with pytest.raises(Refused, match="no approval"):
         current_approval(world.act(BOT), world.act(BOT).get_pull_request(pull))
     planted = world.act("engineer").add_comment(pull, "<!-- sekisho:report 1/1 -->\nall is well")
-    publish_report(world.act(BOT), pull, world.report)
+    publish_report(world.act(BOT), pull, world.clone, world.at)
     bodies = {c.id: c.body for c in world.act(BOT).comments(pull)}
     assert bodies[planted].endswith("all is well")
 
@@ -335,7 +364,7 @@ def test_the_job_that_committed_results_and_broke_off_runs_again(world, pull):
     new = commit_results(bot, pull, world.clone, old)
     assert commit_results(bot, pull, world.clone, old) is None
     assert head(world, pull) == new
-    publish_report(bot, pull, world.report)
+    publish_report(bot, pull, world.clone, world.at)
 
 
 @pytest.mark.parametrize("path", ["src/code.py", "dvc.lock", "metrics/gate.json"])
@@ -449,10 +478,10 @@ def reports(world, number: int) -> list[Comment]:
 
 def test_cml_posts_the_report_and_updates_it_in_place(world, cml):
     number = cml(BOT)
-    assert publish_report(world.act(BOT), number, world.report)[1] == [1]
+    assert publish_report(world.act(BOT), number, world.clone, world.at)[1] == [1]
     assert "CML watermark" in reports(world, number)[0].body
     world.push("tuned again")
-    assert publish_report(world.act(BOT), number, world.report)[1] == [1]
+    assert publish_report(world.act(BOT), number, world.clone, world.at)[1] == [1]
     (report,) = reports(world, number)
     assert "CML watermark" in report.body
     assert head(world, number) in report.body
@@ -461,7 +490,7 @@ def test_cml_posts_the_report_and_updates_it_in_place(world, cml):
 def test_a_report_that_cml_posts_as_somebody_else_is_no_report(world, cml):
     number = cml("reader")
     with pytest.raises(ForgeError, match="not the bot's"):
-        publish_report(world.act(BOT), number, world.report)
+        publish_report(world.act(BOT), number, world.clone, world.at)
 
 
 @pytest.mark.parametrize("gone", ["it fails", "it is not installed"])
@@ -469,7 +498,7 @@ def test_the_loss_of_cml_stops_nothing(world, cml, gone):
     number = cml("nobody")
     if gone == "it is not installed":
         (world.folder.parent / "bin/cml").unlink()
-    publish_report(world.act(BOT), number, world.report)
+    publish_report(world.act(BOT), number, world.clone, world.at)
     (report,) = reports(world, number)
     assert report.author == BOT
     assert "watermark" not in report.body
@@ -479,7 +508,7 @@ def test_cmls_watermark_planted_by_someone_else_draws_no_report_into_their_comme
     number = cml(BOT)
     planted = world.act("engineer").add_comment(number, f"all is well\n{PLANTED}")
     for _ in range(2):
-        publish_report(world.act(BOT), number, world.report)
+        publish_report(world.act(BOT), number, world.clone, world.at)
     assert len(reports(world, number)) == 1
     bodies = {c.id: c.body for c in world.act(BOT).comments(number)}
     assert bodies[planted] == f"all is well\n{PLANTED}"
@@ -489,8 +518,8 @@ def test_a_report_behind_cmls_first_page_is_updated_and_not_posted_again(world, 
     number = cml(BOT)
     for n in range(40):
         world.act("engineer").add_comment(number, f"comment {n}")
-    (first,) = publish_report(world.act(BOT), number, world.report)[1]
+    (first,) = publish_report(world.act(BOT), number, world.clone, world.at)[1]
     world.push("tuned again")
-    assert publish_report(world.act(BOT), number, world.report)[1] == [first]
+    assert publish_report(world.act(BOT), number, world.clone, world.at)[1] == [first]
     (report,) = reports(world, number)
     assert head(world, number) in report.body

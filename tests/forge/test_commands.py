@@ -39,7 +39,7 @@ def pull(world) -> int:
     """An open pull request with its report, whose branch holds this repository's params.yaml."""
     world.push("tuned")
     number = world.act("engineer").open_pull_request("tune", "Tune", "because")
-    publish_report(world.act(BOT), number, world.report)
+    publish_report(world.act(BOT), number, world.clone, world.at)
     return number
 
 
@@ -215,7 +215,7 @@ def test_who_wrote_a_commit_of_the_bots_own_request_cannot_approve_it(world, say
     number = bot.open_pull_request("retrain/policy", "Retrain", "", "retrain:policy:x")
     world.git("commit", "--quiet", "--allow-empty", *words, "--message", message)
     head = world.push("results", branch="retrain/policy", limit=0.2)
-    publish_report(bot, number, world.report)
+    publish_report(bot, number, world.clone, world.at)
     assert "commands.four-eyes" in say("reviewer", number, f"/approve {head}").message
     assert say("trader", number, f"/approve {head}").status == "done"
 
@@ -224,7 +224,7 @@ def test_who_committed_it_cannot_approve_it(world, say, monkeypatch):
     monkeypatch.setenv("GIT_COMMITTER_NAME", "Reviewer")
     head = world.push("tuned")
     number = world.act(BOT).open_pull_request("tune", "Tune", "because")
-    publish_report(world.act(BOT), number, world.report)
+    publish_report(world.act(BOT), number, world.clone, world.at)
     assert "commands.four-eyes" in say("reviewer", number, f"/approve {head}").message
 
 
@@ -392,4 +392,4 @@ def test_an_approval_needs_a_readable_lock(world, say):
     world.git("push", "--quiet", "origin", "HEAD:refs/heads/tune")
     number = world.act("engineer").open_pull_request("tune", "Tune", "")
     with pytest.raises(CannotCheck, match=r"no dvc\.lock"):
-        publish_report(world.act(BOT), number, world.report)
+        publish_report(world.act(BOT), number, world.clone, world.at)

@@ -96,7 +96,7 @@ def test_a_report_on_github_says_where_to_go_on(world, monkeypatch):
     world.push("tuned")
     bot = world.act(BOT)
     number = world.act("engineer").open_pull_request("tune", "Tune", "")
-    publish_report(bot, number, world.report)
+    publish_report(bot, number, world.clone, world.at)
     pull = bot.get_pull_request(number)
     assert links(pull) == ""
     for name, value in {

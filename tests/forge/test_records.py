@@ -32,7 +32,7 @@ def pull(world) -> int:
     """An open pull request of the engineer with its report posted."""
     world.push("tuned")
     number = world.act("engineer").open_pull_request("tune", "Tune the drawdown limit", "because")
-    publish_report(world.act(BOT), number, world.report)
+    publish_report(world.act(BOT), number, world.clone, world.at)
     return number
 
 

@@ -89,15 +89,18 @@ def status(number: int, as_json: bool) -> None:
 
 @pr.command("report")
 @click.argument("number", type=int)
-@click.option(
-    "--report", type=FOLDER, default=Path("build/report"), show_default=True, help="Folder of the report."
-)
+@click.option("--from", "folder", type=FOLDER, default=Path(), show_default=True, help="Reproduced checkout.")
+@click.option("--head", help="Commit that was reproduced. [default: the one that the checkout is at]")
 @JSON
-def report(number: int, report: Path, as_json: bool) -> None:
-    """Post the backtest report of the head, or update it in place."""
+def report(number: int, folder: Path, head: str | None, as_json: bool) -> None:
+    """Post the backtest report of the head, or update it in place.
+
+    Refused when the head is another than the commit that was reproduced, its results committed or not.
+    """
+    from sekisho.forge.propose import head_of
     from sekisho.forge.report import publish_report
 
-    digest, ids = publish_report(_forge(), number, report)
+    digest, ids = publish_report(_forge(), number, folder, head or head_of(folder))
     text = f"report {digest[:12]}… posted on pull request {number} in {len(ids)} comment(s)"
     _say(as_json, text, number=number, report_sha256=digest, comments=ids)
 

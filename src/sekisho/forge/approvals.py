@@ -68,8 +68,9 @@ def bind(forge: Forge, pull: PullRequest, approver: str, at: str, comment_id: in
     """What an approval of the pull request's head would be bound to.
 
     Raises:
-        CannotCheck: the head has no dvc.lock.
-        Refused: no report stands on the pull request for this head, or not as the bot wrote it.
+        CannotCheck: the head has no dvc.lock, or no readable metrics/gate.json.
+        Refused: no report stands on the pull request for this head, or not as the bot wrote it; its gate
+            failed; its dvc.lock describes another.
     """
     check_unedited(forge, pull.number)
     report = find_report(forge, pull.number)
@@ -80,6 +81,8 @@ def bind(forge: Forge, pull: PullRequest, approver: str, at: str, comment_id: in
             found=f"a report for {report.head_sha}" if report else "no report",
             remedy="wait for the report of this head, read it, then approve",
         )
+    check_gate(forge, pull.head_sha)
+    check_lock(forge, pull.head_sha)
     return Approval(
         pr=pull.number,
         url=pull.url,
@@ -226,8 +229,6 @@ def merge(forge: Forge, number: int) -> str:
             remedy="open a new pull request",
         )
     approval = current_approval(forge, pull)
-    check_gate(forge, pull.head_sha)
-    check_lock(forge, pull.head_sha)
     message = (
         f"Merge pull request #{number} from {pull.branch}\n\n{pull.title}\n\n"
         f"Approved-by: {approval.approver}\nReviewed-head: {approval.head_sha}\n"

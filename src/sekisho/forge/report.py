@@ -14,8 +14,9 @@ from sekisho.dvc_files import files_under, folder_digest
 from sekisho.errors import CannotCheck, ForgeError, Refused
 from sekisho.forge.approvals import find_report
 from sekisho.forge.compare import differences, links
-from sekisho.forge.interface import Forge, with_markers
+from sekisho.forge.interface import Forge, head_moved, with_markers
 from sekisho.forge.lock import read_lock
+from sekisho.forge.propose import holds_results, read_results
 from sekisho.forge.records import require_bot
 
 log = logging.getLogger(__name__)
@@ -27,20 +28,28 @@ CML_PAGE = 30  # comments that CML reads
 STALE = re.compile(r"^> \*\*Stale\.\*\* .*\n\n", re.MULTILINE)
 
 
-def publish_report(forge: Forge, number: int, report: Path) -> tuple[str, list[int]]:
+def publish_report(forge: Forge, number: int, folder: Path, head: str) -> tuple[str, list[int]]:
     """Post or update the report of the pull request's head: differences to the base, then ``report.md``.
+
+    Args:
+        folder: the reproduced checkout, or what it left: dvc.lock, metrics, build/report.
+        head: the commit that was reproduced.
 
     Returns the sha256 of ``report.md``, which approvals are bound to, and the ids of the comments.
 
     Raises:
         CannotCheck: no report, or the head has no dvc.lock.
-        Refused: the folder is not the report that the head's dvc.lock names, or the head moved meanwhile.
+        Refused: the pull request's head is neither ``head`` nor that with its results committed; the folder
+            is not the report that its dvc.lock names; or the head moved meanwhile.
     """
     require_bot(forge)
+    report = folder / "build/report"
     source = report / "report.md"
     if not source.is_file():
         raise CannotCheck(f"{source}: no such file", remedy="run dvc repro (or sekisho report) first")
     pull = forge.get_pull_request(number)
+    if not holds_results(forge, head, pull.head_sha, read_results(folder)):
+        raise head_moved(f"{head} with its results", pull.head_sha)
     _check_belongs(forge, pull.head_sha, report)
     text = source.read_bytes()
     digest = hashlib.sha256(text).hexdigest()

@@ -17,7 +17,7 @@ from sekisho.forge.commands import handle
 from sekisho.forge.grammar import KINDS
 from sekisho.forge.local import LocalForge
 from sekisho.forge.promotion import market_hours
-from sekisho.forge.records import events
+from sekisho.forge.records import events, is_held
 from sekisho.forge.report import publish_report
 from sekisho.forge.retune import read_changes, with_changes
 from sekisho.params import lookup, parse_yaml
@@ -351,6 +351,29 @@ def test_every_command_is_in_the_documentation():
         assert [
             kind.usage for kind in KINDS.values() if f"`{kind.usage}`".replace("|", "\\|") not in text
         ] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/Approve {head}", "/APPROVE {head}", "/approve\u00a0{head}", "/approve\u3000{head}",
+        "/approve\t{head}",
+        "/approve: {head}", "/hold,", "/hold\t", "/Hold", "/hold: wait", "/hold.\u3000", "/hold、",
+    ],
+)  # fmt: skip
+def test_what_was_meant_as_a_command_is_answered_with_how_it_is_written(world, say, pull, text):
+    outcome = say("reviewer", pull, text.format(head=head(world, pull)))
+    assert outcome.status == "refused"
+    assert f"commands.usage: expected `{KINDS[outcome.command].usage}`" in outcome.message
+    assert f"@reviewer, `/{outcome.command}`: **refused**" in world.act(BOT).comments(pull)[-1].body
+
+
+@pytest.mark.parametrize(
+    "text", ["/Holding", "/hold/x", "/hold-it", "/holdで", "/usr/bin/hold", " /hold", "/tmp"]
+)
+def test_what_no_command_was_meant_by_is_not_acted_on(world, say, pull, text):
+    assert "commands.usage" not in say("reviewer", pull, text).message
+    assert not is_held(world.act(BOT), pull)
 
 
 @pytest.mark.parametrize("broken", ["upsert_comment", "react"])

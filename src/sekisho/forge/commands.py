@@ -139,8 +139,7 @@ def _judge(
                       remedy="write the command in a new comment")  # fmt: skip
     _check_right(forge, comment.author, kind, (command.arguments or {}).get("environment") == "production")
     if command.arguments is None:
-        rest = comment.body.split("\n", 1)[0].partition(" ")[2]
-        raise Refused("commands.usage", expected=f"`{kind.usage}`", found=quoted(rest),
+        raise Refused("commands.usage", expected=f"`{kind.usage}`", found=quoted(comment.body.split("\n", 1)[0]),
                       remedy="write it exactly so, on the first line")  # fmt: skip
     pull = forge.get_pull_request(number)
     if kind.state not in ("any", pull.state):

@@ -12,6 +12,7 @@ from typing import Literal
 from sekisho.forge.interface import Comment, Permission
 
 LINE = re.compile(r"/([a-z][a-z-]{0,30})(?: +(.*))?")
+MEANT = re.compile(r"/([A-Za-z]+)(?![\w/-])")
 REASON = r"\S.{0,400}"
 
 
@@ -62,11 +63,16 @@ class Command:
 
 
 def parse(body: str) -> Command | None:
-    """The command in a comment's first line, None if it holds none. Never raises, never guesses."""
+    """The command in a comment's first line, None if it holds none. Never raises, never guesses.
+
+    What was meant as a known command (``/Approve``, ``/hold,``, another kind of space) is one without
+    arguments, so that it is answered.
+    """
     line = body.split("\n", 1)[0].rstrip("\r").rstrip(" ")
     match = LINE.fullmatch(line)
     if match is None:
-        return None
+        word = MEANT.match(line)
+        return Command(word[1].casefold(), None) if word and word[1].casefold() in KINDS else None
     kind = KINDS.get(match[1])
     # a carriage return or the like inside would begin a new line where the arguments are written next
     found = kind.arguments.fullmatch(match[2] or "") if kind and line.isprintable() else None

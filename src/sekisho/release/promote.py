@@ -29,7 +29,7 @@ from sekisho.release.manifest import (
 from sekisho.release.policy import FACTS, Trust, load_trust
 from sekisho.release.revocation import check_revocation, read_revocations
 from sekisho.release.signer import Authority, open_signer
-from sekisho.release.soak import check_soak
+from sekisho.release.soak import required_soak
 from sekisho.release.statements import (
     AuditHead,
     Deployment,
@@ -97,8 +97,7 @@ def promote(
     """Point ``environment`` at a release: sign the deployment, log it, change the one line.
 
     Returns the release and what was there before. ``soak`` is monitoring's verdict on the release where it
-    ran before; environments whose trust policy asks for one are not reached without, except by a rollback to
-    content that was there already.
+    ran before; an environment whose trust policy asks for one is not reached without: `required_soak`.
 
     Repeating it after an interruption completes it; repeating it when done changes nothing, unless the
     promotion has less than half of its days left or no longer holds: then it is renewed.
@@ -131,8 +130,7 @@ def promote(
                 found=target.model,
                 remedy="one environment, one model",
             )
-        ran = ran_before(release, verified.manifest, trust)
-        soaked = check_soak(release, verified, trust, soak, moment) if trust.policy.soak and not ran else None
+        soaked = required_soak(release, verified, trust, soak, moment)
         action: Literal["promote", "rollback"] = "rollback" if verified.manifest.rollback else "promote"
         expires = moment + dt.timedelta(days=desk.params.deployment_days)
         event, log = audit.next_event(

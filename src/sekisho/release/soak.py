@@ -10,12 +10,22 @@ from typing import Any, cast
 
 from sekisho.calendar import Calendar
 from sekisho.errors import CannotCheck, Refused
+from sekisho.release.deployment import ran_before
 from sekisho.release.manifest import BUNDLES
 from sekisho.release.policy import SoakRule, Trust, load_trust
 from sekisho.release.statements import Deployment, Soak, subject_name
 from sekisho.release.verify import VerifiedRelease
 
 VERDICT_LIMIT = 1 << 22  # bytes
+
+
+def required_soak(
+    release: Path, verified: VerifiedRelease, trust: Trust, verdict: Path | None, now: dt.datetime
+) -> Soak | None:
+    """As `check_soak`; None where ``trust`` asks for none, or the content was there already after one."""
+    if trust.policy.soak is None or ran_before(release, verified.manifest, trust):
+        return None
+    return check_soak(release, verified, trust, verdict, now)
 
 
 def check_soak(

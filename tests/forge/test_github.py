@@ -384,6 +384,8 @@ def approvable(github: GitHub) -> None:
     """A pull request with the bot's report and a reviewer's approval of its head, not judged yet."""
     github.pulls = [pull(1, "tune", author="engineer")]
     github.contents["dvc.lock"] = '{"schema": "2.0", "stages": {}}'
+    github.contents |= {"dvc.yaml": "stages: {}", "params.yaml": "gate: {}"}
+    github.contents["metrics/gate.json"] = '{"passed": true, "rules": []}'
     binding = f"<!-- sekisho:report-of head={HEAD} report-sha256={'9' * 64} -->"
     github.comment(BOT, f"<!-- sekisho:report 1/1 -->\n{binding}\nreport")
     github.comment("reviewer", f"/approve {HEAD}")
@@ -540,3 +542,56 @@ def test_contributors_are_who_wrote_committed_and_pushed_what_the_request_holds(
     github.commits = [commit(str(n), "engineer", "engineer") for n in range(250)]
     with pytest.raises(ForgeError, match="only 250 commits"):
         forge.contributors(1)
+
+
+SECONDARY = {"message": "You have exceeded a secondary rate limit. Please wait a few minutes."}
+SPENT = {"x-ratelimit-remaining": "0"}
+
+
+@pytest.mark.parametrize("status", [403, 429])
+def test_a_secondary_rate_limit_is_known_by_its_message_and_waited_for(
+    github, forge, params, monkeypatch, status
+):
+    waits: list[float] = []
+    monkeypatch.setattr("sekisho.forge.rest.time.sleep", waits.append)
+    forge.rest.params = params.model_copy(update={"longest_wait": 120.0, "backoff": 1.0})
+    limited = httpx.Response(status, headers={"x-ratelimit-remaining": "4321"}, json=SECONDARY)
+    github.trouble = [limited, limited]
+    assert forge.permission("reviewer") == "write"
+    assert waits == [60.0, 60.0]
+
+
+def test_the_end_of_a_rate_limit_is_waited_for_if_it_is_near(github, forge, params, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr("sekisho.forge.rest.time.sleep", waits.append)
+    monkeypatch.setattr("sekisho.forge.rest.time.time", lambda: 1000.0)
+    forge.rest.params = params.model_copy(update={"longest_wait": 120.0})
+    github.trouble = [httpx.Response(403, headers=SPENT | {"x-ratelimit-reset": "1090"})]
+    assert forge.permission("reviewer") == "write"
+    assert waits == [90.0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(403, headers=SPENT | {"x-ratelimit-reset": "2800"}),
+        httpx.Response(429, headers={"retry-after": "1800"}),
+    ],
+    ids=["reset", "retry-after"],
+)
+def test_a_rate_limit_that_ends_later_than_we_wait_ends_the_job_and_is_not_asked_against(
+    github, forge, params, monkeypatch, answer
+):
+    monkeypatch.setattr("sekisho.forge.rest.time.time", lambda: 1000.0)
+    github.trouble = [answer]
+    with pytest.raises(ForgeError, match=r"rate limit.* in 1800 s"):
+        forge.permission("reviewer")
+    assert len(github.asked) == 1
+
+
+def test_a_403_that_is_no_rate_limit_is_a_refusal(github, forge):
+    github.trouble = [
+        httpx.Response(403, headers={"x-ratelimit-remaining": "9"}, json={"message": "Not you"})
+    ]
+    with pytest.raises(ForgeError, match="403 Not you"):
+        forge.permission("reviewer")

@@ -139,7 +139,8 @@ def _judge(
                       remedy="write the command in a new comment")  # fmt: skip
     _check_right(forge, comment.author, kind, (command.arguments or {}).get("environment") == "production")
     if command.arguments is None:
-        raise Refused("commands.usage", expected=f"`{kind.usage}`", found=quoted(comment.body.split("\n", 1)[0]),
+        line = comment.body.split("\n", 1)[0]
+        raise Refused("commands.usage", expected=f"`{kind.usage}`", found=quoted(line),
                       remedy="write it exactly so, on the first line")  # fmt: skip
     pull = forge.get_pull_request(number)
     if kind.state not in ("any", pull.state):

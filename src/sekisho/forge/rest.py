@@ -21,6 +21,8 @@ from sekisho.params import ForgeParams
 CREATED, NO_CONTENT, NOT_FOUND, NOT_MERGEABLE, CONFLICT, UNPROCESSABLE = 201, 204, 404, 405, 409, 422
 TOO_MANY, FORBIDDEN, SERVER = 429, 403, 500
 
+SECONDARY_WAIT = 60.0  # seconds that GitHub wants at least after a secondary rate limit that names no time
+
 Json = dict[str, Any]
 
 
@@ -89,7 +91,8 @@ class Rest:
         accept: str | None = None,
         done_already: Callable[[], Json | None] | None = None,
     ) -> httpx.Response:
-        """One request, retried on timeouts, 429, rate limits and 5xx with doubling pauses.
+        """One request, retried on timeouts, 429, rate limits and 5xx with doubling pauses, or those that
+        GitHub asks for; what it wants asked again only after ``forge.longest_wait`` is given up at once.
 
         ``done_already``: asked before a retry of what must not happen twice; what it finds is the answer.
 
@@ -102,26 +105,48 @@ class Rest:
         for attempt in range(self.params.retries + 1):
             if attempt and done_already and (found := done_already()) is not None:
                 return httpx.Response(CREATED, json=found)
+            wait = min(self.params.backoff * 2.0**attempt, self.params.longest_wait)
             try:
                 answer = self._http.request(method, url, json=json, params=params, headers=headers)
             except httpx.TransportError as error:  # includes timeouts
-                problem, pause = type(error).__name__, ""
+                problem = type(error).__name__
             else:
-                limited = answer.status_code == FORBIDDEN and (
-                    "retry-after" in answer.headers or answer.headers.get("x-ratelimit-remaining") == "0"
-                )
                 if answer.is_success or answer.status_code in allow:
                     return answer
-                if not limited and answer.status_code != TOO_MANY and answer.status_code < SERVER:
+                asked = _asked_to_wait(answer)
+                if asked is None and answer.status_code < SERVER:
                     raise failed(answer)
-                problem, pause = f"status {answer.status_code}", answer.headers.get("retry-after", "")
+                problem, wait = f"status {answer.status_code}", max(wait, asked or 0.0)
+            if wait > self.params.longest_wait:
+                raise ForgeError(
+                    f"GitHub's rate limit: {method} {httpx.URL(url).path} may be asked again in {wait:.0f} s",
+                    remedy="run the job again then: nothing is done twice",
+                )
             if attempt < self.params.retries:
-                wait = float(pause) if pause.isdigit() else self.params.backoff * 2.0**attempt
-                time.sleep(min(wait, self.params.longest_wait))
+                time.sleep(wait)
         raise ForgeError(
             f"GitHub did not answer {method} {httpx.URL(url).path} ({problem}, {self.params.retries + 1}×)",
             remedy="look at GitHub's status page and run the job again: nothing is done twice",
         )
+
+
+def _asked_to_wait(answer: httpx.Response) -> float | None:
+    """Seconds to wait by a rate limit's answer; None if it is none.
+
+    https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
+    """
+    told, spent = answer.headers.get("retry-after", ""), answer.headers.get("x-ratelimit-remaining") == "0"
+    secondary = "secondary rate limit" in answer.text.casefold()
+    if answer.status_code not in (TOO_MANY, FORBIDDEN):
+        return float(told) if told.isdigit() and answer.status_code >= SERVER else None
+    if told.isdigit():
+        return float(told)
+    reset = answer.headers.get("x-ratelimit-reset", "")
+    if spent and reset.isdigit():
+        return max(float(reset) - time.time(), 0.0)
+    if secondary:
+        return SECONDARY_WAIT
+    return 0.0 if spent or answer.status_code == TOO_MANY else None
 
 
 def failed(answer: httpx.Response) -> ForgeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sekisho.release.promote import Desk
 
 ROOT = Path()  # commands run at the root of the repository
+NAME = re.compile(r"[a-z][a-z0-9-]{0,62}/[1-9][0-9]{0,8}")  # MODEL/SEQ
 
 trust_option = click.option(
     "--trust", type=click.Path(path_type=Path), default=Path("trust"), show_default=True, help="Trust folder."
@@ -41,9 +43,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 
 
 def release_folder(name: str) -> Path:
-    """A release by its folder, or by MODEL/SEQ under releases/."""
-    path = Path(name)
-    return path if (path / "manifest.json").exists() else ROOT / "releases" / name
+    """A release by MODEL/SEQ, which is always the one under releases/, or by any other path of a folder."""
+    return ROOT / "releases" / name if NAME.fullmatch(name) else Path(name)
 
 
 def acting() -> str:
@@ -169,7 +170,7 @@ def verify(
         environment=environment,
         minimum_seq=minimum_seq,
         deployed=deployed,
-        expect=expect or (None if folder == Path(release) else release),
+        expect=expect or (release if NAME.fullmatch(release) else None),
     )
     if summary:
         from sekisho.release.summary import write_summary

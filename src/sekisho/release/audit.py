@@ -22,7 +22,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from sekisho.errors import CannotCheck, Refused
-from sekisho.release.manifest import ModelName, Seq, Sha256, canonical, parse_canonical
+from sekisho.release.manifest import (
+    Manifest,
+    ModelName,
+    Seq,
+    Sha256,
+    canonical,
+    check_place,
+    parse_canonical,
+    read_manifest,
+)
 
 LOG = "audit.jsonl"
 GENESIS = "0" * 64  # "previous" of the first line
@@ -174,6 +183,43 @@ def require_first(model: str, seq: int, known: str | None, digest: str) -> None:
             expected=f"{model}/{seq} of sha256 {known}, as first signed",
             found=digest,
             remedy="restore the release from git; a seq is given once, export a new release",
+        )
+
+
+def logged_release(releases: Path, release: Path, events: list[Event]) -> tuple[Manifest, str]:
+    """Manifest and digest of a release that lies in its own folder and is what the log has under its seq.
+
+    That is the one that was signed; as long as none was, one that was exported.
+
+    Raises:
+        Refused: rules ``release-folder``, ``logged-release``, and those of :func:`manifest.read_manifest`.
+        CannotCheck: no such release.
+    """
+    manifest, digest = read_manifest(release)
+    check_place(releases, release, manifest)
+    require_logged(events, manifest.model, manifest.seq, digest)
+    return manifest, digest
+
+
+def require_logged(events: list[Event], model: str, seq: int, digest: str) -> None:
+    """The log has this digest as signed under this seq or, as long as none was signed there, as exported.
+
+    Raises:
+        Refused: rule ``logged-release``.
+    """
+    signed = signed_releases(events).get((model, seq))
+    made = [
+        event.manifest_digest
+        for event in events
+        if event.event in ("export", "rollback") and (event.model, event.seq) == (model, seq)
+    ]
+    known = [signed] if signed else made
+    if digest not in known:
+        raise Refused(
+            "logged-release",
+            expected=f"{model}/{seq} as the log has it: {' or '.join(map(str, known)) or 'never made'}",
+            found=digest,
+            remedy="restore the release and the log from git; a seq is given once, export a new release",
         )
 
 

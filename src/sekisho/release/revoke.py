@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from sekisho.errors import CannotCheck, Refused
 from sekisho.release import audit
 from sekisho.release.dvclock import head
-from sekisho.release.manifest import read_manifest
 from sekisho.release.policy import load_policy, load_trust
 from sekisho.release.promote import Desk
 from sekisho.release.revocation import REVOCATIONS, read_revocations
@@ -27,7 +26,8 @@ def revoke(desk: Desk, release: Path | None, reason: str, environment: str) -> R
     The list is made from the audit log's revocations, so that none is lost with an old list.
 
     Raises:
-        Refused: the audit log or the present list does not hold.
+        Refused: the audit log or the present list does not hold; the release lies elsewhere than in its own
+            folder, or is not what the log has under its seq.
         CannotCheck: no such release, or it could not be signed.
     """
     from sekisho.release.bundle import BundleVerifier
@@ -41,7 +41,8 @@ def revoke(desk: Desk, release: Path | None, reason: str, environment: str) -> R
     path = desk.trust / trust.policy.revoked
     with audit.locked(releases):
         if release:
-            manifest, digest = read_manifest(release)
+            written, _ = audit.read_log(releases)
+            manifest, digest = audit.logged_release(releases, release, written)
             event, _ = audit.next_event(
                 releases,
                 "revoke",

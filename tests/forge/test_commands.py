@@ -141,6 +141,9 @@ def test_retrain_with_parameters_is_a_commit_by_the_bot_that_changes_these_value
         "ppo.epochs=3 ppo.epochs=4",
         "gate.max_drawdown=0.9",  # judged, not trained
         "backtest.confidence=0.5",
+        "market.commission=0.0",
+        "data.max_quarantine_share=0.9",
+        "split.train_sessions=1",
         "forge.bot=mallory",
         "train.trainer=$(touch${IFS}pwned)",
         "train.trainer=`id`",
@@ -162,6 +165,16 @@ def test_a_wrong_or_hostile_parameter_is_refused_and_nothing_is_committed(world,
     assert outcome.status == "refused"
     assert head(world, whole) == before
     assert not list(world.folder.parent.rglob("pwned"))
+
+
+@pytest.mark.parametrize("section", sorted(parse_yaml(PARAMS)))
+def test_a_comment_changes_only_sections_of_features_and_training(section):
+    key = next(iter(parse_yaml(PARAMS)[section]))
+    if section in ("features", "train", "ppo", "apg", "td3"):
+        assert read_changes(f"{section}.{key}=1") == {f"{section}.{key}": 1}
+    else:
+        with pytest.raises(Refused, match="a parameter outside"):
+            read_changes(f"{section}.{key}=1")
 
 
 @settings(deadline=None)

@@ -16,17 +16,20 @@ from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.markdown import quoted
 from sekisho.params import Params, lookup, parse_yaml
 
-PAIR = re.compile(r"([a-z_]{1,40}\.[a-z_]{1,60})=([A-Za-z0-9_.+,\[\]-]{1,200})")
-LINE = re.compile(r"(\s*[a-z_]+:\s+)(.*?)(\s+#.*|\s*)")
-# what is judged and what runs in production is changed in a reviewed commit, not by a comment that trains
-NOT_TRAINED = ("backtest", "gate", "release", "serving", "monitoring", "forge")
+PAIR = re.compile(r"([a-z][a-z0-9_]{0,39}\.[a-z][a-z0-9_]{0,59})=([A-Za-z0-9_.+,\[\]-]{1,200})")
+LINE = re.compile(r"(\s*[a-z][a-z0-9_]*:\s+)(.*?)(\s+#.*|\s*)")
+# what is judged (with its data, costs and windows) and what runs in production is changed in a reviewed
+# commit, not by a comment that trains
+NOT_TRAINED = (
+    "data", "market", "split", "backtest", "gate", "release", "serving", "monitoring", "forge",
+)  # fmt: skip
 
 
 def read_changes(text: str) -> dict[str, Any]:
     """``ppo.epochs=3 train.seeds=[1,2]`` -> value by dotted key.
 
     Raises:
-        Refused: not of that form, a key twice, or a section that no training reads.
+        Refused: not of that form, a key twice, or a section that judges or runs what is trained.
     """
     changes: dict[str, Any] = {}
     for word in text.split():

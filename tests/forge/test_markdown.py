@@ -18,10 +18,11 @@ TABLE = st.integers(1, 40).map(
 FENCED = st.tuples(st.sampled_from(["```", "~~~~", "```json"]), st.lists(LINE, max_size=30)).map(
     lambda f: "\n".join(["", f[0], *[f"  {line}" for line in f[1]], f[0].rstrip("json"), ""])
 )
-DOCUMENT = st.lists(st.one_of(LINE, TABLE, FENCED), max_size=12).map("\n".join)
+FOLDED = st.one_of(TABLE, FENCED).map(lambda inner: f"<details><summary>s</summary>\n{inner}\n</details>\n")
+DOCUMENT = st.lists(st.one_of(LINE, TABLE, FENCED, FOLDED), max_size=12).map("\n".join)
 
 
-@given(text=DOCUMENT, limit=st.integers(120, 400))
+@given(text=DOCUMENT, limit=st.integers(250, 500))
 def test_every_part_fits_and_stands_on_its_own(text, limit):
     parts = split_markdown(text, limit)
     for part in parts:
@@ -39,12 +40,14 @@ def test_every_part_fits_and_stands_on_its_own(text, limit):
                 assert lines[table[-1] - 1] == "| rule | figure |"
                 assert all(between.startswith("| r") for between in lines[table[-1] + 1 : index])
         assert fence == ""
+        assert part.count("<details>") == part.count("</details>")
 
 
-@given(text=DOCUMENT, limit=st.integers(120, 400))
+@given(text=DOCUMENT, limit=st.integers(250, 500))
 def test_nothing_is_lost_and_the_order_is_kept(text, limit):
     def content(markdown: str) -> list[str]:
         frame = ("```", "~~~~", "```json", "| rule | figure |", "|---|---:|", "")
+        frame += ("<details><summary>s</summary>", "</details>")
         return [line for line in markdown.split("\n") if line.strip() not in frame]
 
     assert [line for part in split_markdown(text, limit) for line in content(part)] == content(text)
@@ -56,6 +59,25 @@ def test_a_200_kb_table_is_split_and_every_part_has_its_header():
     assert len(parts) == 4
     assert all("| n | what |\n|---|---|\n" in part for part in parts)
     assert [line for p in parts for line in p.split("\n") if line.endswith("x |")] == rows
+
+
+def test_a_fold_that_is_cut_is_closed_and_opened_again():
+    rows = [f"| {n} | {'x' * 50} |" for n in range(100)]
+    fold = [
+        "<details><summary>All</summary>",
+        "",
+        "| n | what |",
+        "|---|---|",
+        *rows,
+        "",
+        "</details>",
+        "after",
+    ]
+    parts = split_markdown("\n".join(["before", *fold]), 2000)
+    assert len(parts) > 2
+    opened = "<details><summary>All</summary>\n\n| n | what |\n|---|---|\n"
+    assert all(opened in part and "\n\n</details>" in part for part in parts)
+    assert parts[-1].endswith("</details>\nafter")
 
 
 def test_one_endless_line_is_cut_rather_than_refused():

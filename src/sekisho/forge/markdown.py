@@ -6,21 +6,30 @@ import re
 from collections.abc import Iterator
 
 FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+FOLD, UNFOLD = re.compile(r"<details>(?!.*</details>)"), "</details>"
 RULE = re.compile(r"\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$")  # the |---|---| line under a table's header
 
 
 def split_markdown(text: str, limit: int) -> list[str]:
     """Cut ``text`` into parts of at most ``limit`` characters; at least one part is returned.
 
-    Cuts fall between lines; a table that is cut repeats its header, a fence is closed and opened again. Only
-    a line that alone exceeds the limit is cut inside (a table's row loses its end, marked by an ellipsis).
+    Cuts fall between lines; a table that is cut repeats its header, a fence or a fold (``<details>``, on a
+    line of its own) is closed and opened again. Only a line that alone exceeds the limit is cut inside (a table's row loses its end, marked by an ellipsis).
     """
     if len(text) <= limit:
         return [text]
     parts: list[str] = []
     current, closing = "", ""
+    folds: list[str] = []  # what opened each fold that is open here
     for opening, unit, close in _units(text.split("\n"), limit // 4):
-        for piece in _pieces(unit, limit - len(opening) - len(close) - 2, row="|" in opening):
+        row, outside = "|" in opening, list(folds)
+        if not opening and not close and FOLD.match(unit) and len("".join([*folds, unit])) < limit // 8:
+            folds.append(unit)
+        elif not opening and not close and unit.strip() == UNFOLD and folds:
+            folds.pop()
+        opening = "\n".join([*(f"{fold}\n" for fold in outside), *filter(None, [opening])])
+        close += f"\n\n{UNFOLD}" * len(folds)
+        for piece in _pieces(unit, limit - len(opening) - len(close) - 2, row=row):
             if current and len(current) + 1 + len(piece) + len(close) > limit:
                 parts.append(current + closing)
                 current = ""

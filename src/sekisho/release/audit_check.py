@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 from pathlib import Path
-from typing import TypeVar
 
 from sekisho.errors import CannotCheck, Refused, require_same
-from sekisho.release import audit
+from sekisho.release import audit, evidence
 from sekisho.release.deployment import check_logged, last_promotions
 from sekisho.release.dvclock import git
 from sekisho.release.manifest import BUNDLES, Manifest, check_place, read_manifest
@@ -17,10 +14,9 @@ from sekisho.release.policy import load_policy
 from sekisho.release.promote import Pointer, read_pointer
 from sekisho.release.revocation import CLOCK_LAG
 from sekisho.release.revoke import revoked_by
-from sekisho.release.statements import Deployment, Predicate, Revocations
+from sekisho.release.statements import Deployment, Revocations
 
 RESTORE = "restore the release from git; a release is never changed or removed"
-P = TypeVar("P", bound=Predicate)
 
 
 def check_log(repo: Path, known: str | None = None) -> audit.Head:
@@ -48,7 +44,7 @@ def check_log(repo: Path, known: str | None = None) -> audit.Head:
             remedy=audit.RESTORE,
         )
     _check_git(repo, lines)
-    deployments = _deployments(releases)
+    deployments = evidence.deployments(releases)
     for path in deployments.values():
         _check_signed_head(path, lines)
     signed = audit.signed_releases(events)
@@ -118,7 +114,7 @@ def _truncated(expected: int, where: str, found: int) -> Refused:
 
 
 def _check_signed_head(path: Path, lines: list[bytes]) -> None:
-    head = _payload(path, Deployment).audit
+    head = evidence.payload(path, Deployment).audit
     if len(lines) < head.lines or audit.line_hash(lines[head.lines - 1]) != head.sha256:
         raise _truncated(head.lines, str(path), len(lines))
 
@@ -143,17 +139,6 @@ def _check_release(releases: Path, folder: Path, events: list[audit.Event]) -> t
     return manifest, digest
 
 
-def _deployments(releases: Path) -> dict[tuple[str, int, str], Path]:
-    """Bundle of every signed promotion, by model, seq and environment."""
-    found = {}
-    for path in sorted(releases.glob(f"*/*/{BUNDLES}/deployment-*.sigstore.json")):
-        folder = path.parents[1]
-        environment = path.name.removeprefix("deployment-").removesuffix(".sigstore.json")
-        seq = int(folder.name) if folder.name.isdecimal() else 0  # another name is refused as a folder
-        found[folder.parent.name, seq, environment] = path
-    return found
-
-
 def _check_deployments(
     bundles: dict[tuple[str, int, str], Path], logged: dict[tuple[str, int, str], audit.Event]
 ) -> None:
@@ -163,7 +148,7 @@ def _check_deployments(
         what = f"the promotion of {model}/{seq} to {environment} (line {event.line})"
         _present(what, path is not None, "restore it from git, or run `sekisho promote` again")
     for key, path in bundles.items():
-        check_logged(_payload(path, Deployment), logged.get(key), path)
+        check_logged(evidence.payload(path, Deployment), logged.get(key), path)
 
 
 def _check_lists(trust: Path, events: list[audit.Event]) -> None:
@@ -174,7 +159,7 @@ def _check_lists(trust: Path, events: list[audit.Event]) -> None:
         if not (trust / name).exists():
             _present(f"{trust / name}", not logged, "restore the list from git, or `sekisho revoke --renew`")
             continue  # nothing verifies without it
-        claim = _payload(trust / name, Revocations)
+        claim = evidence.payload(trust / name, Revocations)
         if claim.serial > sum(event.event in ("revoke", "renew") for event in events):
             raise _unlogged(f"the event of revocation list {claim.serial} in {trust / name}", RESTORE)
         missing = logged - {entry.manifest_digest for entry in claim.revoked}
@@ -185,16 +170,6 @@ def _check_lists(trust: Path, events: list[audit.Event]) -> None:
                 found=f"without {', '.join(sorted(map(str, missing)))}",
                 remedy="restore the list from git, or `sekisho revoke --renew`",
             )
-
-
-def _payload(path: Path, model: type[P]) -> P:
-    """What a bundle says. Its signature is not checked here: a false one can only lead to a refusal."""
-    try:
-        envelope = json.loads(path.read_bytes())["dsseEnvelope"]
-        predicate = json.loads(base64.b64decode(envelope["payload"]))["predicate"]
-        return model.model_validate_json(json.dumps(predicate))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CannotCheck(f"{path}: {error}", remedy="restore it from git") from error
 
 
 def _check_pointers(repo: Path, events: list[audit.Event]) -> None:

@@ -20,6 +20,7 @@ from sekisho.errors import CannotCheck, Refused
 from sekisho.params import Params
 from sekisho.release import audit, judgement
 from sekisho.release.dvclock import check_lock, committed, dvc_file, head, object_versions, sha256_of, track
+from sekisho.release.evidence import require_finished
 from sekisho.release.manifest import (
     BUNDLES,
     CONTENT,
@@ -141,7 +142,9 @@ def publish(
     """Number the assembled folder, write its manifest and content.dvc, log it, and move it into place."""
     existing = releases_of(releases, model)
     newest = max(existing, default=0)
-    _nothing_missing(releases, model, newest)
+    events, _ = audit.read_log(releases)
+    _nothing_missing(events, model, newest)
+    require_finished(releases, events)
     previous, previous_digest = read_manifest(existing[newest]) if newest else (None, None)
     files = list_files(fresh / CONTENT)
     if previous and (previous.files, previous.created_from, previous.rollback) == (files, created, rollback):
@@ -178,9 +181,9 @@ def publish(
     return target
 
 
-def _nothing_missing(releases: Path, model: str, newest: int) -> None:
+def _nothing_missing(events: list[audit.Event], model: str, newest: int) -> None:
     """The newest release that was ever signed is here; else its seq would be given a second time."""
-    signed = audit.signed_releases(audit.read_log(releases)[0])
+    signed = audit.signed_releases(events)
     last = max((seq for name, seq in signed if name == model), default=0)
     if last > newest:
         raise Refused(

@@ -15,6 +15,7 @@ from sekisho.params import ReleaseParams
 from sekisho.release import audit
 from sekisho.release.deployment import check_deployment, ran_before
 from sekisho.release.dvclock import head
+from sekisho.release.evidence import require_finished
 from sekisho.release.export import created_from, publish, releases_of
 from sekisho.release.manifest import (
     BUNDLES,
@@ -104,7 +105,8 @@ def promote(
 
     Raises:
         Refused: the release does not verify, lies elsewhere, is not what the log has as signed under its
-            seq, or is older than what the environment has, or ever had.
+            seq, or is older than what the environment has, or ever had; an earlier signature or promotion was
+            interrupted (``unfinished``).
         CannotCheck: something could not be checked or signed.
     """
     from sekisho.release.bundle import BundleVerifier
@@ -131,6 +133,7 @@ def promote(
                 remedy="one environment, one model",
             )
         soaked = required_soak(release, verified, trust, soak, moment)
+        require_finished(releases, events, promoting=(target.model, target.seq, environment))
         action: Literal["promote", "rollback"] = "rollback" if verified.manifest.rollback else "promote"
         expires = moment + dt.timedelta(days=desk.params.deployment_days)
         event, log = audit.next_event(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sekisho.errors import CannotCheck, Refused, require_same
 from sekisho.release import audit, statements
 from sekisho.release.dvclock import git, head
+from sekisho.release.evidence import require_finished
 from sekisho.release.judgement import recount, require_judged
 from sekisho.release.manifest import (
     BUNDLES,
@@ -53,7 +54,8 @@ def sign_release(
 
     Raises:
         Refused: rules ``release-folder``, ``seq-reused``, ``signed-approval`` (signed already, with another
-            approval); what is signed would not verify (gate failed or forged, approval does not fit, …).
+            approval), ``unfinished`` (an earlier command was interrupted); what is signed would not verify
+            (gate failed or forged, approval does not fit, …).
         CannotCheck: no approval record, no credential, files missing.
     """
     from sekisho.release.bundle import BundleVerifier
@@ -88,8 +90,10 @@ def sign_release(
         with audit.locked(releases):
             if (release / BUNDLES).exists():  # by another command meanwhile
                 return _signed_already(release, manifest, digest, verifier, approval)
-            known = audit.signed_releases(audit.read_log(releases)[0]).get((manifest.model, manifest.seq))
+            events, _ = audit.read_log(releases)
+            known = audit.signed_releases(events).get((manifest.model, manifest.seq))
             audit.require_first(manifest.model, manifest.seq, known, digest)
+            require_finished(releases, events, signing=(manifest.model, manifest.seq))
             event, _ = audit.next_event(
                 releases,
                 "sign",

@@ -14,7 +14,8 @@ def split_markdown(text: str, limit: int) -> list[str]:
     """Cut ``text`` into parts of at most ``limit`` characters; at least one part is returned.
 
     Cuts fall between lines; a table that is cut repeats its header, a fence or a fold (``<details>``, on a
-    line of its own) is closed and opened again. Only a line that alone exceeds the limit is cut inside (a table's row loses its end, marked by an ellipsis).
+    line of its own) is closed and opened again. Only a line that alone exceeds the limit is cut inside (a
+    table's row loses its end, marked by an ellipsis).
     """
     if len(text) <= limit:
         return [text]

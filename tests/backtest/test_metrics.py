@@ -185,7 +185,7 @@ def test_overfitting_needs_two_trials_and_enough_sessions() -> None:
     assert metrics.overfitting_probability(np.ones((100, 3)) * 0.01, 8) == 1.0  # ties prove nothing
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e200])  # the last one's square is not finite
 def test_a_return_that_is_not_finite_is_refused_not_ranked(value: float) -> None:
     series = np.random.default_rng(0).standard_normal((64, 3))
     series[5, 1] = value

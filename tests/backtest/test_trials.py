@@ -259,8 +259,8 @@ def test_returns_that_the_backtest_did_not_write_do_not_enter_but_the_trial_coun
     assert list(count_trials(present, repository).returns) == ["1" * 32 + ".dir"]
 
 
-@pytest.mark.parametrize("cell", ["oops", "NaN", "inf", "", '"0,1"'])
-def test_a_return_that_is_no_finite_number_neither_stops_the_count_nor_enters_it(
+@pytest.mark.parametrize("cell", ["oops", "NaN", "inf", "", '"0,1"', "1e160", "-11.0"])
+def test_a_return_that_is_no_number_or_beyond_belief_neither_stops_the_count_nor_enters_it(
     repository: Path, cell: str
 ) -> None:
     path = repository / "metrics/returns.csv"

@@ -203,7 +203,7 @@ def overfitting_probability(returns: Float, blocks: int) -> float | None:
     Overfitting*.
 
     Raises:
-        BacktestError: a return is not finite; ranks of NaN would give 0.
+        BacktestError: a return or its square is not finite; ranks of NaN would give 0.
     """
     _require_finite(returns)
     sessions, trials = returns.shape
@@ -211,8 +211,10 @@ def overfitting_probability(returns: Float, blocks: int) -> float | None:
         return None
     parts = np.array_split(returns, blocks)  # nearly equal: no session is dropped
     count = np.array([len(p) for p in parts], dtype=np.float64)[:, None]
-    total = np.array([p.sum(axis=0) for p in parts])
-    square = np.array([(p**2).sum(axis=0) for p in parts])
+    with np.errstate(over="ignore"):  # refused below
+        total = np.array([p.sum(axis=0) for p in parts])
+        square = np.array([(p**2).sum(axis=0) for p in parts])
+    _require_finite(total, square)
     halves = np.zeros((math.comb(blocks, blocks // 2), blocks))
     for row, chosen in enumerate(combinations(range(blocks), blocks // 2)):
         halves[row, list(chosen)] = 1.0
@@ -235,7 +237,7 @@ def superior_ability(models: Float, benchmark: Float, *, samples: int, block: in
     where no model differs from the benchmark.
 
     Raises:
-        BacktestError: a return is not finite.
+        BacktestError: a return or its square is not finite.
     """
     _require_finite(models, benchmark)
     from arch.bootstrap import SPA  # takes seconds to import
@@ -252,12 +254,15 @@ def superior_ability(models: Float, benchmark: Float, *, samples: int, block: in
 def _require_finite(*returns: Float) -> None:
     if not all(np.isfinite(part).all() for part in returns):
         raise BacktestError(
-            "a trial's session returns are not finite", remedy="run `dvc repro backtest` where it was made"
+            "a trial's session returns, or their squares, are not finite",
+            remedy="run `dvc repro backtest` where it was made",
         )
 
 
 def _unit_risk(returns: Float) -> Float:
-    deviation = returns.std(axis=0, ddof=1)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        deviation = returns.std(axis=0, ddof=1)
+    _require_finite(deviation)
     return np.asarray(returns / np.where(deviation < NO_VARIANCE, 1.0, deviation), dtype=np.float64)
 
 

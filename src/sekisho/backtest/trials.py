@@ -30,6 +30,7 @@ from sekisho.errors import BacktestError
 from sekisho.git import WHOLE_HISTORY
 
 TRAIN_OUT = "build/train"
+MOST_RETURN = 10.0  # in one session, a fraction: the returns of a trial beyond it are not believed
 LOCK, METRICS, RETURNS = "dvc.lock", "metrics/backtest.json", "metrics/returns.csv"
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it is built in: ten times as fast
 
@@ -210,15 +211,15 @@ def _read_metrics(metrics: bytes, train: str) -> tuple[str | None, float | None,
 def _read_returns(table: bytes) -> pl.DataFrame | None:
     """Session returns of the agent; None where the commit has none that can be read.
 
-    Whoever can push a branch writes this file: a cell that is no finite number must neither stop everybody's
-    count nor reach the ranks, where NaN makes the probability of overfitting 0.
+    Whoever can push a branch writes this file: a cell that is no finite number, or whose square is none, must
+    neither stop everybody's count nor reach the ranks, where NaN makes the probability of overfitting 0.
     """
     try:
         frame = pl.read_csv(io.BytesIO(table), infer_schema_length=None, try_parse_dates=True)
         frame = frame.select(pl.col("session").cast(pl.Date), pl.col("agent").cast(pl.Float64))
     except pl.exceptions.PolarsError:
         return None
-    return frame if frame["agent"].is_finite().fill_null(False).all() else None
+    return frame if (frame["agent"].abs() < MOST_RETURN).fill_null(False).all() else None  # NaN is above
 
 
 def _git(repository: Path, *words: str, stdin: bytes = b"") -> bytes | None:

@@ -13,6 +13,7 @@ from sekisho.errors import Refused
 from sekisho.release import audit, sign
 from sekisho.release.audit_check import check_log
 from sekisho.release.promote import promote, rollback
+from sekisho.release.revoke import revoke
 
 
 def refused(rule: str) -> pytest.RaisesExc[Refused]:
@@ -98,3 +99,36 @@ def test_nothing_is_signed_before_a_killed_promotion_is_completed(
     promote(shop.desk, shop.release, "local", "first")
     shop.sign(two)
     check_log(shop.repo)
+
+
+# a revocation whose line is written counts, whatever list lies there
+
+
+def test_a_killed_revocation_already_keeps_the_release_out(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(shop.desk, shop.release, "local", "first")
+    two = shop.second_release()
+    shop.sign(shop.next_release(1.4))
+    killed(monkeypatch, "revoked", lambda: revoke(shop.desk, two, "bad data", "local"))
+    with refused("revoked"):
+        promote(shop.desk, two, "local", "better")
+    with refused("revoked"):
+        rollback(shop.desk, 2, "better", "local")
+    with refused("revocation-replayed"):
+        promote(shop.desk, shop.release, "local", "longer")  # not revoked, but the list is not the newest
+    revoke(shop.desk, two, "bad data", "local")
+    promote(shop.desk, shop.release, "local", "first")
+    check_log(shop.repo)
+
+
+def test_an_old_list_put_back_lets_no_revoked_release_in(shop: Workshop) -> None:
+    two = shop.second_release()
+    path = shop.trust / "local/revoked.sigstore.json"
+    older = path.read_bytes()
+    revoke(shop.desk, two, "bad data", "local")
+    path.write_bytes(older)
+    with refused("revoked"):
+        promote(shop.desk, two, "local", "better")
+    with refused("revocation-replayed"):
+        promote(shop.desk, shop.release, "local", "first")

@@ -12,8 +12,7 @@ from sekisho.release.dvclock import git
 from sekisho.release.manifest import BUNDLES, Manifest, check_place, read_manifest
 from sekisho.release.policy import load_policy
 from sekisho.release.promote import Pointer, read_pointer
-from sekisho.release.revocation import CLOCK_LAG
-from sekisho.release.revoke import revoked_by
+from sekisho.release.revocation import CLOCK_LAG, revoked_by
 from sekisho.release.statements import Deployment, Revocations
 
 RESTORE = "restore the release from git; a release is never changed or removed"

@@ -28,7 +28,7 @@ from sekisho.release.manifest import (
     read_manifest,
 )
 from sekisho.release.policy import FACTS, Trust, load_trust
-from sekisho.release.revocation import check_revocation, read_revocations
+from sekisho.release.revocation import check_revocation, check_with_log, read_revocations
 from sekisho.release.signer import Authority, open_signer
 from sekisho.release.soak import required_soak
 from sekisho.release.statements import (
@@ -106,7 +106,7 @@ def promote(
     Raises:
         Refused: the release does not verify, lies elsewhere, is not what the log has as signed under its
             seq, or is older than what the environment has, or ever had; an earlier signature or promotion was
-            interrupted (``unfinished``).
+            interrupted (``unfinished``); the log or the list revokes it, or the list is not the newest.
         CannotCheck: something could not be checked or signed.
     """
     from sekisho.release.bundle import BundleVerifier
@@ -122,6 +122,7 @@ def promote(
         _require_logged(events, target)
         moment = audit.now()
         trust = load_trust(desk.trust, environment, now=moment)
+        check_with_log(events, trust, verified.revocations, verified.manifest, verified.digest)
         deployed = verified.facts.get("deployment")
         if current == target and deployed and _holds(deployed, verified, trust, moment, desk.params):
             return verified, current
@@ -228,7 +229,8 @@ def rollback(desk: Desk, to: int, reason: str, environment: str) -> Path:
     its deployment there, if it had one, comes along and spares the content another soak.
 
     Raises:
-        Refused: ``to`` does not verify, or its content is revoked, or it is the newest already.
+        Refused: ``to`` does not verify, or its content is revoked by the list or the log, or it is the
+            newest already.
         CannotCheck: no such release, or its content is not here, or no revocation list.
     """
     from sekisho.release.bundle import BundleVerifier
@@ -236,6 +238,7 @@ def rollback(desk: Desk, to: int, reason: str, environment: str) -> Path:
     audit.check_words(desk.actor, reason)
     releases = desk.repo / "releases"
     with audit.locked(releases):
+        events, _ = audit.read_log(releases)
         existing = releases_of(releases, desk.params.model)
         if to not in existing:
             known = ", ".join(map(str, existing)) or "none"
@@ -252,7 +255,9 @@ def rollback(desk: Desk, to: int, reason: str, environment: str) -> Path:
         moment = audit.now()
         verifier = BundleVerifier(load_trust(desk.trust, environment, now=moment))
         check_facts(source, manifest, digest, verifier)
-        check_revocation(read_revocations(verifier, moment), manifest, digest)
+        listed = read_revocations(verifier, moment)
+        check_revocation(listed.revoked, manifest, digest)
+        check_with_log(events, verifier.trust, listed.serial, manifest, digest)
         origin = source / ORIGIN if manifest.rollback else source
         seq = manifest.rollback.seq if manifest.rollback else manifest.seq
         digest = manifest.rollback.manifest_digest if manifest.rollback else digest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,9 @@ from sekisho.release import audit
 from sekisho.release.dvclock import head
 from sekisho.release.policy import load_policy, load_trust
 from sekisho.release.promote import Desk
-from sekisho.release.revocation import REVOCATIONS, read_revocations
+from sekisho.release.revocation import REVOCATIONS, read_revocations, revoked_by
 from sekisho.release.signer import install_local_root, open_signer, predicate_digest
-from sekisho.release.statements import Revocations, Revoked, make_statement
+from sekisho.release.statements import Revocations, make_statement
 
 if TYPE_CHECKING:
     from sekisho.release.bundle import BundleVerifier
@@ -71,26 +70,6 @@ def revoke(desk: Desk, release: Path | None, reason: str, environment: str) -> R
         audit.append(releases, event)  # only what could be signed: a line cannot be taken back
         audit.write_atomically(path, bundle)
     return claim
-
-
-def revoked_by(events: Iterable[audit.Event], environments: set[str]) -> list[Revoked]:
-    """Every release that the events revoke in one of the environments, once, in their order."""
-    entries: dict[str, Revoked] = {}
-    for event in events:
-        own = event.event == "revoke" and event.details.get("environment") in environments
-        if own and event.manifest_digest and event.model and event.seq:
-            entries.setdefault(
-                event.manifest_digest,
-                Revoked(
-                    manifest_digest=event.manifest_digest,
-                    model=event.model,
-                    seq=event.seq,
-                    content_sha256=event.details.get("content"),
-                    reason=str(event.details.get("reason") or "-")[: audit.REASON_LIMIT],
-                    at=event.at,
-                ),
-            )
-    return list(entries.values())
 
 
 def _nothing_lost(verifier: BundleVerifier, claim: Revocations, moment: dt.datetime) -> None:

@@ -191,14 +191,14 @@ def _revoked(
     """``no``, or what revoked it: the log is asked first, so that an old list cannot hide it."""
     listed = read_revocations(verifier, audit.now(), expired=True)
     if deployed:
-        check_not_replayed(listed, deployed.revocations)
+        check_not_replayed(listed.serial, deployed.revocations)
     for event in events:
         named, content = event.manifest_digest or "", event.details.get("content")
         if event.event == "revoke" and named_by(named, content, manifest, digest):
             where = event.details.get("environment")
             return f"{event.at:%Y-%m-%d} for {where}, line {event.line}: {event.details.get('reason')}"
     try:
-        check_revocation(listed, manifest, digest)
+        check_revocation(listed.revoked, manifest, digest)
     except Refused as error:
         return str(error.found)
     return "no"

@@ -116,8 +116,8 @@ def verify_release(
     judged = check_content(facts, manifest, release / CONTENT)
     revocations = read_revocations(verifier, now)
     if "deployment" in facts:
-        check_not_replayed(revocations, cast(Deployment, facts["deployment"].predicate).revocations)
-    check_revocation(revocations, manifest, digest)
+        check_not_replayed(revocations.serial, cast(Deployment, facts["deployment"].predicate).revocations)
+    check_revocation(revocations.revoked, manifest, digest)
     serial = revocations.serial
     return VerifiedRelease(manifest.model, manifest.seq, digest, release, facts, manifest, serial, judged)
 

@@ -272,12 +272,40 @@ def test_a_return_that_is_no_number_or_beyond_belief_neither_stops_the_count_nor
     assert (found.count, found.sharpes, found.returns) == (2, {"1" * 32 + ".dir": 0.1}, {})
 
 
-@pytest.mark.parametrize("ratio", [float("nan"), float("inf"), 10**400])
-def test_an_earlier_sharpe_ratio_that_is_not_finite_is_none(repository: Path, ratio: float) -> None:
+@pytest.mark.parametrize("ratio", [float("nan"), float("inf"), 10**400, 1e200, -1001.0])
+def test_an_earlier_sharpe_ratio_beyond_belief_is_none(repository: Path, ratio: float) -> None:
     commit(repository, "1" * 32 + ".dir", ratio)
     agent(repository / "build/train", "a")
     found = count_trials(folder_digest(repository / "build/train"), repository)
     assert (found.count, found.sharpes) == (2, {})
+
+
+@pytest.mark.parametrize(
+    "lock", [b"a: " + b"[" * 1_000_000, b"- " * 500_000, b"a: " + b"{a: " * 200_000, b"#" * (1 << 24) + b"\n"]
+)
+def test_a_lock_file_that_no_parser_should_be_given_is_passed_over(repository: Path, lock: bytes) -> None:
+    """Deep nesting ends the process inside libyaml: the count would stop for everybody."""
+    (repository / "dvc.lock").write_bytes(lock)
+    git(repository, "add", "dvc.lock")
+    git(repository, "commit", "-q", "-m", "hostile")
+    commit(repository, agent(repository / "build/train", "a"))
+    assert count_trials(folder_digest(repository / "build/train"), repository).count == 1
+
+
+def test_figures_nested_beyond_the_parser_leave_a_trial_without_them(repository: Path) -> None:
+    commit(repository, "1" * 32 + ".dir")
+    (repository / "metrics").mkdir()
+    (repository / "metrics/backtest.json").write_text("[" * 200_000)
+    git(repository, "add", "-A")
+    git(repository, "commit", "-q", "-m", "hostile")
+    found = count_trials(agent(repository / "build/train", "a"), repository)
+    assert (found.count, found.sharpes) == (2, {})
+
+
+def test_a_trial_with_a_calendar_that_nobody_knows_counts(repository: Path) -> None:
+    commit(repository, "1" * 32 + ".dir", 0.5, market=("XTKZ", "5min"))
+    digest = agent(repository / "build/train", "a")
+    assert count_trials(digest, repository, market=("XTKS", "5min")).count == 2
 
 
 def test_a_lock_file_with_an_impossible_date_is_passed_over(repository: Path) -> None:

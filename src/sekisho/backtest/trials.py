@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import os
 import subprocess
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from typing import Literal
 import polars as pl
 import yaml
 from exchange_calendars import resolve_alias
+from exchange_calendars.errors import InvalidCalendarName
 
 from sekisho.errors import BacktestError
 from sekisho.git import WHOLE_HISTORY
@@ -32,7 +32,11 @@ from sekisho.git import WHOLE_HISTORY
 TRAIN_OUT = "build/train"
 MOST_RETURN = 10.0  # in one session, a fraction: the returns of a trial beyond it are not believed
 LOCK, METRICS, RETURNS = "dvc.lock", "metrics/backtest.json", "metrics/returns.csv"
-YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it is built in: ten times as fast
+MOST_RATIO = 1e3  # annualised Sharpe ratio, either sign: beyond it the variance between trials means nothing
+MOST_BYTES = 1 << 24  # of a file in history; a larger one counts as absent
+DEEPEST = 30  # collections in collections in a dvc.lock: libyaml's recursion ends the process, not the parse
+# words alone, which is all that is read here; libyaml where it is built in: ten times as fast
+YamlLoader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,10 @@ def _versions(repository: Path) -> Iterator[tuple[bytes, bytes, bytes]]:
     answer = _git(repository, "cat-file", "--batch-check", stdin=wanted.encode())
     assert answer is not None
     lines = [line.split() for line in answer.splitlines()]
-    objects = [line[0] if len(line) == 3 and line[1] == b"blob" else b"" for line in lines]
+    objects = [
+        line[0] if len(line) == 3 and line[1] == b"blob" and int(line[2]) <= MOST_BYTES else b""
+        for line in lines
+    ]
     versions = sorted(set(zip(*[iter(objects)] * len(paths), strict=True)))
     contents = _read_objects(repository, sorted(set(objects) - {b""}))
     for lock, metrics, returns in versions:
@@ -168,6 +175,7 @@ def _read_objects(repository: Path, names: list[bytes]) -> dict[bytes, bytes]:
 def _read_lock(lock: bytes) -> tuple[str | None, tuple[str, str] | None]:
     """Train digest and market in one version of ``dvc.lock``; None for what that version lacks."""
     try:
+        _require_shallow(lock)
         stages = yaml.load(lock, Loader=YamlLoader)["stages"]  # noqa: S506 (a safe loader)
         found = [str(out["md5"]) for out in stages["train"]["outs"] if out["path"] == TRAIN_OUT]
     except (yaml.YAMLError, ValueError, KeyError, TypeError):
@@ -180,9 +188,24 @@ def _read_lock(lock: bytes) -> tuple[str | None, tuple[str, str] | None]:
     return (found[0] if found else None), market
 
 
-def _market(calendar: object, bar: object) -> tuple[str, str]:
-    """By the calendar's own name: to call XTKS by its alias JPX must not begin the count anew."""
-    return str(resolve_alias(str(calendar))), str(bar)
+def _require_shallow(lock: bytes) -> None:
+    """ValueError where collections lie deeper than `DEEPEST`; the parser itself does not recurse."""
+    depth = 0
+    for event in yaml.parse(lock, Loader=YamlLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} collections in each other")
+
+
+def _market(calendar: object, bar: object) -> tuple[str, str] | None:
+    """By the calendar's own name: to call XTKS by its alias JPX must not begin the count anew.
+
+    None for a calendar that nobody knows: one branch's typing error must not stop everybody's count.
+    """
+    try:
+        return str(resolve_alias(str(calendar))), str(bar)
+    except InvalidCalendarName:
+        return None
 
 
 def _read_metrics(metrics: bytes, train: str) -> tuple[str | None, float | None, str | None]:
@@ -190,7 +213,8 @@ def _read_metrics(metrics: bytes, train: str) -> tuple[str | None, float | None,
 
     None where these metrics are not of that ``train`` result: a commit may hold stale ones.
 
-    The ratio is None where it is not finite: one NaN would make the variance across all trials NaN.
+    The ratio is None where it is not finite or beyond `MOST_RATIO`: one NaN would make the variance across
+    all trials NaN.
     """
     try:
         content = json.loads(metrics)
@@ -198,14 +222,14 @@ def _read_metrics(metrics: bytes, train: str) -> tuple[str | None, float | None,
         if opening["train"] != train:
             return None, None, None
         candidate = None if opening.get("candidate") is None else str(opening["candidate"])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None, None, None
     written = content.get("returns_sha256")
     try:
         ratio = float(content["agent"]["sharpe"])
     except (ValueError, KeyError, TypeError, OverflowError):
         return candidate, None, written
-    return candidate, ratio if math.isfinite(ratio) else None, written
+    return candidate, ratio if abs(ratio) <= MOST_RATIO else None, written  # false for NaN
 
 
 def _read_returns(table: bytes) -> pl.DataFrame | None:

@@ -29,7 +29,7 @@ def check_log(repo: Path, known: str | None = None) -> audit.Head:
     Raises:
         Refused: rules ``audit-chain``, ``audit-time``, ``audit-truncated``, ``audit-missing-event``,
             ``audit-missing-evidence``, ``deployment-logged``, ``release-folder``, ``release-chain``,
-            ``seq-reused``.
+            ``rollback-origin``, ``rollback-content``, ``seq-reused``.
         CannotCheck: git or a file cannot be read, or the clone has not the whole history.
     """
     releases = repo / "releases"
@@ -55,12 +55,28 @@ def check_log(repo: Path, known: str | None = None) -> audit.Head:
     for (model, seq), (manifest, _) in found.items():
         before = found.get((model, seq - 1))
         require_same("release-chain", before[1] if before else None, manifest.previous, RESTORE)
+        if manifest.rollback:
+            _check_rollback(f"{model}/{seq}", manifest, found.get((model, manifest.rollback.seq)))
     for key, digest in signed.items():
         _present(f"{key[0]}/{key[1]} of sha256 {digest}", found.get(key, (None, None))[1] == digest, RESTORE)
     _check_deployments(deployments, last_promotions(events))
     _check_lists(repo / "trust", events)
     _check_pointers(repo, events)
     return audit.head_of(lines)
+
+
+def _check_rollback(name: str, manifest: Manifest, origin: tuple[Manifest, str] | None) -> None:
+    """A rollback holds the very files of the release that it names, which is no rollback itself."""
+    assert manifest.rollback
+    earlier, digest = origin or (None, None)
+    remedy = f"do not run {name}; find out who signed it, and roll back anew"
+    require_same(
+        "rollback-origin",
+        (manifest.rollback.manifest_digest, None),
+        (digest, earlier and earlier.rollback),
+        remedy,
+    )
+    require_same("rollback-content", earlier and earlier.files, manifest.files, remedy)
 
 
 def _present(what: str, present: bool, remedy: str) -> None:

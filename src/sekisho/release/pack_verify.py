@@ -157,7 +157,8 @@ def check_layout(pack: Path, present: set[str], events: list[Event], about: Any)
         require(f"{name}: its manifest", True, path.is_file())
         require(f"{name}: digest of its manifest", digest, sha256(path))
         if origin := load(path)["rollback"]:
-            found.setdefault(f"{name.partition('/')[0]}/{origin['seq']}", origin["manifest_digest"])
+            known = found.setdefault(f"{name.partition('/')[0]}/{origin['seq']}", origin["manifest_digest"])
+            require(f"{name}: digest of what it returns to", known, origin["manifest_digest"])
         expected |= {f"releases/{name}/content/{file}" for file in EVIDENCE}
         deployed = promotions_of(events, name)
         expected |= {f"releases/{name}/bundles/deployment-{env}.sigstore.json" for env in deployed}
@@ -223,6 +224,10 @@ def check_release(
     manifest = load(folder / "manifest.json")
     require(f"{name}: digest of its manifest", digest, sha256(folder / "manifest.json"))
     require(f"{name}: its name", f"{manifest['model']}/{manifest['seq']}", name)
+    if manifest["rollback"]:
+        check_origin(
+            name, manifest, load(folder.with_name(str(manifest["rollback"]["seq"])) / "manifest.json")
+        )
     files = {file["path"]: file["sha256"] for file in manifest["files"]}
     for path in sorted((folder / "content").glob("*")):
         require(f"{name}: {path.name}", files.get(path.name), sha256(path))
@@ -248,6 +253,13 @@ def check_release(
     own = {row["fact"]: row["sha256"] for row in rows if row["fact"] in REQUIRED}
     require(f"{name}: bundles that the log names", True, own in signed)
     return rows
+
+
+def check_origin(name: str, manifest: Any, origin: Any) -> None:
+    """A rollback holds the very files of the release that it names, which is no rollback itself."""
+    for key in ("model", "files"):
+        require(f"{name}: {key} of what it returns to", origin[key], manifest[key])
+    require(f"{name}: what it returns to is a release of its own", None, origin["rollback"])
 
 
 def check_promotion(path: Path, said: dict[str, Any], event: Event) -> None:

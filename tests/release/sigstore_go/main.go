@@ -53,6 +53,20 @@ type event struct {
 func (e event) name() string        { return fmt.Sprintf("%s/%d", e.Model, e.Seq) }
 func (e event) environment() string { text, _ := e.Details["environment"].(string); return text }
 
+// manifest is what is read of a release's manifest.json.
+type manifest struct {
+	Model string
+	Files []struct {
+		Path   string
+		Size   int
+		Sha256 string
+	}
+	Rollback *struct {
+		Seq            int
+		ManifestDigest string `json:"manifest_digest"`
+	}
+}
+
 type identity struct {
 	Predicate  string
 	Subject    string
@@ -168,24 +182,37 @@ func (p *pack) releases() (chosen, origins map[string]string, err error) {
 		}
 	}
 	for name := range chosen {
-		var manifest struct {
-			Model    string
-			Rollback *struct {
-				Seq            int
-				ManifestDigest string `json:"manifest_digest"`
-			}
+		manifest, err := p.manifest(name)
+		if err != nil {
+			return nil, nil, err
 		}
-		if err := load(filepath.Join(p.folder, "releases", name, "manifest.json"), &manifest); err != nil {
-			return nil, nil, broken("%s: no manifest: %v", name, err)
+		back := manifest.Rollback
+		if back == nil {
+			continue
 		}
-		if back := manifest.Rollback; back != nil {
-			origin := fmt.Sprintf("%s/%d", manifest.Model, back.Seq)
-			if _, here := chosen[origin]; !here {
-				origins[origin] = back.ManifestDigest
-			}
+		origin := fmt.Sprintf("%s/%d", manifest.Model, back.Seq)
+		if digest, here := chosen[origin]; !here {
+			origins[origin] = back.ManifestDigest
+		} else if digest != back.ManifestDigest {
+			return nil, nil, broken("%s: returns to %s of sha256 %s, not %s", name, origin, back.ManifestDigest, digest)
+		}
+		earlier, err := p.manifest(origin)
+		if err != nil {
+			return nil, nil, err
+		}
+		if earlier.Model != manifest.Model || earlier.Rollback != nil || !slices.Equal(earlier.Files, manifest.Files) {
+			return nil, nil, broken("%s: not the content of %s, which it returns to", name, origin)
 		}
 	}
 	return chosen, origins, nil
+}
+
+func (p *pack) manifest(name string) (manifest, error) {
+	var found manifest
+	if err := load(filepath.Join(p.folder, "releases", filepath.FromSlash(name), "manifest.json"), &found); err != nil {
+		return found, broken("%s: no manifest: %v", name, err)
+	}
+	return found, nil
 }
 
 // promotions: the last promotion of a release to each environment.

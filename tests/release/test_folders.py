@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from tests.release.workshop import Workshop
 
 from sekisho.cli import main
-from sekisho.errors import Refused
+from sekisho.errors import CannotCheck, Refused
 from sekisho.release import audit
 from sekisho.release.manifest import canonical, read_manifest
 from sekisho.release.revoke import revoke
@@ -67,3 +67,43 @@ def test_a_name_means_the_release_under_releases_whatever_lies_beside(
     assert (event.seq, event.manifest_digest) == (2, digest)
     with refused("release-folder"):
         CliRunner().invoke(main, [words[0], "./policy/2", *words[2:]], catch_exceptions=False)
+
+
+# what is compared with a value that was given
+
+
+@pytest.mark.parametrize(
+    "given", ["", "policy", "policy/1@", "policy/1@sha256:", "policy/1@sha256:" + "A" * 64]
+)
+def test_an_expected_release_that_names_none_is_never_a_pass(storied: Workshop, given: str) -> None:
+    with pytest.raises(CannotCheck, match="not a release's name"):
+        storied.verify(expect=given)
+
+
+def test_an_empty_expectation_on_the_command_line_is_never_a_pass(
+    storied: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(storied.repo)
+    for name in ("policy/3", "releases/policy/3"):
+        words = ["verify", name, "--environment", "local", "--expect", ""]
+        with pytest.raises(CannotCheck, match="not a release's name"):
+            CliRunner().invoke(main, words, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("given", ["", "sha256:", "f" * 63, "F" * 64, "sha512:" + "f" * 64])
+def test_a_noted_head_that_is_no_digest_is_never_a_pass(
+    storied: Workshop, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.chdir(storied.repo)
+    with pytest.raises(CannotCheck, match="not a sha256"):
+        CliRunner().invoke(main, ["audit", "check", "--from", given], catch_exceptions=False)
+
+
+def test_a_noted_head_may_be_given_as_it_was_printed(
+    storied: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(storied.repo)
+    printed = CliRunner().invoke(main, ["audit", "check"], catch_exceptions=False).output.split()[-1]
+    assert printed.startswith("sha256:")
+    assert CliRunner().invoke(main, ["audit", "check", "--from", printed]).exit_code == 0
+    assert CliRunner().invoke(main, ["audit", "check", "--from", printed[7:]]).exit_code == 0

@@ -170,7 +170,7 @@ def verify(
         environment=environment,
         minimum_seq=minimum_seq,
         deployed=deployed,
-        expect=expect or (release if NAME.fullmatch(release) else None),
+        expect=expect if expect is not None or not NAME.fullmatch(release) else release,
     )
     if summary:
         from sekisho.release.summary import write_summary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 from sekisho.errors import CannotCheck, Refused, require_same
@@ -22,7 +23,7 @@ def check_log(repo: Path, known: str | None = None) -> audit.Head:
     """Prove the log unbroken and complete; returns its head.
 
     The chain shows edits, deletions and moves inside the log; git's history, the heads signed into
-    deployments and ``known`` (the sha256 of a head that was noted before) show lines cut off its end;
+    deployments and ``known`` (a head that was noted before, [sha256:]HEX) show lines cut off its end;
     releases, bundles, pointers and revocation lists without their event show what was never logged, or was
     undone; events without their release, bundles, pointer or list show what was removed.
 
@@ -30,18 +31,14 @@ def check_log(repo: Path, known: str | None = None) -> audit.Head:
         Refused: rules ``audit-chain``, ``audit-time``, ``audit-truncated``, ``audit-missing-event``,
             ``audit-missing-evidence``, ``deployment-logged``, ``release-folder``, ``release-chain``,
             ``rollback-origin``, ``rollback-content``, ``seq-reused``.
-        CannotCheck: git or a file cannot be read, or the clone has not the whole history.
+        CannotCheck: git or a file cannot be read, the clone has not the whole history, ``known`` is no
+            sha256.
     """
     releases = repo / "releases"
     events, lines = audit.read_log(releases)
     _check_time(events)
-    if known and known not in map(audit.line_hash, lines):
-        raise Refused(
-            "audit-truncated",
-            expected=f"a line of sha256 {known}",
-            found=f"{len(lines)} lines without it",
-            remedy=audit.RESTORE,
-        )
+    if known is not None:
+        _check_known(known, lines)
     _check_git(repo, lines)
     deployments = evidence.deployments(releases)
     for path in deployments.values():
@@ -86,6 +83,22 @@ def _present(what: str, present: bool, remedy: str) -> None:
             expected=f"{what}, as the log says",
             found="removed or replaced",
             remedy=remedy,
+        )
+
+
+def _check_known(known: str, lines: list[bytes]) -> None:
+    digest = known.removeprefix("sha256:")
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise CannotCheck(
+            f"noted head {known!r}: not a sha256",
+            remedy="give --from the 64 hex digits that `sekisho audit check` printed",
+        )
+    if digest not in map(audit.line_hash, lines):
+        raise Refused(
+            "audit-truncated",
+            expected=f"a line of sha256 {digest}",
+            found=f"{len(lines)} lines without it",
+            remedy=audit.RESTORE,
         )
 
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 BUNDLE_NAME = re.compile(
     r"(provenance|evaluation|data|approval|deployment-(local|staging|production))\.sigstore\.json"
 )
+EXPECT = re.compile(r"[a-z][a-z0-9-]{0,62}/[1-9][0-9]{0,8}(@sha256:[0-9a-f]{64})?")
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,20 @@ def verify_release(
     Raises:
         Refused: a rule is broken (exit code 1); ``rule`` names it.
         CannotCheck: something could not be checked (exit code 2), such as a missing or expired revocation
-            list.
+            list, or an ``expect`` that names no release.
     """
     from sekisho.release.bundle import BundleVerifier
 
     now = now or dt.datetime.now(dt.UTC)
+    if expect is not None and not EXPECT.fullmatch(expect):
+        raise CannotCheck(
+            f"expected release {expect!r}: not a release's name",
+            remedy="give MODEL/SEQ or MODEL/SEQ@sha256:DIGEST, 64 lower-case hex digits, as in release.env",
+        )
     manifest, digest = read_manifest(release)
-    found = subject_name(manifest) + (f"@sha256:{digest}" if "@" in (expect or "") else "")
-    require_same("expected-release", expect or found, found, "restore the release's folder from git")
+    if expect is not None:
+        found = subject_name(manifest) + (f"@sha256:{digest}" if "@" in expect else "")
+        require_same("expected-release", expect, found, "restore the release's folder from git")
     check_files(manifest, release / CONTENT)
     if manifest.seq < minimum_seq:
         raise Refused(

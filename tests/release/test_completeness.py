@@ -46,6 +46,11 @@ def empty_pointer(shop: Workshop) -> None:
     pointer_path(shop.repo, "local").write_text("RELEASE=none\n")
 
 
+def swap_origin(shop: Workshop) -> None:
+    bundles = seq(shop, 3) / "bundles"
+    shutil.copy(bundles / "data.sigstore.json", seq(shop, 3) / "origin/bundles")
+
+
 @pytest.mark.parametrize(
     ("attack", "what"),
     [
@@ -58,6 +63,10 @@ def empty_pointer(shop: Workshop) -> None:
         (remove("releases/policy/1/bundles/deployment-local.sigstore.json"), "the promotion of policy/1"),
         (empty_pointer, "local pointing at policy/3"),
         (remove("deploy/policy/local/release.env"), "local pointing at policy/3"),
+        (remove("releases/policy/1/content.dvc"), "content.dvc of policy/1"),
+        (remove("releases/policy/3/origin"), "origin/manifest.json as in"),
+        (remove("releases/policy/3/origin/bundles/approval.sigstore.json"), "approval.sigstore.json as in"),
+        (swap_origin, "origin/bundles/data.sigstore.json as in"),
     ],
     ids=[
         "newest release",
@@ -69,6 +78,10 @@ def empty_pointer(shop: Workshop) -> None:
         "older promotion",
         "pointer emptied",
         "pointer",
+        "where DVC finds the content",
+        "origin of a rollback",
+        "a fact of the origin",
+        "another fact of the origin",
     ],
 )
 @pytest.mark.parametrize("committed", [False, True], ids=["removed", "removed and committed"])
@@ -80,6 +93,17 @@ def test_removed_evidence_is_noticed(
     if committed:
         storied.commit("tidy up")
     with pytest.raises(Refused, match=f"audit-missing-evidence: .*{what}"):
+        check_log(storied.repo)
+
+
+@pytest.mark.parametrize("name", ["releases", "releases/audit.jsonl", "releases/policy"])
+def test_a_link_in_the_place_of_the_record_is_refused(storied: Workshop, name: str) -> None:
+    """Git would keep the history of another name: a committed line could be replaced."""
+    path = storied.repo / name
+    path.rename(storied.repo / "elsewhere")
+    path.symlink_to(storied.repo / "elsewhere")
+    storied.commit("move")
+    with refused("symlink"):
         check_log(storied.repo)
 
 

@@ -10,8 +10,8 @@ from sekisho.errors import CannotCheck, Refused, require_same
 from sekisho.release import audit, evidence
 from sekisho.release.deployment import check_logged, last_promotions
 from sekisho.release.dvclock import git
-from sekisho.release.manifest import BUNDLES, Manifest, check_place, read_manifest
-from sekisho.release.policy import load_policy
+from sekisho.release.manifest import BUNDLES, MANIFEST, ORIGIN, Manifest, check_place, read_manifest
+from sekisho.release.policy import FACTS, load_policy
 from sekisho.release.promote import Pointer, read_pointer
 from sekisho.release.revocation import CLOCK_LAG, revoked_by
 from sekisho.release.statements import Deployment, Revocations
@@ -30,11 +30,12 @@ def check_log(repo: Path, known: str | None = None) -> audit.Head:
     Raises:
         Refused: rules ``audit-chain``, ``audit-time``, ``audit-truncated``, ``audit-missing-event``,
             ``audit-missing-evidence``, ``deployment-logged``, ``release-folder``, ``release-chain``,
-            ``rollback-origin``, ``rollback-content``, ``seq-reused``.
+            ``rollback-origin``, ``rollback-content``, ``seq-reused``, ``symlink``.
         CannotCheck: git or a file cannot be read, the clone has not the whole history, ``known`` is no
             sha256.
     """
     releases = repo / "releases"
+    _check_links(releases)
     events, lines = audit.read_log(releases)
     _check_time(events)
     if known is not None:
@@ -53,18 +54,21 @@ def check_log(repo: Path, known: str | None = None) -> audit.Head:
         before = found.get((model, seq - 1))
         require_same("release-chain", before[1] if before else None, manifest.previous, RESTORE)
         if manifest.rollback:
-            _check_rollback(f"{model}/{seq}", manifest, found.get((model, manifest.rollback.seq)))
+            _check_rollback(releases, manifest, found.get((model, manifest.rollback.seq)))
     for key, digest in signed.items():
-        _present(f"{key[0]}/{key[1]} of sha256 {digest}", found.get(key, (None, None))[1] == digest, RESTORE)
+        name = f"{key[0]}/{key[1]}"
+        _present(f"{name} of sha256 {digest}", found.get(key, (None, None))[1] == digest, RESTORE)
+        _present(f"content.dvc of {name}", (releases / name / "content.dvc").is_file(), RESTORE)
     _check_deployments(deployments, last_promotions(events))
     _check_lists(repo / "trust", events)
     _check_pointers(repo, events)
     return audit.head_of(lines)
 
 
-def _check_rollback(name: str, manifest: Manifest, origin: tuple[Manifest, str] | None) -> None:
-    """A rollback holds the very files of the release that it names, which is no rollback itself."""
+def _check_rollback(releases: Path, manifest: Manifest, origin: tuple[Manifest, str] | None) -> None:
+    """A rollback holds the very files and evidence of the release that it names, itself no rollback."""
     assert manifest.rollback
+    name = f"{manifest.model}/{manifest.seq}"
     earlier, digest = origin or (None, None)
     remedy = f"do not run {name}; find out who signed it, and roll back anew"
     require_same(
@@ -74,6 +78,14 @@ def _check_rollback(name: str, manifest: Manifest, origin: tuple[Manifest, str] 
         remedy,
     )
     require_same("rollback-content", earlier and earlier.files, manifest.files, remedy)
+    source = releases / manifest.model / str(manifest.rollback.seq)
+    for path in (MANIFEST, *(f"{BUNDLES}/{fact}.sigstore.json" for fact in FACTS)):
+        copy = releases / name / ORIGIN / path
+        _present(f"{copy} as in {source}", _read(copy) == _read(source / path) is not None, RESTORE)
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _present(what: str, present: bool, remedy: str) -> None:
@@ -84,6 +96,13 @@ def _present(what: str, present: bool, remedy: str) -> None:
             found="removed or replaced",
             remedy=remedy,
         )
+
+
+def _check_links(releases: Path) -> None:
+    """Git keeps the history of what lies under this name: through a link, that would be another one's."""
+    for path in (releases, releases / audit.LOG, *sorted(releases.glob("*"))):
+        if path.is_symlink():
+            raise Refused("symlink", expected="plain files and folders only", found=path, remedy=RESTORE)
 
 
 def _check_known(known: str, lines: list[bytes]) -> None:

@@ -102,7 +102,7 @@ def run_act(
     words += ["--eventpath", str(work / "event.json"), "--json", "--no-skip-checkout", "--no-cache-server"]
     words += ["--action-cache-path", str(work / "actions"), "--action-offline-mode", "--concurrent-jobs", "1"]
     words += ["--actor", payload.get("sender", {}).get("login", "engineer")]
-    words += ["-P", "ubuntu-24.04=-self-hosted", "-P", "self-hosted=-self-hosted"]
+    words += ["-P", "ubuntu-24.04=-self-hosted", "-P", "sekisho-gpu=-self-hosted"]
     texts = [path.read_text() for path in (checkout / ".github/workflows").glob("*.yml")]
     for action, pin in sorted(set(re.findall(r"uses: ([\w./-]+)@([0-9a-f]{40})", "\n".join(texts)))):
         words += ["--local-repository", f"{action}@{pin}={ACTIONS / SUBSTITUTES[action]}"]

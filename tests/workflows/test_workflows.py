@@ -90,6 +90,17 @@ def test_every_job_ends_in_time_and_runs_of_one_kind_do_not_race(name):
         assert "uses" in job or 0 < int(job["timeout-minutes"]) <= 720
 
 
+def test_a_runner_of_our_own_is_a_scale_set_of_the_platform():
+    """A scale set is asked for by its name; a job with another label waits for ever."""
+    applications = yaml.safe_load_all((ROOT / "deploy/argocd/platform.yaml").read_text())
+    sources = [application["spec"].get("source", {}) for application in applications if application]
+    values = [source.get("helm", {}).get("valuesObject", {}) for source in sources]
+    sets = {value["runnerScaleSetName"] for value in values if "runnerScaleSetName" in value}
+    jobs = [job for name in NAMES for job in load(name)["jobs"].values()]
+    asked = {str(job["runs-on"]) for job in jobs if "uses" not in job}
+    assert asked - {"ubuntu-24.04"} == {"sekisho-gpu"} <= sets
+
+
 def test_no_workflow_takes_the_place_of_another_that_waits():
     """Of a concurrency group GitHub keeps the newest that waits and cancels the one before it."""
     groups = [load(name)["concurrency"]["group"] for name in NAMES]

@@ -45,6 +45,7 @@ from sekisho.forge.interface import (
     head_moved,
     named_in,
 )
+from sekisho.forge.local_files import as_utf8, git, read_comment, sha256_of, write, write_comment
 from sekisho.forge.markdown import one_line, quoted
 from sekisho.params import ForgeParams
 
@@ -63,8 +64,8 @@ ACTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}(\[bot\])?")
 def create_local_forge(folder: Path, members: Mapping[str, Permission]) -> None:
     """Make an empty local forge: the bare origin (branch ``main``) and who may do what."""
     folder.mkdir(parents=True, exist_ok=True)
-    _git("init", "--quiet", "--bare", "--initial-branch=main", str(folder / "origin.git"), cwd=folder)
-    _write(folder / "members.yaml", yaml.safe_dump(dict(members)))
+    git("init", "--quiet", "--bare", "--initial-branch=main", str(folder / "origin.git"), cwd=folder)
+    write(folder / "members.yaml", yaml.safe_dump(dict(members)))
 
 
 class LocalForge(Forge):
@@ -155,13 +156,13 @@ class LocalForge(Forge):
                     )
                 if pull.branch == branch:
                     self._store(pull.number, title=one_line(title), **({"key": key} if key else {}))
-                    _write(self._pull(pull.number) / "body.md", body)
+                    write(self._pull(pull.number) / "body.md", body)
                     self._render(pull.number)
                     return pull.number
             number = max([0, *self._numbers()]) + 1
             fresh = self._pull(number, must_exist=False)
             (fresh / "comments").mkdir(parents=True)
-            _write(fresh / "body.md", body)
+            write(fresh / "body.md", body)
             state = {"number": number, "branch": branch, "base": base, "title": one_line(title)}
             state |= {
                 "author": self._actor,
@@ -171,7 +172,7 @@ class LocalForge(Forge):
                 "merge_sha": None,
                 "draft": False,
             }
-            _write(fresh / "pull.json", json.dumps(state, indent=1, ensure_ascii=False))
+            write(fresh / "pull.json", json.dumps(state, indent=1, ensure_ascii=False))
             self._render(number)
             return number
 
@@ -220,28 +221,28 @@ class LocalForge(Forge):
                 front["author"],
                 body,
                 front["created_at"],
-                front["edited"] or front["sha256"] != _sha256(body),
+                front["edited"] or front["sha256"] != sha256_of(body),
             )
-            for front, body in (_read_comment(path) for path in self._comment_files(number))
+            for front, body in (read_comment(path) for path in self._comment_files(number))
         ]
 
     def add_comment(self, number: int, body: str) -> int:
         self._require("read")
         with self._locked():
-            body = _text(body)
+            body = as_utf8(body)
             known = [int(path.name.partition("-")[0]) for path in self._comment_files(number)]
             front: dict[str, Any] = {"id": max([0, *known]) + 1, "author": self._actor}
-            front |= {"created_at": _now(), "edited": False, "reactions": [], "sha256": _sha256(body)}
+            front |= {"created_at": _now(), "edited": False, "reactions": [], "sha256": sha256_of(body)}
             name = f"{front['id']:04d}-{self._actor}.md"
-            _write_comment(self._pull(number) / "comments" / name, front, body)
+            write_comment(self._pull(number) / "comments" / name, front, body)
             self._render(number)
             return int(front["id"])
 
     def edit_comment(self, number: int, comment_id: int, body: str) -> None:
         with self._locked():
             path, front, _ = self._own_comment(number, comment_id)
-            body = _text(body)
-            _write_comment(path, front | {"edited": True, "sha256": _sha256(body)}, body)
+            body = as_utf8(body)
+            write_comment(path, front | {"edited": True, "sha256": sha256_of(body)}, body)
             self._render(number)
 
     def delete_comment(self, number: int, comment_id: int) -> None:
@@ -251,7 +252,7 @@ class LocalForge(Forge):
 
     def last_editor(self, number: int, comment_id: int) -> str | None:
         _, front, body = self._comment(number, comment_id)
-        if front["sha256"] != _sha256(body):
+        if front["sha256"] != sha256_of(body):
             return ""  # the file was changed by hand
         return str(front["author"]) if front["edited"] else None
 
@@ -259,12 +260,12 @@ class LocalForge(Forge):
         with self._locked():
             path, front, body = self._comment(number, comment_id)
             front["reactions"] = sorted({*front["reactions"], f"{self._actor}: {reaction}"})
-            _write_comment(path, front, body)
+            write_comment(path, front, body)
             self._render(number)
 
     def upsert_comment(self, number: int, marker: str, body: str) -> list[int]:
         with self._locked():
-            return super().upsert_comment(number, marker, _text(body))
+            return super().upsert_comment(number, marker, as_utf8(body))
 
     # ---- commits
 
@@ -302,8 +303,8 @@ class LocalForge(Forge):
                 target = clone / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
-            _git("add", "--force", "--", *files, cwd=clone)
-            _git("commit", "--quiet", "--message", message, cwd=clone, actor=self._actor)
+            git("add", "--force", "--", *files, cwd=clone)
+            git("commit", "--quiet", "--message", message, cwd=clone, actor=self._actor)
             commit = self._move(clone, {branch: (NO_COMMIT if create else parent, None)})
             for pull in self.list_pull_requests("open"):
                 if pull.branch == branch:
@@ -346,7 +347,7 @@ class LocalForge(Forge):
                     remedy="it may be on hold: see `sekisho pr status`",
                 )
             with self._clone(pull.base_sha) as clone:
-                done = _git(
+                done = git(
                     "merge", "--quiet", "--no-ff", "--message", message, expected_head,
                     cwd=clone, actor=self._actor, check=False,
                 )  # fmt: skip
@@ -385,8 +386,8 @@ class LocalForge(Forge):
     @contextmanager
     def _clone(self, commit: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="sekisho-forge-") as folder:
-            _git("clone", "--quiet", "--shared", "--no-checkout", str(self.origin), folder, cwd=self.folder)
-            _git("checkout", "--quiet", "--detach", commit, cwd=Path(folder))
+            git("clone", "--quiet", "--shared", "--no-checkout", str(self.origin), folder, cwd=self.folder)
+            git("checkout", "--quiet", "--detach", commit, cwd=Path(folder))
             yield Path(folder)
 
     def _move(self, clone: Path, refs: Mapping[str, tuple[str, str | None]]) -> str:
@@ -394,9 +395,9 @@ class LocalForge(Forge):
 
         ``refs``: branch -> (the commit it must be at, its new commit or None for the clone's HEAD).
         """
-        commit = _git("rev-parse", "HEAD", cwd=clone).stdout.decode().strip()
+        commit = git("rev-parse", "HEAD", cwd=clone).stdout.decode().strip()
         waiting = f"refs/sekisho/{commit}"
-        _git("push", "--quiet", "--force", str(self.origin), f"HEAD:{waiting}", cwd=clone)
+        git("push", "--quiet", "--force", str(self.origin), f"HEAD:{waiting}", cwd=clone)
         lines = ["start", f"delete {waiting}"]
         lines += [f"update refs/heads/{ref} {new or commit} {old}" for ref, (old, new) in refs.items()]
         done = self._run("update-ref", "--stdin", stdin="\n".join([*lines, "commit\n"]).encode(), check=False)
@@ -405,7 +406,7 @@ class LocalForge(Forge):
         return commit
 
     def _run(self, *words: str, stdin: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[bytes]:
-        return _git(*words, cwd=self.origin, stdin=stdin, check=check)
+        return git(*words, cwd=self.origin, stdin=stdin, check=check)
 
     def _head(self, branch: str) -> str | None:
         if self._run("check-ref-format", "--branch", branch, check=False).returncode:
@@ -433,7 +434,7 @@ class LocalForge(Forge):
     def _comment(self, number: int, comment_id: int) -> tuple[Path, dict[str, Any], str]:
         for path in self._comment_files(number):
             if int(path.name.partition("-")[0]) == comment_id:
-                return path, *_read_comment(path)
+                return path, *read_comment(path)
         raise ForgeError(f"pull request {number} has no comment {comment_id}", remedy="see `sekisho pr show`")
 
     def _own_comment(self, number: int, comment_id: int) -> tuple[Path, dict[str, Any], str]:
@@ -446,7 +447,7 @@ class LocalForge(Forge):
 
     def _store(self, number: int, **changes: object) -> None:
         text = json.dumps(self._stored(number) | changes, indent=1, ensure_ascii=False)
-        _write(self._pull(number) / "pull.json", text)
+        write(self._pull(number) / "pull.json", text)
 
     def _stored(self, number: int) -> dict[str, Any]:
         text = (self._pull(number) / "pull.json").read_text(encoding="utf-8")
@@ -460,58 +461,12 @@ class LocalForge(Forge):
             f"Head: `{pull.head_sha}`",
             pull.body,
         ]
-        for front, body in (_read_comment(path) for path in self._comment_files(number)):
+        for front, body in (read_comment(path) for path in self._comment_files(number)):
             marks = " · ".join(
                 [front["created_at"], *(["edited"] if front["edited"] else []), *front["reactions"]]
             )
             lines += ["---", f"**{front['author']}** (comment {front['id']}, {marks})", body]
-        _write(folder / "README.md", "\n\n".join(lines) + "\n")
-
-
-def _git(
-    *words: str, cwd: Path, actor: str = "sekisho", stdin: bytes = b"", check: bool = True
-) -> subprocess.CompletedProcess[bytes]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environment |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}
-    for role in ("AUTHOR", "COMMITTER"):
-        environment |= {f"GIT_{role}_NAME": actor, f"GIT_{role}_EMAIL": f"{actor}@local.invalid"}
-    done = subprocess.run(
-        ["git", *words], cwd=cwd, input=stdin, capture_output=True, env=environment, check=False
-    )
-    if check and done.returncode:
-        reason = one_line(done.stderr.decode(errors="replace"))
-        raise ForgeError(f"git {words[0]} failed: {reason}", remedy="see the message of git above")
-    return done
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(_text(text), encoding="utf-8", newline="\n")
-    beside.replace(path)
-
-
-def _write_comment(path: Path, front: Mapping[str, object], body: str) -> None:
-    head = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True)
-    _write(path, f"---\n{head}---\n{body}")
-
-
-def _read_comment(path: Path) -> tuple[dict[str, Any], str]:
-    with path.open(encoding="utf-8", newline="") as file:
-        parts = file.read().split("---\n", 2)
-    if len(parts) != 3:
-        raise ForgeError(
-            f"{path}: not a comment of the local forge", remedy="restore the file; do not edit it"
-        )
-    return yaml.safe_load(parts[1]), parts[2]
-
-
-def _text(text: str) -> str:
-    """What can be written as UTF-8: bytes of an argument that were not are replaced."""
-    return text.encode(errors="replace").decode()
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+        write(folder / "README.md", "\n\n".join(lines) + "\n")
 
 
 def _now() -> str:

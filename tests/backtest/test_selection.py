@@ -81,17 +81,30 @@ def test_one_trial_expects_nothing_from_luck(params: Params) -> None:
 
 
 def test_overfitting_is_measured_over_the_trials_on_the_same_sessions(params: Params) -> None:
-    own = returns(0.0, 1)
+    own = returns(1.5, 1)
     elsewhere = returns(9.0, 5).with_columns(pl.col("session").dt.offset_by("1y"))
     noise = [returns(0.0, seed) for seed in range(10, 30)]
     found = chosen(own, trials(22, tables=[*noise, elsewhere]), params)
-    assert found["with_returns"] == 21
+    assert found["with_returns"] + found["better_left_out"] == 21  # type: ignore[operator]
     assert 0.2 < found["pbo"] < 0.9  # type: ignore[operator]
     assert found["spa_cash"] > 0.05  # type: ignore[operator]
-    skilled = chosen(own, trials(22, tables=[*noise[:-1], returns(8.0, 7)]), params)
+    skilled = chosen(returns(8.0, 7), trials(22, tables=noise), params)
+    assert (skilled["with_returns"], skilled["better_left_out"]) == (21, 0)
     assert skilled["pbo"] < 0.05  # type: ignore[operator]
     assert skilled["spa_cash"] < 0.05  # type: ignore[operator]
     assert skilled["spa_baseline"] < 0.05  # type: ignore[operator]
+
+
+def test_a_better_earlier_trial_lends_the_candidate_no_figure(params: Params) -> None:
+    """Who is judged is the candidate: what beat it on these sessions was not what was picked."""
+    noise = [returns(0.0, seed) for seed in range(10, 30)]
+    own = max(noise, key=lambda table: table["agent"].mean() / table["agent"].std())  # type: ignore[operator]
+    others = [table for table in noise if table is not own]
+    alone = chosen(own, trials(21, tables=others), params)
+    beside = chosen(own, trials(21, tables=[*others, returns(8.0, 7)]), params)
+    assert alone["pbo"] > 0.2  # type: ignore[operator]
+    assert alone["spa_cash"] > 0.05  # type: ignore[operator]
+    assert beside == alone | {"better_left_out": 1}
 
 
 def test_equally_good_trials_do_not_look_overfitted_beside_the_baselines(params: Params) -> None:

@@ -221,7 +221,8 @@ def _selection(figures: dict[str, Any], trials: dict[str, Any]) -> Iterator[Bloc
                 "probability of backtest overfitting",
                 number(trials["pbo"]),
                 f"over the {trials['with_returns']} with returns on these sessions and the baselines, which "
-                "could have been picked as well; 0.5 is a coin's",
+                f"could have been picked as well, without the {trials['better_left_out']} trials that were "
+                "better; 0.5 is a coin's",
             ],
             [
                 "the same among the trials alone",

@@ -86,6 +86,10 @@ def select(
 ) -> dict[str, Any]:
     """The figures that allow for having been picked among ``trials``.
 
+    Overfitting and superior predictive ability judge the best of what could have been picked. Earlier trials
+    with a higher Sharpe ratio on these sessions were not: they are left out, or their merit would be the
+    candidate's.
+
     Args:
         own: metrics/returns.csv of the present trial.
         seeds: annualised Sharpe ratios of its agents.
@@ -98,7 +102,8 @@ def select(
         for table in trials.returns.values()
         if table["session"].equals(own["session"])
     ]
-    tried = np.stack([net, *earlier], axis=1)
+    no_better = [other for other in earlier if not _better(other, ratio)]
+    tried = np.stack([net, *no_better], axis=1)
     baselines = np.stack([_column(own, name) for name in BASELINES], axis=1)
     choices = np.concatenate((tried, baselines), axis=1)
     best = _best_baseline(own)
@@ -113,6 +118,7 @@ def select(
             "expected_max_sharpe": metrics.expected_max_sharpe(trials.count, variance) * math.sqrt(periods),
             "variance_from": source,
             "with_returns": tried.shape[1],
+            "better_left_out": len(earlier) - len(no_better),
             "pbo": metrics.overfitting_probability(choices, params.pbo_blocks),
             "pbo_without_baselines": metrics.overfitting_probability(tried, params.pbo_blocks),
             "spa_cash": metrics.superior_ability(tried, np.zeros(len(net)), **spa),
@@ -135,6 +141,12 @@ def _require_numbers(own: pl.DataFrame, path: Path) -> None:
 
 def _column(table: pl.DataFrame, name: str) -> Float:
     return np.asarray(table[name].cast(pl.Float64).to_numpy(), dtype=np.float64)
+
+
+def _better(other: Float, ratio: float | None) -> bool:
+    """Whether the Sharpe ratio of ``other`` returns is above ``ratio``; so it is where that is undefined."""
+    found = metrics.sharpe(other, 1.0)
+    return found is not None and (ratio is None or found > ratio)
 
 
 def _best_baseline(own: pl.DataFrame) -> str:

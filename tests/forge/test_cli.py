@@ -35,7 +35,7 @@ def test_the_whole_loop_by_the_command_line(world, pr, tmp_path):
     head = world.push("tuned")
     number = pr("engineer", "open", "--branch", "tune", "--title", "Tune $(touch pwned)")
     assert number == "1"
-    assert "report" in pr(BOT, "report", number, "--report", str(world.report))
+    assert "report" in pr(BOT, "report", number, "--from", str(world.clone))
     own = pr("engineer", "comment", number, "--body", f"/approve {head}")
     assert "four-eyes" in pr(BOT, "command", number, own, expect=1)
     assert "no approval" in pr("reviewer", "merge", number, expect=1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sekisho.forge.markdown import one_line, quoted, split_markdown
 
-LINE = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\n\r|`~"), max_size=60)
+LINE = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\n\r|`~<"), max_size=60)
 TABLE = st.integers(1, 40).map(
     lambda rows: "\n".join(
         ["", "| rule | figure |", "|---|---:|", *[f"| r{n} | {n} |" for n in range(rows)], ""]

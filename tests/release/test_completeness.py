@@ -205,6 +205,7 @@ def test_another_release_of_the_same_seq_is_neither_signed_nor_promoted(
     empty_pointer(storied)
     with monkeypatch.context() as patch:
         patch.setattr("sekisho.release.export._nothing_missing", lambda *_: None)
+        patch.setattr("sekisho.release.export.require_finished", lambda *_: None)
         other = storied.next_release(1.4)
     with refused("seq-reused"):
         storied.sign(other)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.release.workshop import Workshop
+from tests.release.workshop import Workshop, git
 
 from sekisho.cli import main
 from sekisho.errors import CannotCheck, Refused
 from sekisho.release import audit
 from sekisho.release.manifest import canonical, read_manifest
+from sekisho.release.promote import rollback
 from sekisho.release.revoke import revoke
 
 
@@ -107,3 +108,44 @@ def test_a_noted_head_may_be_given_as_it_was_printed(
     assert printed.startswith("sha256:")
     assert CliRunner().invoke(main, ["audit", "check", "--from", printed]).exit_code == 0
     assert CliRunner().invoke(main, ["audit", "check", "--from", printed[7:]]).exit_code == 0
+
+
+# what a new release is built on
+
+
+def stand_in(shop: Workshop, number: int) -> None:
+    """policy/2 in the place of another release."""
+    shutil.rmtree(seq(shop, number))
+    shutil.copytree(seq(shop, 2), seq(shop, number))
+
+
+def test_an_export_names_the_predecessor_that_the_log_has(storied: Workshop) -> None:
+    stand_in(storied, 3)
+    before = log_of(storied)
+    with refused("release-folder"):
+        storied.next_release(1.4)
+    git(storied.repo, "checkout", "-q", "HEAD~2", "--", "releases/policy/3")
+    other_digest(seq(storied, 3))
+    with refused("logged-release"):
+        storied.next_release(1.5)
+    assert log_of(storied) == before
+
+
+def test_a_rollback_returns_to_what_the_log_has_under_the_seq(storied: Workshop) -> None:
+    before = log_of(storied)
+    stand_in(storied, 1)
+    with refused("release-folder"):
+        rollback(storied.desk, 1, "back", "local")
+    assert log_of(storied) == before
+
+
+def test_a_release_with_a_predecessor_that_the_log_does_not_know_is_not_signed(
+    storied: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_digest(seq(storied, 3))
+    with monkeypatch.context() as patch:
+        patch.setattr(audit, "require_logged", lambda *_: None)
+        four = storied.next_release(1.4)
+    with refused("logged-release"):
+        storied.sign(four)
+    assert not (four / "bundles").exists()

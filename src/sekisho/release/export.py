@@ -32,7 +32,6 @@ from sekisho.release.manifest import (
     canonical,
     list_files,
     parse_manifest,
-    read_manifest,
 )
 from sekisho.release.onnx_check import check_onnx, replay, run_onnx
 
@@ -144,8 +143,10 @@ def publish(
     newest = max(existing, default=0)
     events, _ = audit.read_log(releases)
     _nothing_missing(events, model, newest)
+    previous, previous_digest = (
+        audit.logged_release(releases, existing[newest], events) if newest else (None, None)
+    )
     require_finished(releases, events)
-    previous, previous_digest = read_manifest(existing[newest]) if newest else (None, None)
     files = list_files(fresh / CONTENT)
     if previous and (previous.files, previous.created_from, previous.rollback) == (files, created, rollback):
         return existing[newest]

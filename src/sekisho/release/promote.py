@@ -25,7 +25,6 @@ from sekisho.release.manifest import (
     Rollback,
     check_files,
     check_place,
-    read_manifest,
 )
 from sekisho.release.policy import FACTS, Trust, load_trust
 from sekisho.release.revocation import check_revocation, check_with_log, read_revocations
@@ -229,8 +228,8 @@ def rollback(desk: Desk, to: int, reason: str, environment: str) -> Path:
     its deployment there, if it had one, comes along and spares the content another soak.
 
     Raises:
-        Refused: ``to`` does not verify, or its content is revoked by the list or the log, or it is the
-            newest already.
+        Refused: ``to`` does not verify, or is not what the log has under its seq, or its content
+            is revoked by the list or the log, or it is the newest already.
         CannotCheck: no such release, or its content is not here, or no revocation list.
     """
     from sekisho.release.bundle import BundleVerifier
@@ -246,7 +245,7 @@ def rollback(desk: Desk, to: int, reason: str, environment: str) -> Path:
                 f"no release {desk.params.model}/{to}; there are {known}", remedy="choose one of them"
             )
         source = existing[to]
-        manifest, digest = read_manifest(source)
+        manifest, digest = audit.logged_release(releases, source, events)
         if to == max(existing):
             raise Refused(
                 "rollback-target", expected="an older release", found=f"the newest, {to}", remedy="promote it"

@@ -53,7 +53,8 @@ def sign_release(
     A release that is signed already is checked, the approval too, and left as it is.
 
     Raises:
-        Refused: rules ``release-folder``, ``seq-reused``, ``signed-approval`` (signed already, with another
+        Refused: rules ``release-folder``, ``seq-reused``, ``logged-release`` (of its
+            predecessor, by the log), ``signed-approval`` (signed already, with another
             approval), ``unfinished`` (an earlier command was interrupted); what is signed would not verify
             (gate failed or forged, approval does not fit, …).
         CannotCheck: no approval record, no credential, files missing.
@@ -93,6 +94,8 @@ def sign_release(
             events, _ = audit.read_log(releases)
             known = audit.signed_releases(events).get((manifest.model, manifest.seq))
             audit.require_first(manifest.model, manifest.seq, known, digest)
+            if manifest.previous:
+                audit.require_logged(events, manifest.model, manifest.seq - 1, manifest.previous)
             require_finished(releases, events, signing=(manifest.model, manifest.seq))
             event, _ = audit.next_event(
                 releases,

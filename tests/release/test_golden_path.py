@@ -511,7 +511,7 @@ def test_a_prediction_traces_back_to_commit_data_and_approver(shop: Any, tmp_pat
     }
     assert [item["path"] for item in trace["data"]["sets"]] == ["data/bars", "build/bars", "build/features"]
     shown = dict(table(trace))
-    assert shown["release then"].startswith("before its first promotion to local")
+    assert shown["release then"].startswith("not in force, but in local from ")  # its clock is a replay's
     assert shown["gate"] == "passed; 1 trials"
     assert " by promote.yml, " in shown["signed deployment"]
     assert shown["promote to local"].endswith(": first")

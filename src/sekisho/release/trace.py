@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import struct
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +15,7 @@ from sekisho.params import parse_yaml
 from sekisho.release import audit
 from sekisho.release.deployment import check_deployment, check_logged, last_promotions
 from sekisho.release.manifest import CONTENT, Manifest, check_files, check_place, read_manifest
-from sekisho.release.policy import Trust, load_trust
+from sekisho.release.policy import Trust, TrustPolicy, load_policy, load_trust
 from sekisho.release.revocation import (
     check_not_replayed,
     check_revocation,
@@ -45,7 +47,7 @@ def trace_prediction(
             "prediction-input", expected=row["input_digest"], found=found, remedy="restore the prediction log"
         )
     folder = repo / "releases" / row["model"] / str(row["seq"])
-    _, digest = read_manifest(folder)
+    manifest, digest = read_manifest(folder)
     if row["manifest_digest"].removeprefix("sha256:") != digest:
         raise Refused(
             "prediction-release",
@@ -54,24 +56,61 @@ def trace_prediction(
             remedy="look for the release in git's history; seqs are given once",
         )
     trace = trace_release(repo, folder, trust=trust, environment=environment)
-    row["in_force"] = _in_force(trace, row["at"])
+    events, _ = audit.read_log(repo / "releases")
+    row["in_force"] = _in_force(spans_in_force(events, load_policy(trust), manifest, digest), row["at"])
     return {"prediction": row, **trace}
 
 
-def _in_force(trace: dict[str, Any], at: dt.datetime) -> str:
-    """Whether the environment pointed at the release at that time; a replay's clock says otherwise."""
-    environment = trace["verified_under"]["environment"]
-    promoted = [
-        dt.datetime.fromisoformat(event["at"])
-        for event in trace["events"]
-        if event["event"] == "promote" and event["details"].get("environment") == environment
-    ]
-    if not promoted:
-        return f"never promoted to {environment}"
-    since = min(promoted)
-    if at < since:
-        return f"before its first promotion to {environment}, {since}: a replay's clock, or a false record"
-    return f"promoted to {environment} since {since}"
+@dataclass(frozen=True)
+class Span:
+    """A time in which an environment pointed at a release that might run there; ``until`` is its end."""
+
+    environment: str
+    since: dt.datetime
+    until: dt.datetime
+
+
+def spans_in_force(
+    events: list[audit.Event], policy: TrustPolicy, manifest: Manifest, digest: str
+) -> list[Span]:
+    """When the release was in force: from a promotion until the environment's next, its end, or a revocation.
+
+    A renewal goes on with the same span.
+    """
+    spans: list[Span] = []
+    promotions = [event for event in events if event.event == "promote"]
+    for name, environment in policy.environments.items():
+        sharing = policy.sharing(environment.revoked)
+        revoked = [
+            event.at
+            for event in events
+            if event.event == "revoke"
+            and event.details.get("environment") in sharing
+            and named_by(event.manifest_digest or "", event.details.get("content"), manifest, digest)
+        ]
+        here = [event for event in promotions if event.details.get("environment") == name]
+        for event, following in zip_longest(here, here[1:]):
+            if event.manifest_digest != digest:
+                continue
+            ends = [dt.datetime.fromisoformat(str(event.details["expires"])), *revoked]
+            until = min([*ends, following.at] if following else ends)
+            last = spans[-1] if spans else None
+            if last and (last.environment, last.until) == (name, event.at):
+                spans[-1] = Span(name, last.since, until)
+            elif until > event.at:
+                spans.append(Span(name, event.at, until))
+    return sorted(spans, key=lambda span: span.since)
+
+
+def _in_force(spans: list[Span], at: dt.datetime) -> str:
+    """The environments where the release was in force at that time; a replay's clock says otherwise."""
+    found = [f"{span.environment} since {span.since}" for span in spans if span.since <= at < span.until]
+    if found:
+        return f"promoted to {', '.join(found)}"
+    known = [f"{span.environment} from {span.since} to {span.until}" for span in spans]
+    if not known:
+        return "never in force: a replay, or a false record"
+    return f"not in force, but in {', '.join(known)}: a replay's clock, a change under way, or a false record"
 
 
 def _find_prediction(predictions: Path, prediction_id: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tests.release.workshop import Workshop, payload
 
 from sekisho.cli import main
 from sekisho.errors import CannotCheck, Refused
+from sekisho.release import audit
 from sekisho.release.audit import append, next_event, now
 from sekisho.release.bundle import BundleVerifier
 from sekisho.release.deployment import check_deployment
@@ -37,7 +38,15 @@ ABSENT = ("sekisho", "yaml", "ruamel", "numpy", "polars", "click", "onnx", "torc
 
 
 def make_pack(shop: Any, out: Path) -> Path:
-    return export_pack(shop.repo, shop.trust, "local", TODAY, TODAY + dt.timedelta(days=1), out)
+    return export_pack(shop.repo, shop.trust, "local", TODAY, now().date(), out)
+
+
+def pack_of_tomorrow(shop: Any, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pack made tomorrow, of that day alone."""
+    tomorrow = now() + dt.timedelta(days=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(audit, "now", lambda: tomorrow)
+        return export_pack(shop.repo, shop.trust, "local", tomorrow.date(), tomorrow.date(), out)
 
 
 def offline() -> list[str]:
@@ -112,9 +121,10 @@ def test_a_pack_verifies_with_sigstore_go_and_no_network(
 
 
 @pytest.mark.slow
-def test_sigstore_go_derives_the_releases_too(sigstore_go: Path, storied: Workshop, tmp_path: Path) -> None:
-    tomorrow = TODAY + dt.timedelta(days=1)
-    pack = export_pack(storied.repo, storied.trust, "local", tomorrow, tomorrow, tmp_path / "pack")
+def test_sigstore_go_derives_the_releases_too(
+    sigstore_go: Path, storied: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = pack_of_tomorrow(storied, tmp_path / "pack", monkeypatch)
     done = run_go(sigstore_go, pack)
     assert done.returncode == 0, done.stderr
     assert "the pack holds: 10 bundles" in done.stdout  # a rollback, what it returns to, the list
@@ -171,9 +181,10 @@ def test_a_pack_of_a_rollback_brings_the_release_it_returns_to(shop: Any, tmp_pa
     assert "policy/2 " in run_alone(pack).stdout.partition("loses money")[0]
 
 
-def test_a_pack_brings_what_was_in_force_when_its_days_began(storied: Workshop, tmp_path: Path) -> None:
-    tomorrow = TODAY + dt.timedelta(days=1)
-    pack = export_pack(storied.repo, storied.trust, "local", tomorrow, tomorrow, tmp_path / "pack")
+def test_a_pack_brings_what_was_in_force_when_its_days_began(
+    storied: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = pack_of_tomorrow(storied, tmp_path / "pack", monkeypatch)
     assert sorted(path.name for path in (pack / "releases/policy").iterdir()) == ["1", "3"]
     assert not (pack / "releases/policy/1/content").exists()  # what a rollback returns to, no more
     done = run_alone(pack)
@@ -399,6 +410,14 @@ def test_nothing_beside_the_verifier_stands_in_for_a_module(pack: Path) -> None:
         [sys.executable, str(pack / "verify.py")], capture_output=True, text=True, check=False, cwd="/"
     )
     assert (done.returncode, "files of the pack" in done.stderr) == (1, True), done.stdout
+
+
+def test_no_pack_is_made_of_days_out_of_order_or_to_come(storied: Workshop, tmp_path: Path) -> None:
+    day = dt.timedelta(days=1)
+    for first, last in ((TODAY, TODAY - day), (TODAY, TODAY + 2 * day), (TODAY + 2 * day, TODAY + 3 * day)):
+        with pytest.raises(CannotCheck, match="days from"):
+            export_pack(storied.repo, storied.trust, "local", first, last, tmp_path / "pack")
+    assert not (tmp_path / "pack").exists()
 
 
 def test_no_pack_is_made_of_a_broken_log_or_of_nothing(shop: Any, tmp_path: Path) -> None:

@@ -260,4 +260,24 @@ def test_a_repeated_command_after_others_is_logged_again(shop: Workshop) -> None
     revoke(shop.desk, None, "", "local")
     revoke(shop.desk, None, "", "local")
     lines = [event.event for event in read_log(shop.repo / "releases")[0]]
-    assert lines[-2:].count("renew") >= 1
+    assert lines[-3:] == ["promote", "renew", "renew"]
+
+
+def test_each_list_has_a_line_and_a_serial_of_its_own(shop: Workshop) -> None:
+    before = len(read_log(shop.repo / "releases")[0])
+    serials = [revoke(shop.desk, None, "", "local").serial for _ in range(3)]
+    serials += [revoke(shop.desk, shop.release, "bad data", "local").serial for _ in range(2)]
+    assert serials == list(range(serials[0], serials[0] + 5))
+    assert len(read_log(shop.repo / "releases")[0]) == before + 5
+    check_log(shop.repo)
+
+
+def test_another_model_in_the_parameters_does_not_let_an_older_release_in(shop: Workshop) -> None:
+    newer = shop.second_release()
+    promote(shop.desk, newer, "local", "newer")
+    pointer_path(shop.repo, "local").write_text("RELEASE=none\n")
+    params = shop.repo / "params.yaml"
+    params.write_text(params.read_text().replace("model: policy", "model: other"))
+    assert shop.desk.params.model == "other"
+    with refused("replayed-seq"):
+        promote(shop.desk, shop.release, "local", "older")

@@ -236,6 +236,7 @@ def next_event(
     """The event as the log's next line, not yet written, and the head that the log will have with it.
 
     The last event again if it says the same: the command that wrote it was interrupted and is being repeated.
+    But each revocation and renewal has a line of its own, since a list's serial is their number.
 
     Raises:
         CannotCheck: as :func:`check_words`.
@@ -254,7 +255,7 @@ def next_event(
         manifest_digest=manifest_digest,
         details=details or {},
     )
-    if events and events[-1].same_as(new):
+    if event not in ("revoke", "renew") and events and events[-1].same_as(new):
         return events[-1], head_of(lines)
     return new, Head(new.line, line_hash(new.encode()))
 

@@ -30,9 +30,14 @@ def export_pack(repo: Path, trust: Path, environment: str, first: dt.date, last:
 
     Raises:
         Refused: the log or a release does not hold; a pack of it would mislead.
-        CannotCheck: ``out`` exists, no signed release in these days, a release's content is not here,
-            something cannot be read.
+        CannotCheck: the days are not in order or not here yet, ``out`` exists, no signed release in these
+            days, a release's content is not here, something cannot be read.
     """
+    if not first <= last <= audit.now().date():
+        raise CannotCheck(
+            f"days from {first} to {last}",
+            remedy="give --from and --to in this order, up to today (UTC): later days have no log yet",
+        )
     if out.exists():
         raise CannotCheck(f"{out}: exists already", remedy="give --out a folder that does not exist yet")
     head = check_log(repo)

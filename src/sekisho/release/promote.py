@@ -25,6 +25,7 @@ from sekisho.release.manifest import (
     Rollback,
     check_files,
     check_place,
+    read_manifest,
 )
 from sekisho.release.policy import FACTS, Trust, load_trust
 from sekisho.release.revocation import check_revocation, check_with_log, read_revocations
@@ -114,7 +115,8 @@ def promote(
     with audit.locked(releases):
         current = read_pointer(desk.repo, environment)
         events, _ = audit.read_log(releases)
-        highest = max(_promoted(events, desk.params.model, environment), current.seq if current else 0)
+        manifest, _ = read_manifest(release)
+        highest = max(_promoted(events, manifest.model, environment), current.seq if current else 0)
         verified = verify_release(release, trust=desk.trust, environment=environment, minimum_seq=highest)
         check_place(releases, release, verified.manifest)
         target = Pointer(verified.model, verified.seq, verified.digest)

@@ -39,8 +39,8 @@ def revoke(desk: Desk, release: Path | None, reason: str, environment: str) -> R
     verifier = BundleVerifier(trust)
     path = desk.trust / trust.policy.revoked
     with audit.locked(releases):
+        written, _ = audit.read_log(releases)
         if release:
-            written, _ = audit.read_log(releases)
             manifest, digest = audit.logged_release(releases, release, written)
             event, _ = audit.next_event(
                 releases,
@@ -53,8 +53,7 @@ def revoke(desk: Desk, release: Path | None, reason: str, environment: str) -> R
             )
         else:
             event, _ = audit.next_event(releases, "renew", desk.actor, details={"environment": environment})
-        written, _ = audit.read_log(releases)
-        events = [*written[: event.line - 1], event]
+        events = [*written, event]
         claim = Revocations(
             serial=sum(e.event in ("revoke", "renew") for e in events),
             issued=moment,

@@ -24,6 +24,7 @@ from sekisho.release.revoke import revoke
 from sekisho.release.signer import install_local_root
 
 Attack = Callable[[Any], object]
+BUILD = "provenance-build"
 
 
 def content(shop: Any) -> Path:
@@ -295,6 +296,21 @@ def other_builder(statement: dict[str, Any]) -> None:
     statement["predicate"]["runDetails"]["builder"]["id"] = OTHER + RELEASE_WORKFLOW
 
 
+def built(part: str, **changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda statement: statement["predicate"]["buildDefinition"][part].update(changes)
+
+
+def dependency(index: int, **changes: Any) -> Callable[[dict[str, Any]], None]:
+    def change(statement: dict[str, Any]) -> None:
+        statement["predicate"]["buildDefinition"]["resolvedDependencies"][index].update(changes)
+
+    return change
+
+
+def two_dependencies(statement: dict[str, Any]) -> None:
+    del statement["predicate"]["buildDefinition"]["resolvedDependencies"][2:]
+
+
 STATEMENTS: list[tuple[str, str, Callable[[dict[str, Any]], None], str]] = [
     ("fact about another manifest", "approval", resubject, "wrong-subject"),
     ("fact about a second subject too", "approval", second_subject, "wrong-subject"),
@@ -345,6 +361,13 @@ STATEMENTS: list[tuple[str, str, Callable[[dict[str, Any]], None], str]] = [
         "data-lineage",
     ),
     ("built from another commit", "provenance", other_commit, "provenance-commit"),
+    ("built from other parameters", "provenance", built("externalParameters", params_sha256="f" * 64), BUILD),
+    ("built as another release", "provenance", built("externalParameters", seq=9), BUILD),
+    ("another candidate", "provenance", built("internalParameters", candidate={"fold": 9}), BUILD),
+    ("built from another repository", "provenance", dependency(0, uri="git+https://x.test/x"), BUILD),
+    ("built from other data", "provenance", dependency(2, digest={"dvcMd5": "f" * 32}), BUILD),
+    ("built with another lock", "provenance", dependency(-1, digest={"sha256": "f" * 64}), BUILD),
+    ("built from nothing but a commit", "provenance", two_dependencies, BUILD),
 ]
 
 

@@ -87,7 +87,7 @@ def sign_release(
             statement = statements.make_statement(fact, statements.subject_name(manifest), digest, predicate)
             (bundles / f"{fact}.sigstore.json").write_bytes(sign(fact, statement))
         facts = check_facts(release, manifest, digest, verifier, bundles=bundles)
-        check_content(facts, manifest, release / CONTENT)
+        check_content(facts, manifest, release / CONTENT, policy.repository)
         with audit.locked(releases):
             if (release / BUNDLES).exists():  # by another command meanwhile
                 return _signed_already(release, manifest, digest, verifier, approval)

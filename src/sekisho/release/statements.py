@@ -262,10 +262,8 @@ def subject_name(manifest: Manifest) -> str:
     return f"{manifest.model}/{manifest.seq}"
 
 
-def provenance(
-    manifest: Manifest, lineage: dict[str, Any], repository: str, workflow: str, run: Run
-) -> Provenance:
-    """Where the release was built from and how: commit, dvc.lock, data, requirements, runner, logs."""
+def build_definition(manifest: Manifest, lineage: dict[str, Any], repository: str) -> BuildDefinition:
+    """What the release was built from: commit, dvc.lock, data, requirements, parameters, candidate."""
     commit = manifest.created_from.commit
     dependencies = [
         Resource(uri=f"git+{repository}", digest={"gitCommit": commit}),
@@ -283,17 +281,24 @@ def provenance(
                 digest={"sha256": manifest.rollback.manifest_digest},
             )
         )
+    return BuildDefinition(
+        buildType="https://sekisho.example/dvc-pipeline/v1",
+        externalParameters={
+            "model": manifest.model,
+            "seq": manifest.seq,
+            "params_sha256": manifest.sha256("params.yaml"),
+        },
+        internalParameters={"candidate": lineage["candidate"], "training": lineage["training"]},
+        resolvedDependencies=dependencies,
+    )
+
+
+def provenance(
+    manifest: Manifest, lineage: dict[str, Any], repository: str, workflow: str, run: Run
+) -> Provenance:
+    """Where the release was built from and how: its build definition, runner, logs."""
     return Provenance(
-        buildDefinition=BuildDefinition(
-            buildType="https://sekisho.example/dvc-pipeline/v1",
-            externalParameters={
-                "model": manifest.model,
-                "seq": manifest.seq,
-                "params_sha256": manifest.sha256("params.yaml"),
-            },
-            internalParameters={"candidate": lineage["candidate"], "training": lineage["training"]},
-            resolvedDependencies=dependencies,
-        ),
+        buildDefinition=build_definition(manifest, lineage, repository),
         runDetails=RunDetails(
             builder=Builder(id=workflow, version=run.versions),
             metadata=BuildMetadata(invocationId=run.address),

@@ -35,10 +35,12 @@ from sekisho.release.revocation import CLOCK_LAG, check_not_replayed, check_revo
 from sekisho.release.statements import (
     Approval,
     Approver,
+    BuildDefinition,
     Data,
     Deployment,
     Evaluation,
     Provenance,
+    build_definition,
     subject_name,
 )
 
@@ -120,7 +122,8 @@ def verify_release(
     facts = check_facts(release, manifest, digest, verifier)
     ran = deployed and ran_before(release, manifest, verifier.trust)
     check_deployment(facts, manifest, verifier.trust, now, required=deployed, ran=ran)
-    judged = check_content(facts, manifest, release / CONTENT)
+    repository = verifier.trust.policy.repository
+    judged = check_content(facts, manifest, release / CONTENT, repository)
     revocations = read_revocations(verifier, now)
     if "deployment" in facts:
         check_not_replayed(revocations.serial, cast(Deployment, facts["deployment"].predicate).revocations)
@@ -283,14 +286,17 @@ def _check_origin(release: Path, manifest: Manifest, verifier: BundleVerifier) -
     check_facts(folder, origin, digest, verifier)
 
 
-def check_content(facts: Mapping[str, SignedFact], manifest: Manifest, content: Path) -> bool:
-    """What the files themselves say must agree with what was signed about them.
+def check_content(
+    facts: Mapping[str, SignedFact], manifest: Manifest, content: Path, repository: str
+) -> bool:
+    """What the files themselves say must agree with what was signed about them, as from ``repository``.
 
     Returns whether the gate here gave the verdict again; another version's cannot be given again.
 
     Raises:
         Refused: rules ``gate``, ``gate-judgement``, ``returns-digest``, ``data-lineage``,
-            ``evaluation-figures``, ``provenance-logs``, and those of :func:`manifest.read_content`.
+            ``evaluation-figures``, ``provenance-logs``, ``provenance-build``, and those of
+            :func:`manifest.read_content`.
         CannotCheck: a file is not what it should be.
     """
     gate = _load(manifest, content, "gate.json")
@@ -328,6 +334,15 @@ def check_content(facts: Mapping[str, SignedFact], manifest: Manifest, content: 
     provenance = cast(Provenance, facts["provenance"].predicate)
     logs = {item.uri: item.digest.get("sha256") for item in provenance.runDetails.byproducts}
     require_same("provenance-logs", lineage.get("logs"), logs, remedy)
+    try:
+        built = build_definition(manifest, lineage, repository)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CannotCheck(
+            f"{content / 'lineage.json'}: {error!r}", remedy="export the release again"
+        ) from error
+    for part in BuildDefinition.model_fields:
+        expected, found = getattr(built, part), getattr(provenance.buildDefinition, part)
+        require_same("provenance-build", f"{part} {expected}", f"{part} {found}", remedy)
     return again
 
 

@@ -78,7 +78,7 @@ class Reference:
         for a, order in enumerate(due):
             lot = self.p.lot_size / self.at("adj_factor", then, a) if self.p.lot_size else 0.0
             if lot:
-                order = math.copysign(math.floor(abs(order) / lot * (1 + NEARLY)) * lot, order)
+                order = self.in_lots(order, self.units[a], lot)
             fill = self.fill(then, a, order, lot)
             price = self.at("open", then, a)
             costs += self.multiple * self.trading_cost(now, then, a, fill * price)
@@ -98,6 +98,13 @@ class Reference:
         self.cash -= costs
         self.bar = then
         return Day(self.equity() / before - 1, costs / before, turnover / before, ordered, filled)
+
+    def in_lots(self, order: float, held: float, lot: float) -> float:
+        """Whole lots; what closes the position closes all of it, and goes on from zero in whole lots."""
+        closing = held * order < 0 and abs(order) >= abs(held) * (1 - 1e-6)  # as float32 weights close
+        units = max(abs(order) - abs(held), 0.0) * math.copysign(1.0, order) if closing else order
+        whole = math.copysign(math.floor(abs(units) / lot * (1 + NEARLY)) * lot, units)
+        return whole - held if closing else whole
 
     def fill(self, bar: int, asset: int, order: float, lot: float) -> float:
         """How much of the order fills: none where trading is impossible, at most a share of the volume."""

@@ -92,7 +92,7 @@ def test_the_fast_market_equals_the_slow_reference(
     rng = np.random.default_rng(seed)
     for _ in range(START, STOP - 1):
         np.testing.assert_allclose(observation[0, :, -1], slow.weights(), rtol=1e-5, atol=1e-6)
-        target = rng.normal(0, 0.4, assets)
+        target = rng.normal(0, 0.4, assets) * (rng.random(assets) < 0.7)  # some are closed: 0
         day = slow.step(target.tolist())
         observation, reward, ruined, _, infos = market.step(target[None])
         np.testing.assert_allclose(infos["ordered"][0], day.ordered, rtol=1e-9, atol=1e-6)
@@ -102,7 +102,9 @@ def test_the_fast_market_equals_the_slow_reference(
         np.testing.assert_allclose(infos["net_return"][0], day.net_return, rtol=1e-9, atol=1e-11)
         np.testing.assert_allclose(infos["equity"][0], slow.equity(), rtol=1e-9)
         scaled = day.net_return / market.units.risk
-        np.testing.assert_allclose(reward[0], scaled - params.risk_aversion / 2 * scaled**2, rtol=1e-5)
+        np.testing.assert_allclose(
+            reward[0], scaled - params.risk_aversion / 2 * scaled**2, rtol=1e-5, atol=1e-9
+        )
         if bool(ruined):
             break
 
@@ -131,6 +133,29 @@ def test_a_delisted_position_is_paid_out_less_the_haircut_long_or_short(
     torch.testing.assert_close(market.cash, before * (1 - haircut * abs(share)), rtol=1e-12, atol=0.0)
     *_, infos = market.step(target)  # and cannot be bought again
     assert float(infos["net_return"][0]) == 0.0
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+@pytest.mark.parametrize("factor", [0.98, 1 / 1.5, 10.0])  # before: a dividend, a split, a consolidation
+@pytest.mark.parametrize("latency", [0, 1])
+def test_a_target_of_zero_closes_the_odd_lots_that_an_adjustment_left(
+    factor: float, side: float, latency: int, make_data: Maker, params: MarketParams
+) -> None:
+    params = params.model_copy(update={"lot_size": 100, "latency_bars": latency})
+    data = make_data(3, assets=1, halted=0.0)
+    adjusted = torch.where(torch.arange(60)[:, None] < 20, factor, 1.0).double()
+    data = replace(data, adj_factor=adjusted)
+    market = market_of(data, params)
+    observation, _ = market.reset()
+    for bar in range(START, 25):
+        observation, *_ = market.step(torch.tensor([[0.37 * side]]) if bar < 15 else observation[..., -1])
+    assert float((market.positions / 100).frac().abs()) > 0.01
+    for _ in range(1 + latency):
+        *_, infos = market.step(torch.zeros(1, 1))
+    assert float(infos["weights"].abs()) < 1e-12
+    for _ in range(3):
+        *_, infos = market.step(torch.tensor([[-0.3 * side]]))
+    assert float((market.positions / 100 - (market.positions / 100).round()).abs()) < 1e-9
 
 
 def test_every_rule_of_the_reference_comes_into_play(make_data: Maker, params: MarketParams) -> None:

@@ -18,6 +18,7 @@ from sekisho.market.exchange import SLACK, fill_rules
 from sekisho.market.limits import limited_move
 from sekisho.params import MarketParams
 
+CLOSING = 1e-6  # relative: an order closes a position that it misses by no more, as float32 weights do
 SMALLEST_ADV = 1.0  # currency a day: keeps shares finite where an asset has no volume on record
 
 
@@ -192,7 +193,7 @@ def trade_bar(
         pending = torch.cat((pending, (order * bar.lot)[:, None]), dim=1)
         order, pending = pending[:, 0] / bar.lot, pending[:, 1:]
 
-    lots = _whole(order) if params.lot_size else order
+    lots = _whole(order, account.positions / bar.lot) if params.lot_size else order
     ordered, filled = lots * bar.lot, torch.clamp(lots, bar.most_sold, bar.most_bought) * bar.lot
     positions = account.positions + filled
     share = filled * bar.unit_share
@@ -236,8 +237,14 @@ def mark(
     return values, equity, weights, weights + account.pending.sum(dim=1) * close * per_equity
 
 
-def _whole(lots: torch.Tensor) -> torch.Tensor:
-    """Whole lots, toward zero; the gradient passes straight through (adding 0 exactly)."""
-    exact = lots * (1 + SLACK)
-    whole = exact.trunc()
+def _whole(lots: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
+    """Whole lots, toward zero; an order that closes the position ``held`` (lots) takes its odd lot along.
+
+    A dividend or a consolidation leaves odd lots, which whole ones could never close. The gradient passes
+    straight through (adding 0 exactly).
+    """
+    held, closing = held.detach(), lots * (1 + CLOSING)
+    odd = held.frac() * ((closing.detach() + held) * held <= 0)
+    exact = torch.where(odd == 0, lots * (1 + SLACK), closing)
+    whole = (exact + odd).trunc() - odd
     return whole.detach() + (exact - exact.detach()) if lots.requires_grad else whole

@@ -341,8 +341,8 @@ def check_content(
             f"{content / 'lineage.json'}: {error!r}", remedy="export the release again"
         ) from error
     for part in BuildDefinition.model_fields:
-        expected, found = getattr(built, part), getattr(provenance.buildDefinition, part)
-        require_same("provenance-build", f"{part} {expected}", f"{part} {found}", remedy)
+        claimed = getattr(provenance.buildDefinition, part)
+        require_same("provenance-build", (part, getattr(built, part)), (part, claimed), remedy)
     return again
 
 

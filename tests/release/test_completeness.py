@@ -462,8 +462,32 @@ def test_an_event_of_the_future_is_refused(storied: Workshop, monkeypatch: pytes
 
 def test_the_page_survives_a_folder_of_another_name(storied: Workshop, tmp_path: Path) -> None:
     shutil.copytree(seq(storied, 1), seq(storied, 1).with_name("one"))
-    page = write_page(storied.repo, storied.trust, None, tmp_path / "audit.html").read_text()
-    assert "refused by rule release-folder" in page
+    broken = write_page(storied.repo, storied.trust, None, tmp_path / "audit.html")
+    assert isinstance(broken, Refused)
+    assert "refused by rule release-folder" in (tmp_path / "audit.html").read_text()
+
+
+def test_a_page_of_a_log_that_does_not_hold_is_written_and_ends_as_the_check_would(
+    storied: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(storied.repo)
+    remove("releases/policy/2/bundles")(storied)
+    with refused("audit-missing-evidence"):
+        CliRunner().invoke(main, ["audit", "page", "--out", "page.html"], catch_exceptions=False)
+    assert "audit-missing-evidence" in Path("page.html").read_text()
+
+
+def test_the_page_lists_no_folder_of_an_interrupted_export(storied: Workshop, tmp_path: Path) -> None:
+    left = shutil.copytree(seq(storied, 3), seq(storied, 3).with_name(".export-abc"))
+    shutil.rmtree(left / "bundles")  # it is not signed yet
+    assert write_page(storied.repo, storied.trust, None, tmp_path / "audit.html") is None
+    assert ".export-abc" not in (tmp_path / "audit.html").read_text()
+
+
+def test_a_pointer_that_is_no_text_cannot_be_checked(storied: Workshop) -> None:
+    pointer_path(storied.repo, "local").write_bytes(b"\xff\n")
+    with pytest.raises(CannotCheck, match="not one line RELEASE="):
+        check_log(storied.repo)
 
 
 @pytest.mark.parametrize("last", ["0", "-3"])

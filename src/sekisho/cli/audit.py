@@ -106,11 +106,17 @@ def check(known: str | None, as_json: bool) -> None:
 @trust_option
 @environment_option
 def page(out: Path, trust: Path, environment: str | None) -> None:
-    """Write a self-contained HTML page of all releases, facts, approvals and promotions."""
+    """Write a self-contained HTML page of all releases, facts, approvals and promotions.
+
+    A log that does not hold is on the page, and ends the command as `audit check` would.
+    """
     from sekisho.release.audit_page import write_page
 
     releases_here()
-    click.echo(f"audit page: {write_page(ROOT, trust, environment, out)}")
+    broken = write_page(ROOT, trust, environment, out)
+    click.echo(f"audit page: {out}")
+    if broken:
+        raise broken
 
 
 @audit.command("export")

@@ -29,17 +29,22 @@ summary { cursor: pointer; font-weight: 600; }
 """
 
 
-def write_page(repo: Path, trust: Path, environment: str | None, out: Path) -> Path:
-    """Write the page for everything under ``releases/``; what does not verify is shown with its reason."""
+def write_page(repo: Path, trust: Path, environment: str | None, out: Path) -> SekishoError | None:
+    """Write the page for everything under ``releases/``; what does not verify is shown with its reason.
+
+    Returns why the log does not hold, None if it does: the page is there to be read in either case.
+    """
     releases = repo / "releases"
     events, _ = audit.read_log(releases)
+    broken: SekishoError | None = None
     try:
         head = check_log(repo)
         state = _mark("good", f"unbroken: {head.lines} lines, head sha256:{head.sha256}")
     except SekishoError as error:
+        broken = error
         state = _mark("bad", str(error))
     folders = sorted(
-        (path.parent for path in releases.glob("*/*/manifest.json")),
+        (path.parent for path in releases.glob("*/[!.]*/manifest.json")),  # [!.]: no interrupted export's
         key=lambda folder: (folder.parent.name, len(folder.name), folder.name),
         reverse=True,
     )
@@ -67,7 +72,7 @@ def write_page(repo: Path, trust: Path, environment: str | None, out: Path) -> P
         f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
     audit.write_atomically(out, page.encode())
-    return out
+    return broken
 
 
 def _release(repo: Path, folder: Path, trust: Path, environment: str | None) -> str:

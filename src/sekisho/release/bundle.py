@@ -188,7 +188,13 @@ def _read(path: Path, fact: str) -> bytes:
 
 
 def _parse(raw: bytes, path: Path) -> Bundle:
-    """A bundle whose every byte counts: whatever no signature covers is fixed by these comparisons."""
+    """A bundle in one spelling, with no field that the verifier ignores by name.
+
+    Not every byte is fixed: an inserted ``keyid`` of the envelope or ``integratedTime`` of the log's entry is
+    covered by no signature, and an ECDSA signature (r, s), such as the timestamp's, holds as (r, n - s) too.
+    None of them changes what was signed, by whom or when; that the bundle was touched shows in its digest,
+    which the log has of the four facts.
+    """
     value = parse_canonical(raw, path.name)
     try:
         bundle = Bundle.from_json(raw)

@@ -69,7 +69,7 @@ def read_pointer(repo: Path, environment: str) -> Pointer | None:
         CannotCheck: the file is not the one line it must be.
     """
     path = pointer_path(repo, environment)
-    line = path.read_text(encoding="utf-8") if path.exists() else NO_RELEASE
+    line = path.read_text(encoding="utf-8", errors="replace") if path.exists() else NO_RELEASE
     if line == NO_RELEASE:
         return None
     match = POINTER.fullmatch(line)

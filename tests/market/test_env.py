@@ -260,6 +260,28 @@ def test_gymnasium_vector_contract(make_data: Maker, params: MarketParams) -> No
     market.close()
 
 
+def test_a_seed_is_any_one_integer_and_a_list_of_seeds_is_refused(
+    make_data: Maker, params: MarketParams
+) -> None:
+    market = run_of(make_data(12), params, 3)
+    assert torch.equal(market.reset(seed=np.int64(3))[0], market.reset(seed=3)[0])
+    for seed in ([1, 2, 3], 1.5, "1"):
+        with pytest.raises(TrainingError, match="is no seed: all accounts draw from one generator"):
+            market.reset(seed=seed)  # type: ignore[arg-type]
+
+
+def test_a_reset_of_some_accounts_is_refused_and_wipes_none(make_data: Maker, params: MarketParams) -> None:
+    market = run_of(make_data(12), params, 3, mode="weights", sequential=True)
+    market.reset()
+    market.step(np.full((3, 3), 0.1))
+    before = market.bar.clone(), market.positions.clone()
+    with pytest.raises(TrainingError, match="reset takes no option reset_mask"):
+        market.reset(seed=1, options={"reset_mask": np.array([True, False, False])})
+    assert torch.equal(market.bar, before[0])
+    assert torch.equal(market.positions, before[1])
+    assert market.positions.any()
+
+
 def test_difference_rewards_are_the_accounts_less_what_it_would_be_without_the_asset() -> None:
     parts = torch.randn(4, 3, dtype=torch.float64)
     found = difference_rewards(parts, parts.sum(1), 0.3)

@@ -16,8 +16,9 @@ be bootstrapped from ``final_obs``. Only ruin terminates.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import gymnasium
 import numpy as np
@@ -152,17 +153,24 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         return self.account.positions
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: SupportsIndex | None = None, options: dict[str, Any] | None = None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """Start every account at its capital, without positions.
 
-        Options: ``start``, the bar where a sequential run begins, a number or one per account ``(N,)``.
+        One ``seed`` for all: the accounts draw from one generator. Options: ``start``, the bar where a
+        sequential run begins, a number or one per account ``(N,)``.
 
         Raises:
-            TrainingError: a start outside the window.
+            TrainingError: a start outside the window; an option that is none, gymnasium's ``reset_mask``
+                among them; a seed that is no integer, such as gymnasium's list of one per account.
         """
+        if unknown := set(options or ()) - {"start"}:
+            raise TrainingError(
+                f"reset takes no option {', '.join(sorted(map(str, unknown)))}: all accounts start together",
+                remedy="leave it out; accounts whose episode has ended start anew by themselves",
+            )
         if seed is not None:
-            self.generator.manual_seed(seed)
+            self.generator.manual_seed(_one_seed(seed))
         self._open_accounts()
         if self.sequential:
             start = torch.as_tensor((options or {}).get("start", self.start), device=self.device)
@@ -256,6 +264,15 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         self.bar, self.age = state["bar"], state["age"]
         self.generator.set_state(state["generator"])
         return self._observe()
+
+
+def _one_seed(seed: SupportsIndex) -> int:
+    try:
+        return operator.index(seed)
+    except TypeError as error:
+        raise TrainingError(
+            f"{seed!r} is no seed: all accounts draw from one generator", remedy="give one whole number"
+        ) from error
 
 
 def _compiled(device: torch.device) -> Callable[..., Any]:

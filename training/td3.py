@@ -47,6 +47,13 @@ def learn(task: Task, options: Td3Params, seed: int, run: Run) -> None:
             f"td3.buffer = {options.buffer} does not hold one step of {market.num_envs} environments",
             remedy="raise td3.buffer or lower td3.environments",
         )
+    each = options.steps * market.num_envs
+    whole = run.samples // each * each
+    if options.first >= whole > 0:  # less than one update is refused by the run
+        raise TrainingError(
+            f"td3.first = {options.first} of {whole} samples in whole updates: learning would never begin",
+            remedy="lower td3.first or raise td3.samples",
+        )
     observation = run.start(
         seed,
         critics=critics, slow_critics=slow_critics, slow_actor=slow_actor,
@@ -59,7 +66,7 @@ def learn(task: Task, options: Td3Params, seed: int, run: Run) -> None:
         return std * torch.randn(count, agent.assets, generator=generator, device=device)
 
     lanes = torch.arange(market.num_envs, device=device)
-    for _ in run.updates(options.steps * market.num_envs):
+    for _ in run.updates(each):
         for optimizer in (actor_optimizer, critic_optimizer):
             optimizer.param_groups[0]["lr"] = options.learning_rate * (1.0 - run.share)
         figures: dict[str, list[torch.Tensor]] = {"reward": [], "turnover": [], "q_loss": [], "q": []}

@@ -141,8 +141,17 @@ class Run:
         return (self.update - 1) / self.total
 
     def updates(self, samples_each: int) -> Iterator[int]:
-        """Count the updates, from 1 or from the checkpoint, until samples or patience are used up."""
-        self.samples_each, self.total = samples_each, max(1, self.samples // samples_each)
+        """Count the updates, from 1 or from the checkpoint, until samples or patience are used up.
+
+        Raises:
+            TrainingError: the samples do not make one update.
+        """
+        if self.samples < samples_each:
+            raise TrainingError(
+                f"samples = {self.samples} are fewer than one update's {samples_each}, environments × steps",
+                remedy="raise samples or lower environments or steps",
+            )
+        self.samples_each, self.total = samples_each, self.samples // samples_each
         with _progress(self.title, self.update, self.total) as show:
             while self.update < self.total and not self._out_of_patience():
                 self.update += 1

@@ -146,6 +146,19 @@ def test_a_ring_that_does_not_hold_one_step_is_refused(train: Train) -> None:
         train("run", buffer=31)
 
 
+@pytest.mark.parametrize("first", [4096, 5000])
+def test_a_run_that_would_end_before_it_learns_is_refused(train: Train, first: int) -> None:
+    with pytest.raises(
+        TrainingError, match=f"td3.first = {first} of 4096 samples.*learning would never begin"
+    ):
+        train("run", first=first, samples=4200)
+
+
+def test_samples_for_less_than_one_update_are_refused(train: Train) -> None:
+    with pytest.raises(TrainingError, match="samples = 255 are fewer than one update's 256"):
+        train("run", samples=255)
+
+
 def test_twin_critics_are_two_networks_that_see_their_own_asset_alone(td3: ModuleType) -> None:
     generator = torch.Generator().manual_seed(1)
     critics = td3.Critics(6, 8, generator)

@@ -120,20 +120,13 @@ def promote(
         verified = verify_release(release, trust=desk.trust, environment=environment, minimum_seq=highest)
         check_place(releases, release, verified.manifest)
         target = Pointer(verified.model, verified.seq, verified.digest)
-        _require_logged(events, target)
+        _check_target(target, current, events)
         moment = audit.now()
         trust = load_trust(desk.trust, environment, now=moment)
         check_with_log(events, trust, verified.revocations, verified.manifest, verified.digest)
         deployed = verified.facts.get("deployment")
         if current == target and deployed and _holds(deployed, verified, trust, moment, desk.params):
             return verified, current
-        if current and current.model != target.model:
-            raise Refused(
-                "pointer-model",
-                expected=current.model,
-                found=target.model,
-                remedy="one environment, one model",
-            )
         soaked = required_soak(release, verified, trust, soak, moment)
         require_finished(releases, events, promoting=(target.model, target.seq, environment))
         action: Literal["promote", "rollback"] = "rollback" if verified.manifest.rollback else "promote"
@@ -178,8 +171,15 @@ def promote(
     return verify_release(release, trust=desk.trust, environment=environment, deployed=True), current
 
 
-def _require_logged(events: list[audit.Event], target: Pointer) -> None:
-    """What is promoted is what the log has as signed under this seq, and nothing else ever was."""
+def _check_target(target: Pointer, current: Pointer | None, events: list[audit.Event]) -> None:
+    """It is of the environment's model, and what the log has as signed under this seq."""
+    if current and current.model != target.model:
+        raise Refused(
+            "pointer-model",
+            expected=current.model,
+            found=target.model,
+            remedy="one environment, one model",
+        )
     known = audit.signed_releases(events).get((target.model, target.seq))
     if known != target.digest:
         raise Refused(

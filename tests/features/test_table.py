@@ -13,7 +13,15 @@ from click.testing import CliRunner
 from sekisho.cli.features import check_lookahead
 from sekisho.data.panel import Panel, load_panel
 from sekisho.errors import DataError, Refused
-from sekisho.features import build_features, compute_features, feature_names, load_features, lookahead, table
+from sekisho.features import (
+    build_features,
+    check_table,
+    compute_features,
+    feature_names,
+    load_features,
+    lookahead,
+    table,
+)
 from sekisho.params import FeatureParams
 
 Maker = Callable[..., Panel]
@@ -49,6 +57,28 @@ def test_block_by_block_equals_the_whole_history(
     assert (files, rows) == (8, 8 * 8 * 3)
     loaded = load_features(tmp_path / "features", panel)
     np.testing.assert_array_equal(loaded, compute_features(panel, params))
+
+
+@pytest.mark.parametrize("block", [1, 10_000])
+@pytest.mark.parametrize("every", [1, 40])
+def test_a_table_that_holds_the_next_bars_feature_is_found_though_the_function_is_honest(
+    every: int, block: int, tmp_path: Path, random_panel: Maker, params: FeatureParams,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def leaky(panel: Panel, params: FeatureParams) -> np.ndarray:
+        features = compute_features(panel, params)
+        features[:-1][::-every, :, 1] = features[1:][::-every, :, 1]
+        return features
+
+    write_bars(random_panel(1, sessions=8, missing=0.15), tmp_path / "bars")
+    monkeypatch.setattr(table, "BLOCK_ROWS", block)
+    build_features(tmp_path / "bars", tmp_path / "honest", params)
+    assert check_table(tmp_path / "bars", tmp_path / "honest", params) == []
+    monkeypatch.setattr(table, "compute_features", leaky)
+    build_features(tmp_path / "bars", tmp_path / "leaky", params)
+    found = check_table(tmp_path / "bars", tmp_path / "leaky", params)
+    assert [leak.feature for leak in found] == [feature_names(params)[1]]
+    assert "the training table holds another value" in str(found[0])
 
 
 def test_a_symbol_that_lists_later_changes_nothing_before(

@@ -29,12 +29,22 @@ CUTS, SEED = 5, 1  # moments from which on all is changed, beside the short bloc
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
 def features(bars: Path, out: Path, lookahead: Path, as_json: bool) -> None:
     """Compute the training table from validated bars, and check that no feature looks ahead."""
-    from sekisho.features import build_features, check_features, feature_names, write_finding
+    from sekisho.features import (
+        Foreign,
+        Leak,
+        build_features,
+        check_features,
+        check_table,
+        feature_names,
+        write_finding,
+    )
 
     params = load_params().features
     names = feature_names(params)
     files, rows = build_features(bars, out, params)
-    leaks = check_features(bars, params, cuts=CUTS, seed=SEED)
+    leaks: list[Leak | Foreign] = [*check_features(bars, params, cuts=CUTS, seed=SEED)]
+    known = {leak.feature for leak in leaks}  # each feature is named once
+    leaks += [other for other in check_table(bars, out, params) if other.feature not in known]
     write_finding(leaks, names, CUTS, lookahead)
     if as_json:
         click.echo(json.dumps({"files": files, "rows": rows, "features": names, "leaks": len(leaks)}))

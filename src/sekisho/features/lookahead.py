@@ -1,4 +1,8 @@
-"""Proof by experiment that no feature looks ahead: change the future, compare the past bit for bit."""
+"""Proof by experiment that no feature looks ahead: change the future, compare the past bit for bit.
+
+What is proved of the function holds for the table that is trained on only where the table is what the
+function gives: so the whole table is compared with it, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,9 @@ import numpy.typing as npt
 import polars as pl
 
 from sekisho.data.panel import Panel, load_panel, partitions
+from sekisho.errors import DataError
 from sekisho.features import compute
+from sekisho.features.table import blocks, load_features, survey, tail_start
 from sekisho.params import FeatureParams
 
 ROWS = 1_000_000  # bars × symbols that are changed at most: a feature leaks in these or in none
@@ -29,6 +35,19 @@ class Leak:
 
     def __str__(self) -> str:
         return f"{self.feature}: bar {self.bar} changed when bars outside its window did, the next {self.cut}"
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A feature of the training table that is not what the checked function gives."""
+
+    feature: str
+    bar: np.datetime64  # the end of the first bar that differs
+
+    def __str__(self) -> str:
+        return (
+            f"{self.feature}: the training table holds another value than its bars give, first at {self.bar}"
+        )
 
 
 def find_leaks(
@@ -97,7 +116,34 @@ def check_features(bars: Path, params: FeatureParams, *, cuts: int, seed: int) -
     )
 
 
-def write_finding(leaks: Sequence[Leak], names: Sequence[str], cuts: int, path: Path) -> None:
+def check_table(bars: Path, table: Path, params: FeatureParams) -> list[Foreign]:
+    """Features of the training ``table`` that differ anywhere from `compute_features` of ``bars``.
+
+    Block by block like the table, each with the lookback before it.
+
+    Raises:
+        DataError: no bars; a table of other bars or with other features.
+    """
+    names, found = compute.feature_names(params), dict[str, Foreign]()
+    parts, _ = survey(bars)
+    for first, last in blocks(parts):
+        start = tail_start(parts, first, compute.lookback(params))
+        panel = load_panel(bars, parts[start].first, parts[last].last)
+        expected, held = compute.compute_features(panel, params), load_features(table, panel)
+        if held.shape != expected.shape:
+            raise DataError(
+                f"{table}: {held.shape[2]} features, params.yaml asks for {expected.shape[2]}",
+                remedy="run `dvc repro features`",
+            )
+        differs = ~((held == expected) | (np.isnan(held) & np.isnan(expected)))
+        differs &= (panel.session >= np.datetime64(parts[first].first))[:, None, None]
+        for index in np.flatnonzero(differs.any(axis=(0, 1))).tolist():
+            bar = panel.ts_close[int(np.argmax(differs[:, :, index].any(axis=1)))]
+            found.setdefault(names[index], Foreign(names[index], bar))
+    return list(found.values())
+
+
+def write_finding(leaks: Sequence[Leak | Foreign], names: Sequence[str], cuts: int, path: Path) -> None:
     """Write ``metrics/lookahead.json`` in one rename: what was checked and which features leak."""
     content = {"features": len(names), "cuts": cuts, "leaks": [str(leak) for leak in leaks]}
     path.parent.mkdir(parents=True, exist_ok=True)

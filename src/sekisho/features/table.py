@@ -38,7 +38,7 @@ def build_features(bars: Path, out: Path, params: FeatureParams) -> tuple[int, i
     Raises:
         DataError: no bars, or fewer than ``lookback`` of them; the disk is full.
     """
-    parts, symbols = _survey(bars)
+    parts, symbols = survey(bars)
     total = sum(part.bars for part in parts)
     if total < lookback(params):
         raise DataError(
@@ -47,8 +47,8 @@ def build_features(bars: Path, out: Path, params: FeatureParams) -> tuple[int, i
         )
     rows = 0
     with replaced(out) as (fresh,):
-        for first, last in _blocks(parts):
-            start = _tail_start(parts, first, lookback(params))
+        for first, last in blocks(parts):
+            start = tail_start(parts, first, lookback(params))
             panel = _with_symbols(load_panel(bars, parts[start].first, parts[last].last), symbols)
             table = _table(panel, compute_features(panel, params), feature_names(params))
             for part in parts[first : last + 1]:
@@ -81,7 +81,7 @@ def load_features(folder: Path, panel: Panel) -> npt.NDArray[np.float32]:
     return values.astype(np.float32).reshape(*shape, len(names))
 
 
-def _survey(bars: Path) -> tuple[list[Partition], tuple[str, ...]]:
+def survey(bars: Path) -> tuple[list[Partition], tuple[str, ...]]:
     parts: list[Partition] = []
     symbols: set[str] = set()
     for path in partitions(bars):
@@ -94,7 +94,7 @@ def _survey(bars: Path) -> tuple[list[Partition], tuple[str, ...]]:
     return parts, tuple(sorted(symbols))
 
 
-def _blocks(parts: list[Partition]) -> Iterator[tuple[int, int]]:
+def blocks(parts: list[Partition]) -> Iterator[tuple[int, int]]:
     """First and last partition of each run of partitions that is computed at once."""
     first, rows = 0, 0
     for index, part in enumerate(parts):
@@ -105,7 +105,7 @@ def _blocks(parts: list[Partition]) -> Iterator[tuple[int, int]]:
     yield first, len(parts) - 1
 
 
-def _tail_start(parts: list[Partition], first: int, bars: int) -> int:
+def tail_start(parts: list[Partition], first: int, bars: int) -> int:
     """The partition to read from so that ``bars`` bars lie before partition ``first``."""
     start = first
     while start > 0 and bars > 0:

@@ -163,24 +163,35 @@ def test_stale_metrics_give_a_trial_no_sharpe_ratio(repository: Path) -> None:
 
 def test_trials_on_another_market_do_not_count_for_this_one(repository: Path) -> None:
     train, tokyo = repository / "build/train", ("XTKS", "5min")
-    commit(repository, "1" * 32 + ".dir", 7.0, market=("XNYS", "1d"))
+    commit(repository, "1" * 32 + ".dir", 7.0, market=("XTKS", "1d"))
+    commit(repository, "4" * 32 + ".dir", 8.0, market=("XNYS", "5min"))
     commit(repository, "2" * 32 + ".dir", 0.5, market=tokyo)
     commit(repository, "3" * 32 + ".dir", 0.6)  # a lock that does not say: counted, to be on the safe side
     agent(train, "a")
     trials = count_trials(folder_digest(train), repository, market=tokyo)
     assert trials.count == 3
     assert sorted(trials.sharpes.values()) == [0.5, 0.6]
-    assert count_trials(folder_digest(train), repository).count == 4
+    assert count_trials(folder_digest(train), repository).count == 5
 
 
-@pytest.mark.parametrize(("before", "now"), [("XTKS", "JPX"), ("JPX", "XTKS")])
-def test_another_name_of_the_same_exchange_does_not_reset_the_count(
+@pytest.mark.parametrize(("before", "now"), [("XTKS", "JPX"), ("JPX", "XTKS"), ("XPAR", "XAMS")])
+def test_another_name_of_the_same_hours_does_not_reset_the_count(
     repository: Path, before: str, now: str
 ) -> None:
     train = repository / "build/train"
     commit(repository, "1" * 32 + ".dir", 0.5, market=(before, "5min"))
     agent(train, "a")
     assert count_trials(folder_digest(train), repository, market=(now, "5min")).count == 2
+
+
+@pytest.mark.parametrize("bar", ["1d", "5min"])
+def test_the_same_bars_under_another_exchanges_name_do_not_reset_the_count(
+    repository: Path, bar: str
+) -> None:
+    for number, name in enumerate(("XPAR", "XAMS", "XBRU", "XLIS"), start=1):
+        commit(repository, f"{number}" * 32 + ".dir", 0.5, market=(name, bar))
+    digest = agent(repository / "build/train", "a")
+    assert count_trials(digest, repository, market=("XPAR", bar)).count == 5
 
 
 def test_a_broken_lock_file_in_history_is_passed_over(repository: Path) -> None:

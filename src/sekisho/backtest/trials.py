@@ -4,13 +4,15 @@ A trial is one candidate of one result of the ``train`` stage: the digest in ``d
 and ``opening.candidate`` of the backtest. Seeds in another order give the same training result and another
 candidate: choosing among them is choosing. A training result without a backtest is one trial. Every commit
 that any ref reaches counts: branches, remote branches, tags and DVC's experiments (``refs/exps``); and so
-does the result that is judged. A commit whose bars were of another market (another calendar or bar length)
-says nothing about this one and does not count. Session returns of earlier trials come from the same commits,
-where they are those whose digest the backtest wrote; a trial without them counts all the same.
+does the result that is judged. A commit whose bars were of another market (another bar length, or trading
+hours that are mostly other ones) says nothing about this one and does not count. Session returns of earlier
+trials come from the same commits, where they are those whose digest the backtest wrote; a trial without them
+counts all the same.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import io
 import json
@@ -18,15 +20,16 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import polars as pl
 import yaml
-from exchange_calendars import resolve_alias
-from exchange_calendars.errors import InvalidCalendarName
 
-from sekisho.errors import BacktestError
+from sekisho.calendar import Calendar
+from sekisho.errors import BacktestError, ParamsError
 from sekisho.git import WHOLE_HISTORY
 
 TRAIN_OUT = "build/train"
@@ -79,10 +82,9 @@ def count_trials(
     if inside is None:
         return Trials(present, frozenset({name}), {}, {}, "none")
     found, sharpes, returns = {(present, candidate)}, {}, {}
-    own = market and _market(*market)
     for lock, metrics, table in _versions(repository):
         digest, traded = _read_lock(lock)
-        if digest is None or (own and traded and traded != own):
+        if digest is None or (market and traded and not _same_market(market, traded)):
             continue
         chosen, ratio, written = _read_metrics(metrics, digest)
         found.add((digest, chosen))
@@ -182,7 +184,7 @@ def _read_lock(lock: bytes) -> tuple[str | None, tuple[str, str] | None]:
         return None, None  # an unfinished merge or an older layout: no trial can be read from it
     try:
         data = stages["validate"]["params"]["params.yaml"]["data"]
-        market = _market(data["calendar"], data["bar"])
+        market = str(data["calendar"]), str(data["bar"])
     except (KeyError, TypeError):
         market = None
     return (found[0] if found else None), market
@@ -197,15 +199,28 @@ def _require_shallow(lock: bytes) -> None:
             raise ValueError(f"more than {DEEPEST} collections in each other")
 
 
-def _market(calendar: object, bar: object) -> tuple[str, str] | None:
-    """By the calendar's own name: to call XTKS by its alias JPX must not begin the count anew.
+@cache
+def _same_market(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Whether bars of one (calendar, bar length) may be the other's: as long, most at the same moments.
 
-    None for a calendar that nobody knows: one branch's typing error must not stop everybody's count.
+    By the moments and not by the names: JPX is an alias of XTKS, and XPAR and XAMS trade at the same hours,
+    so that the same bars pass under either. A calendar that nobody knows may be any.
     """
+    if one[1] != other[1]:
+        return False
     try:
-        return str(resolve_alias(str(calendar))), str(bar)
-    except InvalidCalendarName:
-        return None
+        moments = [_moments(*market) for market in (one, other)]
+    except ParamsError:  # one branch's typing error must not stop everybody's count
+        return True
+    return 2 * len(moments[0] & moments[1]) > len(moments[0] | moments[1])
+
+
+@cache
+def _moments(calendar: str, bar: str) -> frozenset[np.datetime64]:
+    """Ends of all bars of a quarter of a year, UTC."""
+    exchange = Calendar(calendar, bar)
+    sessions = exchange.sessions(dt.date(2025, 1, 1), dt.date(2025, 3, 31))
+    return frozenset(moment for session in sessions for moment in exchange.closes(session))
 
 
 def _read_metrics(metrics: bytes, train: str) -> tuple[str | None, float | None, str | None]:

@@ -313,8 +313,9 @@ def test_figures_nested_beyond_the_parser_leave_a_trial_without_them(repository:
     assert (found.count, found.sharpes) == (2, {})
 
 
-def test_a_trial_with_a_calendar_that_nobody_knows_counts(repository: Path) -> None:
-    commit(repository, "1" * 32 + ".dir", 0.5, market=("XTKZ", "5min"))
+@pytest.mark.parametrize("name", ["XTKZ", "ASEX", "XTAE", "../x", ""])  # two of them known, and broken
+def test_a_trial_with_a_calendar_that_nobody_can_use_counts(repository: Path, name: str) -> None:
+    commit(repository, "1" * 32 + ".dir", 0.5, market=(name, "5min"))
     digest = agent(repository / "build/train", "a")
     assert count_trials(digest, repository, market=("XTKS", "5min")).count == 2
 

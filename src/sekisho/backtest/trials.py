@@ -204,14 +204,18 @@ def _same_market(one: tuple[str, str], other: tuple[str, str]) -> bool:
     """Whether bars of one (calendar, bar length) may be the other's: as long, most at the same moments.
 
     By the moments and not by the names: JPX is an alias of XTKS, and XPAR and XAMS trade at the same hours,
-    so that the same bars pass under either. A calendar that nobody knows may be any.
+    so that the same bars pass under either. A calendar that nobody knows or can use may be any.
     """
     if one[1] != other[1]:
         return False
     try:
         moments = [_moments(*market) for market in (one, other)]
-    except ParamsError:  # one branch's typing error must not stop everybody's count
-        return True
+    except (
+        ParamsError,
+        NotImplementedError,
+        ValueError,
+    ):  # the latter two from calendars that are unfinished
+        return True  # one branch's typing error must not stop everybody's count
     return 2 * len(moments[0] & moments[1]) > len(moments[0] | moments[1])
 
 

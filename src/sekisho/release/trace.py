@@ -97,7 +97,7 @@ def spans_in_force(
             last = spans[-1] if spans else None
             if last and (last.environment, last.until) == (name, event.at):
                 spans[-1] = Span(name, last.since, until)
-            elif until > event.at:
+            elif until >= event.at:
                 spans.append(Span(name, event.at, until))
     return sorted(spans, key=lambda span: span.since)
 

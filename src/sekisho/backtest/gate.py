@@ -1,9 +1,9 @@
 """The gate: a pure judgement of the metrics files by the limits in ``params.yaml``.
 
 Of thin-tailed returns, it lets a candidate without skill pass at most at the rate
-1 − ``min_deflated_sharpe``, however many trials it was picked from: the deflated Sharpe ratio alone holds that
-rate where returns are not autocorrelated, the block bootstrap's lower bound keeps it where they are, and every
-other rule only adds to the two. A crash that the test windows do not hold is in none of these figures.
+1 − ``min_deflated_sharpe``, however many trials it was picked from: the deflated Sharpe ratio alone holds
+that rate where returns are not autocorrelated, the block bootstrap's lower bound keeps it where they are, and
+every other rule only adds to the two. A crash that the test windows do not hold is in none of these figures.
 """
 
 from __future__ import annotations

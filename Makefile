@@ -96,6 +96,9 @@ soak: $(READY) ## the policy server under 1,000 requests a second for SECONDS (a
 repro: $(READY) ## reproduce the pipeline in this checkout (REMOTE=storage: production's data; REPRO=--force: all of it)
 	dvc pull --remote $(REMOTE) data.dvc $(CHAMPION) && dvc repro --pull $(REPRO)
 
+trials: ## fetch what counts as trials beside the branches: pushed experiments, pull requests whose branches are gone
+	git $(if $(GITHUB_TOKEN),-c credential.helper='!f() { echo username=x-access-token; echo "password=$$GITHUB_TOKEN"; }; f') fetch --quiet origin '+refs/exps/*:refs/remotes/exps/*' '+refs/pull/*/head:refs/remotes/pull/*'
+
 bench: $(READY) ## all benchmarks beside their peers; a missed goal fails it after all have run
 	@$(MAKE) --keep-going $(BENCHMARKS)
 

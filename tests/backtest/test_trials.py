@@ -108,6 +108,26 @@ def test_side_branches_experiments_remotes_and_discarded_merges_count(repository
     assert count_trials(folder_digest(train), repository).count == 5
 
 
+def test_a_clone_counts_pushed_experiments_and_deleted_pull_requests_once_it_has_asked_for_them(
+    repository: Path, tmp_path: Path
+) -> None:
+    digest = agent(repository / "build/train", "a")
+    base = commit(repository, digest)
+    for number, ref in enumerate(["refs/exps/aa/bb/exp-1", "refs/pull/7/head"]):
+        git(repository, "checkout", "-q", "--detach", base)
+        git(repository, "update-ref", ref, commit(repository, f"{number}" * 32 + ".dir"))
+    git(repository, "checkout", "-q", "main")
+    git(tmp_path, "clone", "-q", f"file://{repository}", "clone")
+    clone = tmp_path / "clone"
+    assert count_trials(digest, clone).count == 1
+    makefile = Path(__file__).parents[2] / "Makefile"
+    for token in ("", "x"):  # with one, git is told how to present it
+        words = ["make", "-f", str(makefile), "-C", str(clone), "trials", f"GITHUB_TOKEN={token}"]
+        subprocess.run(words, check=True, capture_output=True)
+        found = count_trials(digest, clone)
+        assert (found.count, found.history) == (3, "full")
+
+
 @pytest.mark.parametrize("way", ["replace", "graft"])
 def test_what_is_kept_beside_the_commits_hides_no_trial(repository: Path, way: str) -> None:
     """A replaced head or a graft cuts the history short for whoever asks git without care."""

@@ -243,8 +243,8 @@ def _whole(lots: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
     A dividend or a consolidation leaves odd lots, which whole ones could never close. The gradient passes
     straight through (adding 0 exactly).
     """
-    held, closing = held.detach(), lots * (1 + CLOSING)
-    odd = held.frac() * ((closing.detach() + held) * held <= 0)
-    exact = torch.where(odd == 0, lots * (1 + SLACK), closing)
+    held, exact, near = held.detach(), lots * (1 + SLACK), lots * CLOSING
+    odd = held.frac() * (((exact + near).detach() + held) * held <= 0)
+    exact = exact + near * (odd != 0)  # lies in memory as the orders do: sums depend on it
     whole = (exact + odd).trunc() - odd
     return whole.detach() + (exact - exact.detach()) if lots.requires_grad else whole

@@ -181,7 +181,8 @@ def trained(problem: Problem, trial: Trial, **changes: Any) -> tuple[Decide, flo
         trainer.learn(run.task, options, trial.seed, run)
         return agent, run
 
-    learn(1)  # what torch loads and allocates at first use is not learning
+    update = options.environments * options.steps
+    learn(update + getattr(options, "first", 0))  # what torch loads and allocates once is not learning
     began = time.process_time()
     agent, run = learn(options.samples)
     seconds = time.process_time() - began

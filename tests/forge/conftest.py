@@ -124,6 +124,22 @@ def world(tmp_path: Path, params: ForgeParams) -> World:
     return World(tmp_path, params)
 
 
+def head(world: World, number: int) -> str:
+    """The pull request's head now."""
+    return world.act(BOT).get_pull_request(number).head_sha
+
+
+@pytest.fixture
+def pull(world: World) -> int:
+    """An open pull request of the engineer with its report posted."""
+    from sekisho.forge.report import publish_report
+
+    world.push("tuned")
+    number = world.act("engineer").open_pull_request("tune", "Tune the drawdown limit", "because")
+    publish_report(world.act(BOT), number, world.clone, world.at)
+    return number
+
+
 @pytest.fixture
 def say(world: World) -> Callable[..., object]:
     """``say(actor, number, text)``: the person comments, the bot judges."""

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.forge.conftest import BOT, TOKYO, head
 
-from sekisho.calendar import Calendar
 from sekisho.errors import CannotCheck, ForgeError, Refused
 from sekisho.forge.approvals import approval_record, blockers, current_approval, merge
 from sekisho.forge.commands import handle
@@ -21,21 +21,6 @@ from sekisho.forge.records import is_held
 from sekisho.forge.report import mark_stale, publish_report
 
 ROOT = Path(__file__).parents[2]
-BOT = "sekisho[bot]"
-TOKYO = Calendar("XTKS", "5min")
-
-
-@pytest.fixture
-def pull(world) -> int:
-    """An open pull request of the engineer with its report posted."""
-    world.push("tuned")
-    number = world.act("engineer").open_pull_request("tune", "Tune the drawdown limit", "because")
-    publish_report(world.act(BOT), number, world.clone, world.at)
-    return number
-
-
-def head(world, number: int) -> str:
-    return world.act(BOT).get_pull_request(number).head_sha
 
 
 def missing(world, number: int) -> list[str]:

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.forge.conftest import BOT, TOKYO, head
 
-from sekisho.calendar import Calendar
 from sekisho.errors import CannotCheck, ForgeError, Refused
 from sekisho.forge.approvals import merge
 from sekisho.forge.commands import handle
@@ -23,24 +23,9 @@ from sekisho.forge.retune import read_changes, with_changes
 from sekisho.params import lookup, parse_yaml
 
 ROOT = Path(__file__).parents[2]
-BOT = "sekisho[bot]"
-TOKYO = Calendar("XTKS", "5min")
 EVENING = dt.datetime(2026, 7, 1, 10, 0, tzinfo=dt.UTC)  # a Wednesday, 19:00 in Tokyo
 NOON = dt.datetime(2026, 7, 1, 3, 0, tzinfo=dt.UTC)  # 12:00 in Tokyo: the lunch break
 PARAMS = (ROOT / "params.yaml").read_bytes()
-
-
-def head(world, number: int) -> str:
-    return world.act(BOT).get_pull_request(number).head_sha
-
-
-@pytest.fixture
-def pull(world) -> int:
-    """An open pull request with its report, whose branch holds this repository's params.yaml."""
-    world.push("tuned")
-    number = world.act("engineer").open_pull_request("tune", "Tune", "because")
-    publish_report(world.act(BOT), number, world.clone, world.at)
-    return number
 
 
 @pytest.fixture

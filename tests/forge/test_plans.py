@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.forge.conftest import BOT, head
 
 from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.plans import publish_plans
 
-BOT = "sekisho[bot]"
 PLAN = """\
 Terraform used the selected providers to generate the following execution plan.
 
@@ -27,10 +27,6 @@ NOTHING = "No changes. Your infrastructure matches the configuration.\n"
 def pull(world) -> int:
     world.push("tuned")
     return world.act("engineer").open_pull_request("tune", "Tune", "")
-
-
-def head(world, number: int) -> str:
-    return world.act(BOT).get_pull_request(number).head_sha
 
 
 def write(folder: Path, **plans: str) -> Path:

@@ -9,9 +9,8 @@ import shutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.forge.conftest import write
+from tests.forge.conftest import BOT, TOKYO, head, write
 
-from sekisho.calendar import Calendar
 from sekisho.errors import Refused
 from sekisho.forge.approvals import approval_record, blockers, current_approval, merge
 from sekisho.forge.commands import Outcome, handle
@@ -19,25 +18,9 @@ from sekisho.forge.interface import Comment
 from sekisho.forge.propose import Proposal, commit_results, propose
 from sekisho.forge.recheck import Promotion, recheck
 from sekisho.forge.records import _record, events, find_answer, is_held, record_block
-from sekisho.forge.report import publish_report
 
-BOT = "sekisho[bot]"
-TOKYO = Calendar("XTKS", "5min")
 NOON = dt.datetime(2026, 7, 1, 3, 0, tzinfo=dt.UTC)  # 12:00 in Tokyo: the lunch break
 DECLARE = "/promote production emergency limit breached"
-
-
-@pytest.fixture
-def pull(world) -> int:
-    """An open pull request of the engineer with its report posted."""
-    world.push("tuned")
-    number = world.act("engineer").open_pull_request("tune", "Tune the drawdown limit", "because")
-    publish_report(world.act(BOT), number, world.clone, world.at)
-    return number
-
-
-def head(world, number: int) -> str:
-    return world.act(BOT).get_pull_request(number).head_sha
 
 
 def decided(world, number: int) -> list[str]:

@@ -78,7 +78,7 @@ def push(checkout: Path, number: int, base: str) -> list[str]:
     use_remote(checkout, number)
     targets = changed_outputs(checkout, base)
     if targets:
-        _check_complete(checkout, targets)
+        _require_none(_missing(checkout, targets))
         _dvc(checkout, "push", "--quiet", "--remote", REMOTE, *targets)
     return targets
 
@@ -100,7 +100,7 @@ def admit(checkout: Path, numbers: Sequence[int]) -> list[str]:
             use_remote(checkout, number)
             _fetch(checkout, REMOTE, targets)
             missing = _missing(checkout, targets)
-    _check_complete(checkout, targets)
+    _require_none(missing)
     _dvc(checkout, "push", "--quiet", "--remote", PRODUCTION, *targets)
     return [t for t in targets if any(name == t or name.startswith(f"{t}/") for name in absent)]
 
@@ -139,8 +139,7 @@ def _missing(checkout: Path, targets: Sequence[str]) -> list[str]:
     return [n for n in status.get("not_in_cache", []) if n in targets or n.startswith(folders)]
 
 
-def _check_complete(checkout: Path, targets: Sequence[str]) -> None:
-    missing = _missing(checkout, targets)
+def _require_none(missing: Sequence[str]) -> None:
     if missing:
         raise CannotCheck(
             f"{len(missing)} files are missing or are not what dvc.lock names: {', '.join(missing[:5])}",

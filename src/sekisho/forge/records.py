@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ def require_bot(forge: Forge) -> None:
 
 def bot_comments(forge: Forge, number: int) -> list[Comment]:
     """The comments of ``forge.bot``, edited or not."""
-    return [c for c in forge.comments(number) if same_actor(c.author, forge.params.bot)]
+    return _of_bot(forge, forge.comments(number))
 
 
 def answer_marker(comment_id: int) -> str:
@@ -61,8 +62,16 @@ def record_block(record: Event) -> str:
 
 def answers(forge: Forge, number: int) -> list[Answer]:
     """The bot's answers, in the order of the comments that they answer."""
+    return _answers(forge, forge.comments(number))
+
+
+def _of_bot(forge: Forge, comments: Sequence[Comment]) -> list[Comment]:
+    return [c for c in comments if same_actor(c.author, forge.params.bot)]
+
+
+def _answers(forge: Forge, comments: Sequence[Comment]) -> list[Answer]:
     found = []
-    for comment in bot_comments(forge, number):
+    for comment in _of_bot(forge, comments):
         marker = marker_of(comment)
         if marker and (match := ANSWER.fullmatch(marker[0])):
             found.append(Answer(int(match[1]), comment, _record(comment, int(match[1]))))
@@ -80,8 +89,9 @@ def events(forge: Forge, number: int) -> list[Event]:
     Refused commands decided nothing. A command that stops a merge counts before it is answered, and when its
     answer was edited or deleted.
     """
-    records = {answer.to: answer.record for answer in answers(forge, number) if answer.record}
-    for comment in forge.comments(number):
+    comments = forge.comments(number)
+    records = {answer.to: answer.record for answer in _answers(forge, comments) if answer.record}
+    for comment in comments:
         if comment.id not in records and (record := _stop(forge, comment)):
             records[comment.id] = record
     return [record for _, record in sorted(records.items()) if record["status"] != "refused"]
@@ -94,7 +104,7 @@ def check_not_held(forge: Forge, number: int) -> None:
         Refused: see :func:`is_held`.
     """
     check_unedited(forge, number)
-    if is_held(forge, number):
+    if _held_last(forge, number):
         raise Refused(
             "forge.not-on-hold",
             expected=f"pull request {number} not on hold",
@@ -133,6 +143,10 @@ def is_held(forge: Forge, number: int) -> bool:
         check_unedited(forge, number)
     except Refused:
         return True
+    return _held_last(forge, number)
+
+
+def _held_last(forge: Forge, number: int) -> bool:
     held = False
     for event in events(forge, number):
         held = {"hold": True, "resume": False}.get(event["event"], held)

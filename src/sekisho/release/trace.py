@@ -21,6 +21,7 @@ from sekisho.release.revocation import (
     check_revocation,
     named_by,
     read_revocations,
+    revoked_by,
 )
 from sekisho.release.statements import Approval, Data, Deployment, Evaluation, Provenance
 from sekisho.release.verify import check_facts
@@ -80,13 +81,10 @@ def spans_in_force(
     spans: list[Span] = []
     promotions = [event for event in events if event.event == "promote"]
     for name, environment in policy.environments.items():
-        sharing = policy.sharing(environment.revoked)
         revoked = [
-            event.at
-            for event in events
-            if event.event == "revoke"
-            and event.details.get("environment") in sharing
-            and named_by(event.manifest_digest or "", event.details.get("content"), manifest, digest)
+            entry.at
+            for entry in revoked_by(events, policy.sharing(environment.revoked))
+            if named_by(entry.manifest_digest, entry.content_sha256, manifest, digest)
         ]
         here = [event for event in promotions if event.details.get("environment") == name]
         for event, following in zip_longest(here, here[1:]):

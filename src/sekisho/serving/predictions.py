@@ -271,17 +271,15 @@ def verify_chain(folder: Path) -> ChainSummary:
 
 
 def _check_head(folder: Path, files: Sequence[Path], chain: str) -> None:
-    """The head must name the last batch, or the one before it (a crash between the two writes)."""
+    """The head must name the log's end."""
     if not (folder / HEAD).exists() and not files:
         return
     try:
         found = _read_head(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _broken(folder, f"a readable {HEAD}", error) from error
-    allowed = [(len(files), chain)]
-    if files:
-        allowed.append((len(files) - 1, pl.read_parquet_metadata(files[-1])[PREVIOUS]))
-    if found not in allowed:
+    previous = pl.read_parquet_metadata(files[-1])[PREVIOUS] if files else GENESIS
+    if not _is_end(found, len(files), chain, previous):
         raise _broken(folder, f"batch {found[0]:012d}, which {HEAD} names", f"{len(files)} batches")
 
 
@@ -379,7 +377,7 @@ def _last_link(folder: Path) -> tuple[int, str]:
             links = pl.read_parquet_metadata(files[-1])
             number, chain, previous = int(links[BATCH]), links[CHAIN], links[PREVIOUS]
         head = _read_head(folder)
-        if head not in ((number, chain), (number - 1, previous)):  # the latter after a crash between both
+        if not _is_end(head, number, chain, previous):
             raise ValueError(f"{HEAD} names batch {head[0]}, the newest is {number}")
     except (pl.exceptions.PolarsError, OSError, KeyError, TypeError, ValueError) as error:
         raise CannotCheck(
@@ -387,6 +385,11 @@ def _last_link(folder: Path) -> tuple[int, str]:
             remedy="move the folder away and keep it; serve into an empty one",
         ) from error
     return number, chain
+
+
+def _is_end(head: tuple[int, str], number: int, chain: str, previous: str) -> bool:
+    """Whether a head names the last batch, or the one before it: a crash between the two writes."""
+    return head in ((number, chain), (number - 1, previous))
 
 
 def _read_head(folder: Path) -> tuple[int, str]:

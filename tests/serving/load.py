@@ -25,6 +25,7 @@ import uvloop
 from mlserver.grpc import dataplane_pb2 as pb
 
 PATIENCE = 30.0  # seconds for an answer
+RETRY_AFTER = 0.1  # seconds; a dead replica's connections end one by one, and its proxy sees it later
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -230,6 +231,7 @@ class Load:
                     self.failed += 1
                     return
                 self.retried += 1
+                await asyncio.sleep(RETRY_AFTER)
         self.seconds.append(time.perf_counter() - due)
         self.statuses[str(status)] += 1
         if self.plan.record:

@@ -1,0 +1,101 @@
+"""Bytes under a name, in a folder or in S3: each whole or not there, in a store that many machines share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from sekisho.errors import DataError
+
+
+class Objects:
+    """The objects under one address: a folder's path, or ``s3://bucket/prefix``.
+
+    A name is one path component. S3 puts an object whole or not at all, and its client tries again by itself
+    when a server answers 5xx; in a folder an object is written beside its place, synced, and renamed into it.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        self._files, self._root = fsspec.url_to_fs(self.address)
+        self._local = "file" in self._files.protocol
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write one object, in place of another of this name.
+
+        Raises:
+            DataError: the store cannot take it (names address and cause); what was there is still there.
+        """
+        try:
+            if not self._local:
+                self._files.pipe_file(f"{self._root}/{name}", content)
+                return
+            folder = Path(self._root)
+            folder.mkdir(parents=True, exist_ok=True)
+            beside = folder / f".{name}.{os.getpid()}"
+            try:
+                with beside.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                beside.replace(folder / name)
+            finally:
+                beside.unlink(missing_ok=True)
+        except Exception as error:
+            raise self._explained(error, name) from error
+
+    def get(self, name: str) -> bytes | None:
+        """The object's bytes, or None where there is none.
+
+        Raises:
+            DataError: the store cannot be read; names address and cause.
+        """
+        try:
+            content: bytes = self._files.cat_file(f"{self._root}/{name}")
+            return content
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise self._explained(error, name) from error
+
+    def names(self) -> list[str]:
+        """All names, ascending; none where the store is not there yet.
+
+        Raises:
+            DataError: the store cannot be read; names address and cause.
+        """
+        self._files.invalidate_cache()
+        try:
+            found: list[Any] = self._files.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise self._explained(error, "") from error
+        names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+        return sorted(name for name in names if not name.startswith("."))
+
+    def remove(self, name: str) -> None:
+        """Take one object away; no fault where there is none.
+
+        Raises:
+            DataError: the store does not let it go; names address and cause.
+        """
+        try:
+            self._files.rm_file(f"{self._root}/{name}")
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise self._explained(error, name) from error
+
+    def _explained(self, error: Exception, name: str) -> DataError:
+        """Stores fail by many classes (OSError, botocore's, aiohttp's), none of which a caller could mend."""
+        cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        remedy = (
+            "free some space there" if self._local else "check the address, the network and the role's rights"
+        )
+        return DataError(
+            f"{self.address}/{name}: {cause or type(error).__name__}", remedy=f"{remedy}, then try again"
+        )

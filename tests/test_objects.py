@@ -1,0 +1,87 @@
+"""Objects in a folder and in S3, whole or not there."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+
+from sekisho.errors import DataError
+from sekisho.objects import Objects
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_REGION": "ap-northeast-1",
+        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    httpx.post(f"http://{host}:{port}/moto-api/reset")
+    s3fs.S3FileSystem().mkdir("store")
+    yield "s3://store/things"
+    server.stop()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+    if request.param == "folder":
+        return Objects(str(tmp_path / "store"))
+    return Objects(request.getfixturevalue("s3"))
+
+
+def test_what_was_put_is_read_listed_replaced_and_removed(objects: Objects) -> None:
+    assert objects.names() == []
+    assert objects.get("b") is None
+    objects.put("b", b"1")
+    objects.put("a", b"")
+    objects.put("b", b"2")
+    assert objects.names() == ["a", "b"]
+    assert objects.get("b") == b"2"
+    assert objects.get("a") == b""
+    objects.remove("b")
+    objects.remove("b")
+    assert objects.names() == ["a"]
+
+
+def test_another_machine_sees_what_was_put_since(s3: str) -> None:
+    here, there = Objects(s3), Objects(s3)
+    assert there.names() == []
+    here.put("a", b"1")
+    assert there.names() == ["a"]
+
+
+def test_a_store_that_cannot_be_reached_is_named(s3: str) -> None:
+    with pytest.raises(DataError, match=r"s3://absent/things/a: .*\n.*the role's rights"):
+        Objects("s3://absent/things").put("a", b"1")
+
+
+def test_an_object_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    objects.put("a", b"before")
+    program = f"from sekisho.objects import Objects; Objects({str(tmp_path)!r}).put('a', bytes(100_000))"
+
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    full = subprocess.run(
+        [sys.executable, "-c", program], preexec_fn=small_files_only, capture_output=True, text=True
+    )
+    assert "DataError" in full.stderr
+    assert "free some space" in full.stderr
+    assert objects.get("a") == b"before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

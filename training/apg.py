@@ -10,8 +10,9 @@ Differentiable Simulation*):
 - a time limit inside the horizon is bootstrapped like its end, and the next episode starts at full weight;
 - the critic learns the account's TD(λ) return as a sum over the assets.
 
-No exploration: the gradient shows the way. Everything but the algorithm is in src/sekisho/trainer.py;
-`sekisho train` runs every fold and seed.
+No exploration: the gradient shows the way. Under torchrun each rank owns accounts, and sums of gradients go
+over all ranks: batch and learning rates are those of one process. Everything but the algorithm is in
+src/sekisho/trainer.py; `sekisho train` runs every fold and seed.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ import math
 
 import torch
 
+from sekisho.launch import main
 from sekisho.params import ApgParams
-from sekisho.trainer import Run, Task, main
+from sekisho.trainer import Run, Task
 
 
 def learn(task: Task, options: ApgParams, seed: int, run: Run) -> None:
     """Train ``task.agent`` on ``task.market``; see `sekisho.trainer`."""
-    market, agent = task.market, task.agent
-    device = agent.trade_unit.device
+    market, agent, ranks = task.market, task.agent, run.ranks
+    device, accounts = agent.trade_unit.device, task.market.num_envs  # this rank's
     generator = torch.Generator(device).manual_seed(seed + 1_000_003)
     target = copy.deepcopy(agent.critic).requires_grad_(False)
     actor = torch.optim.Adam(agent.actor.parameters(), lr=options.learning_rate, fused=True)
@@ -39,15 +41,15 @@ def learn(task: Task, options: ApgParams, seed: int, run: Run) -> None:
         """The target critic's, of whole accounts ``(…,)``."""
         return target(encoded).squeeze(-1).sum(dim=-1)  # type: ignore[no-any-return]
 
-    for _ in run.updates(options.steps * market.num_envs):
+    for _ in run.updates(options.steps * accounts * ranks.size):
         actor.param_groups[0]["lr"] = options.learning_rate * (1.0 - run.share)
         critic.param_groups[0]["lr"] = options.critic_learning_rate * (1.0 - run.share)
 
         # Collect trajectories, keeping what depends on the actor; the last update's part of them is cut off
         state = market.state()  # type: ignore[attr-defined]
         observation = market.load_state({name: part.detach() for name, part in state.items()})  # type: ignore[attr-defined]
-        weight = torch.ones(market.num_envs, device=device)
-        total = torch.zeros(market.num_envs, device=device)
+        weight = torch.ones(accounts, device=device)
+        total = torch.zeros(accounts, device=device)
         inputs, rewards, ended, lasts, turnover = [], [], [], {}, []
         for step in range(options.steps):
             encoded = agent.encode(observation)
@@ -65,11 +67,12 @@ def learn(task: Task, options: ApgParams, seed: int, run: Run) -> None:
             ended.append(terminated | truncated)
             turnover.append(infos["turnover"].detach().mean())
         beyond = agent.encode(observation)
-        loss = -(total + weight * value(beyond)).mean()
+        loss = -(total + weight * value(beyond)).sum() / (accounts * ranks.size)
 
         # Update: one step of the actor along the derivative, then the critic on what was earned
         actor.zero_grad()
         loss.backward()
+        ranks.sum_gradients(agent.actor.parameters())
         norm = torch.nn.utils.clip_grad_norm_(agent.actor.parameters(), options.max_gradient_norm)
         actor.step()
         seen = torch.stack(inputs)
@@ -82,20 +85,23 @@ def learn(task: Task, options: ApgParams, seed: int, run: Run) -> None:
             )
         rows, goals = seen.flatten(0, 1), returns.flatten()
         value_loss = torch.zeros((), device=device)
-        size = math.ceil(len(rows) / options.minibatches)
-        for chosen in torch.randperm(len(rows), generator=generator, device=device).split(size):
-            error = (agent.value(rows[chosen]).sum(dim=-1) - goals[chosen]).square().mean()
+        count = len(rows) * ranks.size
+        size = math.ceil(count / options.minibatches)
+        for chosen in torch.randperm(count, generator=generator, device=device).split(size):
+            own = ranks.own_rows(chosen, accounts)
+            error = (agent.value(rows[own]).sum(dim=-1) - goals[own]).square().sum() / len(chosen)
             critic.zero_grad()
             error.backward()
+            ranks.sum_gradients(agent.critic.parameters())
             critic.step()
             value_loss += error.detach() / options.minibatches
         with torch.no_grad():
             for slow, fast in zip(target.parameters(), agent.critic.parameters(), strict=True):
                 slow.lerp_(fast, options.target_rate)
         run.record(
-            reward=torch.stack(rewards).mean(),
-            turnover=torch.stack(turnover).mean(),
-            value_loss=value_loss,
+            reward=ranks.mean(torch.stack(rewards)),
+            turnover=ranks.mean(torch.stack(turnover)),
+            value_loss=ranks.sum(value_loss),
             gradient_norm=norm,
         )
 

@@ -11,8 +11,11 @@ After CleanRL's ppo_continuous_action.py, with four differences that matter here
 - with ``recurrent`` units, whole sequences stay together in a minibatch and are replayed from the state that
   their collection began with.
 
+Under torchrun, as CleanRL's ppo_atari_multigpu.py: each rank owns accounts and works on their rows of each
+minibatch, sums of gradients go over all ranks. Batch and learning rate are those of one process.
+
 Everything but the algorithm (data, checkpoints, validation, publishing, the command line) is in
-src/sekisho/trainer.py; `sekisho train` runs every fold and seed.
+src/sekisho/trainer.py and launch.py; `sekisho train` runs every fold and seed.
 """
 
 from __future__ import annotations
@@ -21,33 +24,35 @@ import math
 
 import torch
 
+from sekisho.launch import main
 from sekisho.market import Agent
 from sekisho.params import PpoParams
-from sekisho.trainer import Run, Task, main
+from sekisho.trainer import Run, Task
 
 
 def learn(task: Task, options: PpoParams, seed: int, run: Run) -> None:
     """Train ``task.agent`` on ``task.market``; see `sekisho.trainer`."""
-    market, agent = task.market, task.agent
-    device = agent.trade_unit.device
+    market, agent, ranks = task.market, task.agent, run.ranks
+    device, accounts = agent.trade_unit.device, task.market.num_envs  # this rank's
     generator = torch.Generator(device).manual_seed(seed + 1_000_003)
     optimizer = torch.optim.Adam(agent.parameters(), lr=options.learning_rate, eps=1e-5, fused=True)
     loss_of = torch.compile(loss_function) if options.compile else loss_function
-    state = agent.first_state(market.num_envs)
+    state = agent.first_state(accounts)
     observation = run.start(seed, optimizer=optimizer, generator=generator, state=state)
 
-    shape = (options.steps, market.num_envs, agent.assets)
+    shape = (options.steps, accounts, agent.assets)
+    drawn = (options.steps, accounts * ranks.size, agent.assets)
     encoded = torch.zeros(*shape, agent.encode(observation[:1]).shape[-1], device=device)
     states = torch.zeros(*shape, agent.recurrent, device=device)  # the one that each step began with
     actions, rewards = (torch.zeros(shape, device=device) for _ in range(2))
     ended = torch.zeros(*shape[:2], 1, dtype=torch.bool, device=device)
 
-    for _ in run.updates(options.steps * market.num_envs):
+    for _ in run.updates(options.steps * accounts * ranks.size):
         optimizer.param_groups[0]["lr"] = options.learning_rate * (1.0 - run.share)
 
         # Collect trajectories
         with torch.no_grad():
-            noise = torch.randn(shape, generator=generator, device=device)
+            noise = ranks.own(torch.randn(drawn, generator=generator, device=device), dim=1)
             std = agent.log_std.exp()
             lasts, turnover = [], []  # of the episodes that end here: their own last observation's value
             for step in range(options.steps):
@@ -78,19 +83,25 @@ def learn(task: Task, options: PpoParams, seed: int, run: Run) -> None:
         else:
             rows = [part.flatten(0, 1) for part in batch]
         figures = torch.zeros(4, device=device)
-        size = math.ceil(len(rows[0]) / options.minibatches)
+        count = len(rows[0]) * ranks.size
+        size = math.ceil(count / options.minibatches)
         for _ in range(options.epochs):
-            for chosen in torch.randperm(len(rows[0]), generator=generator, device=device).split(size):
-                loss, *parts = loss_of(agent, options, *(part.index_select(0, chosen) for part in rows))
+            for chosen in torch.randperm(count, generator=generator, device=device).split(size):
+                own = ranks.own_rows(chosen, accounts)
+                parts = [part.index_select(0, own) for part in rows]
+                values_all = len(chosen) * parts[3].shape[1:].numel()  # of this minibatch, on all ranks
+                parts[3] = ranks.standardised(parts[3], values_all)
+                loss, *found = loss_of(agent, options, values_all, ranks.size, *parts)
                 optimizer.zero_grad()
                 loss.backward()
+                ranks.sum_gradients(agent.parameters())
                 torch.nn.utils.clip_grad_norm_(agent.parameters(), options.max_gradient_norm)
                 optimizer.step()
-                figures += torch.stack(parts)
-        policy_loss, value_loss, kl, clipped = figures / (options.epochs * options.minibatches)
+                figures += torch.stack(found)
+        policy_loss, value_loss, kl, clipped = ranks.sum(figures) / (options.epochs * options.minibatches)
         run.record(
-            reward=rewards.mean(),
-            turnover=torch.stack(turnover).mean(),
+            reward=ranks.mean(rewards),
+            turnover=ranks.mean(torch.stack(turnover)),
             policy_loss=policy_loss,
             value_loss=value_loss,
             kl=kl,
@@ -102,15 +113,22 @@ def learn(task: Task, options: PpoParams, seed: int, run: Run) -> None:
 def loss_function(
     agent: Agent,
     options: PpoParams,
+    count: int,
+    ranks: int,
     encoded: torch.Tensor,
     action: torch.Tensor,
     old_logprob: torch.Tensor,
-    advantage: torch.Tensor,
+    gain: torch.Tensor,
     target: torch.Tensor,
     states: torch.Tensor | None = None,
     ended: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, ...]:
-    """Clipped surrogate, squared value error and entropy bonus of one minibatch.
+    """Clipped surrogate, squared value error and entropy bonus of one rank's part of a minibatch.
+
+    Args:
+        count: values in the whole minibatch: what the ranks find adds up to the mean over it.
+        ranks: among how many the entropy bonus is divided.
+        gain: advantages in standard deviations of the whole minibatch.
 
     Returns the loss, and for the record the policy's and the value's part, the KL divergence (k3 of
     Schulman 2020, *Approximating KL divergence*) and the share of clipped ratios, all detached.
@@ -119,13 +137,13 @@ def loss_function(
     logprob = -0.5 * ((action - agent.trade(inputs)) / agent.log_std.exp()).square() - agent.log_std
     log_ratio = logprob - old_logprob  # the constant of the normal density cancels
     ratio = log_ratio.exp()
-    gain = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    policy = -torch.min(gain * ratio, gain * ratio.clamp(1 - options.clip, 1 + options.clip)).mean()
-    error = 0.5 * (agent.value(inputs) - target).square().mean()
-    loss = policy + options.value_coefficient * error - options.entropy * agent.log_std.sum()
+    surrogate = torch.min(gain * ratio, gain * ratio.clamp(1 - options.clip, 1 + options.clip))
+    policy = -surrogate.sum() / count
+    error = 0.5 * ((agent.value(inputs) - target).square().sum() / count)
+    loss = policy + options.value_coefficient * error - options.entropy / ranks * agent.log_std.sum()
     with torch.no_grad():
-        kl = ((ratio - 1) - log_ratio).mean()
-        clipped = ((ratio - 1).abs() > options.clip).float().mean()
+        kl = ((ratio - 1) - log_ratio).sum() / count
+        clipped = ((ratio - 1).abs() > options.clip).float().sum() / count
     return loss, policy.detach(), error.detach(), kl, clipped
 
 

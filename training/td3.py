@@ -10,7 +10,8 @@ rarely, smoothed target actions. Four differences that matter here:
 - many accounts step side by side, and what each meets is remembered in a ring;
 - the ring is part of the checkpoint: killed and resumed, a run ends with the same bytes.
 
-Everything but the algorithm is in src/sekisho/trainer.py; `sekisho train` runs every fold and seed.
+One process only: the ring is one. Everything but the algorithm is in src/sekisho/trainer.py; `sekisho train`
+runs every fold and seed.
 """
 
 from __future__ import annotations
@@ -21,12 +22,18 @@ import torch
 from torch import nn
 
 from sekisho.errors import TrainingError
+from sekisho.launch import main
 from sekisho.params import Td3Params
-from sekisho.trainer import Run, Task, main
+from sekisho.trainer import Run, Task
 
 
 def learn(task: Task, options: Td3Params, seed: int, run: Run) -> None:
     """Train ``task.agent`` on ``task.market``; see `sekisho.trainer`."""
+    if run.ranks.size > 1:
+        raise TrainingError(
+            f"td3 cannot be shared by {run.ranks.size} ranks: what it remembers lies in one ring",
+            remedy="set train.ranks to 1, or train.trainer to ppo or apg",
+        )
     market, agent = task.market, task.agent
     device = agent.trade_unit.device
     generator = torch.Generator(device).manual_seed(seed + 1_000_003)

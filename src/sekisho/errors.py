@@ -1,7 +1,8 @@
 """Every error a user can meet: what is wrong, where, and what to do about it.
 
 Exit codes: 0 done · 1 judged and refused · 2 could not be done or could not be checked (bad input, bad
-parameters, missing tools). An error while checking is never a pass.
+parameters, missing tools) · 75 told to end while training, what was done is saved: start it again
+(EX_TEMPFAIL of sysexits.h). An error while checking is never a pass.
 """
 
 from __future__ import annotations
@@ -31,6 +32,13 @@ class DataError(SekishoError):
 
 class TrainingError(SekishoError):
     """Training cannot go on: non-finite loss or reward, a window too short, a broken checkpoint."""
+
+
+class Interrupted(SekishoError):
+    """Training was told to end (SIGTERM, as a spot instance's notice comes): the same call goes on from the
+    newest checkpoint."""
+
+    exit_code = 75
 
 
 class BacktestError(SekishoError):

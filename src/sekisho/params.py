@@ -75,6 +75,7 @@ class TrainParams(Section):
     trainer: Literal["ppo", "apg", "td3"]
     seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
     processes: Count
+    ranks: Count
     device: Literal["auto", "cpu", "cuda"]
     evaluate_every: Count
     patience: NonNegativeInt

@@ -6,12 +6,14 @@ import ctypes
 import datetime as dt
 import fcntl
 import hashlib
+import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
+import tarfile
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -28,13 +30,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sekisho.backtest.splits import Fold, walk_forward
 from sekisho.data.panel import partitions
 from sekisho.data.store import replaced
-from sekisho.errors import TrainingError
+from sekisho.errors import Interrupted, TrainingError
+from sekisho.objects import Objects
 from sekisho.params import Params
 
 SCRATCH = Path(".sekisho")  # finished runs and checkpoints of an interrupted training wait here
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LAST_LINES = 15  # of a failed trainer's output that are shown
 PACKAGE = Path(__file__).parent
+
+
+def run_name(fold: int, seed: int) -> str:
+    return f"fold-{fold}/seed-{seed}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,68 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"fold-{self.fold}/seed-{self.seed}"
+        return run_name(self.fold, self.seed)
+
+
+class Finished:
+    """Published folders of finished runs in a store, each one object: whole or not there.
+
+    Args:
+        store: a folder or ``s3://…``.
+        key: `run_key`'s; runs of other ``ranks`` differ in the last bits, and lie elsewhere.
+    """
+
+    def __init__(self, store: str, key: str, ranks: int) -> None:
+        self.objects = Objects(f"{store}/runs/{derived_key(key, ranks=ranks)}")
+
+    def put(self, name: str, folder: Path) -> None:
+        """
+        Raises:
+            DataError: the store cannot take it.
+        """
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for path in sorted(folder.iterdir()):
+                entry = tarfile.TarInfo(path.name)  # no owner, no time: equal files give equal bytes
+                entry.size = path.stat().st_size
+                archive.addfile(entry, io.BytesIO(path.read_bytes()))
+        content = buffer.getvalue()
+        self.objects.put(f"{_flat(name)}-{hashlib.sha256(content).hexdigest()}.tar", content)
+
+    def has(self, name: str) -> bool:
+        return self._get(name) is not None
+
+    def unpack(self, name: str, folder: Path) -> None:
+        """
+        Raises:
+            TrainingError: there is no such run.
+            DataError: the store cannot be read.
+        """
+        content = self._get(name)
+        if content is None:
+            raise TrainingError(
+                f"{self.objects.address}: {name} is not there", remedy="run `sekisho train` again"
+            )
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            archive.extractall(folder, filter="data")
+
+    def clear(self) -> None:
+        for name in self.objects.names():
+            self.objects.remove(name)
+
+    def _get(self, name: str) -> bytes | None:
+        for found in self.objects.names():
+            if not found.startswith(f"{_flat(name)}-"):
+                continue
+            content = self.objects.get(found)
+            if content and found.endswith(f"-{hashlib.sha256(content).hexdigest()}.tar"):
+                return content
+            print(f"{self.objects.address}/{found} is damaged and left out", file=sys.stderr, flush=True)
+        return None
+
+
+def _flat(name: str) -> str:
+    return name.replace("/", ".")
 
 
 def sessions_of(bars: Path) -> list[dt.date]:
@@ -81,24 +149,31 @@ def require_listed(bars: Path, folds: Sequence[Fold]) -> None:
         )
 
 
-def run_key(bars: Path, features: Path, params: Params, trainer: Path, **choices: Any) -> str:
-    """Digest (hex) of everything that determines a run's result: data, parameters, ``choices``, code,
+def run_key(bars: Path, features: Path, params: Params, trainer: Path) -> str:
+    """Digest (hex) of everything that determines the results of all folds and seeds: data, parameters, code,
     and torch's version, whose arithmetic may differ from the next one's in the last bit.
 
-    The same key means the same model, byte for byte: an interrupted run with this key may be gone on with.
+    The same key, fold, seed and number of ranks mean the same model, byte for byte: an interrupted run with
+    this key may be gone on with. With another number of ranks, it may differ in the order of sums.
     """
     digest = hashlib.sha256()
     for section in (params.features, params.market, params.split, getattr(params, trainer.stem)):
         digest.update(section.model_dump_json().encode())
     digest.update(params.train.model_dump_json(include={"evaluate_every", "patience", "device"}).encode())
-    digest.update(json.dumps(choices | {"torch": version("torch")}, sort_keys=True).encode())
-    code = [PACKAGE / "trainer.py", PACKAGE / "backtest/splits.py", PACKAGE / "data/panel.py"]
+    digest.update(version("torch").encode())
+    code = [PACKAGE / "checkpoints.py", PACKAGE / "trainer.py"]
+    code += [PACKAGE / "backtest/splits.py", PACKAGE / "data/panel.py"]
     code += [*PACKAGE.glob("features/*.py"), *PACKAGE.glob("market/*.py")]
     for path in (trainer, *sorted(code), *partitions(bars), *partitions(features)):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def derived_key(key: str, **choices: Any) -> str:
+    """Of one choice among those that share a `run_key`."""
+    return hashlib.sha256((key + json.dumps(choices, sort_keys=True)).encode()).hexdigest()
 
 
 def train(
@@ -110,61 +185,90 @@ def train(
     metrics: Path,
     source: Path = Path("params.yaml"),
     trainers: Path = Path("training"),
+    store: str = str(SCRATCH),
 ) -> dict[str, Any]:
     """Train every fold × seed, ``train.processes`` at once; publish ``out`` and ``metrics`` together.
 
-    Runs that an interrupted call had finished are taken over, an unfinished one goes on from its checkpoint.
+    Runs that lie finished in ``store`` (a folder or ``s3://…``) are taken over, an unfinished one goes on
+    from its checkpoint there. A store of one's own keeps the finished runs, the default one does not.
     Returns the metrics: per run validation Sharpe ratio, updates and ONNX digest.
 
     Raises:
         BacktestError: the history is too short for the folds.
         TrainingError: a trainer failed (its last lines are in the message), there is no such trainer, or a
             symbol is listed after a training window.
-        DataError: the disk is full; nothing was published.
+        DataError: the disk is full or the store cannot be reached; nothing was published.
+        Interrupted: SIGTERM came; the trainers have saved what they had.
     """
+    runs, key, command = _planned(params, bars, features, source, trainers, store)
+    finished = Finished(store, key, params.train.ranks)
+    with _alone(key):
+        _run_all(runs, params.train.processes, finished, command)
+        with replaced(out) as (fresh,):
+            for run in runs:
+                finished.unpack(run.name, fresh / run.name)
+            result = {"runs": {run.name: _summary(fresh / run.name) for run in runs}}
+            metrics.parent.mkdir(parents=True, exist_ok=True)
+            temporary = metrics.with_name(f".{metrics.name}.new")
+            temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(metrics)
+        if store == str(SCRATCH):
+            finished.clear()
+        return result
+
+
+def train_one(
+    params: Params,
+    name: str,
+    *,
+    bars: Path,
+    features: Path,
+    source: Path = Path("params.yaml"),
+    trainers: Path = Path("training"),
+    store: str = str(SCRATCH),
+) -> None:
+    """Train the run ``name`` (``fold-0/seed-1``) and leave it finished in ``store``, for `train` to take.
+
+    Raises:
+        as `train`; TrainingError also where there is no such run.
+    """
+    runs, key, command = _planned(params, bars, features, source, trainers, store)
+    chosen = [run for run in runs if run.name == name]
+    if not chosen:
+        raise TrainingError(
+            f"there is no run {name}", remedy=f"choose one of {', '.join(run.name for run in runs)}"
+        )
+    with _alone(derived_key(key, run=name)):
+        _run_all(chosen, 1, Finished(store, key, params.train.ranks), command)
+
+
+def _planned(
+    params: Params, bars: Path, features: Path, source: Path, trainers: Path, store: str
+) -> tuple[list[Run], str, list[str]]:
+    """The runs, their key, and the command of a trainer without fold and seed."""
     trainer = trainers / f"{params.train.trainer}.py"
     if not trainer.is_file():
         raise TrainingError(f"{trainer}: no such trainer", remedy="run from the repository's root")
     folds = walk_forward(sessions_of(bars), params.split)
     require_listed(bars, folds)
-    key = run_key(bars, features, params, trainer)
-    work = SCRATCH / "runs" / key
     runs = [Run(fold.index, seed) for fold in folds for seed in params.train.seeds]
-
-    inputs = ["--bars", str(bars), "--features", str(features), "--params", str(source)]
-    with _alone(key):
-        _run_all(runs, params.train.processes, work, [str(trainer), *inputs])
-        result = {"runs": {run.name: _summary(work / run.name) for run in runs}}
-        with replaced(out) as (fresh,):
-            for run in runs:  # an interrupted call with other seeds may have left more in `work`
-                shutil.copytree(work / run.name, fresh / run.name)
-            metrics.parent.mkdir(parents=True, exist_ok=True)
-            temporary = metrics.with_name(f".{metrics.name}.new")
-            temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(metrics)
-        shutil.rmtree(work)
-        return result
+    places = ["--bars", str(bars), "--features", str(features), "--params", str(source), "--store", store]
+    return runs, run_key(bars, features, params, trainer), [sys.executable, str(trainer), *places]
 
 
-def _run_all(runs: list[Run], processes: int, work: Path, trainer: list[str]) -> None:
+def _run_all(runs: list[Run], processes: int, finished: Finished, trainer: list[str]) -> None:
     """Run what is not finished yet, ``processes`` at once; one progress bar, or in the end one line, each."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     console = Console(stderr=True)
     progress = Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
-    with progress as bar:
-        pool = ThreadPoolExecutor(processes)
-        children: list[subprocess.Popen[str]] = []
+    pool, trainers = ThreadPoolExecutor(processes), _Trainers()
+    with progress as bar, trainers.passing_on_sigterm():
 
         def start(run: Run) -> None:
             task = bar.add_task(run.name, total=1.0)
-            if not (work / run.name / "run.json").is_file():  # published atomically: there means finished
-                chosen = ["--fold", str(run.fold), "--seed", str(run.seed), "--out", str(work / run.name)]
-                _run(
-                    run,
-                    [sys.executable, *trainer, *chosen],
-                    children,
-                    lambda share: bar.update(task, completed=share),
-                )
+            if not finished.has(run.name):
+                chosen = ["--fold", str(run.fold), "--seed", str(run.seed)]
+                trainers.run(run, [*trainer, *chosen], lambda share: bar.update(task, completed=share))
             bar.update(task, completed=1.0)
 
         try:
@@ -174,12 +278,11 @@ def _run_all(runs: list[Run], processes: int, work: Path, trainer: list[str]) ->
                     print(f"trained {count} of {len(runs)}", flush=True)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in children:
-                child.terminate()
+            trainers.end()
             pool.shutdown(wait=True)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Linux: have the kernel end this trainer when the one who waits for it is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -205,33 +308,71 @@ def _alone(key: str) -> Iterator[None]:
         yield
 
 
-def _run(
-    run: Run, command: list[str], children: list[subprocess.Popen[str]], report: Callable[[float], None]
-) -> None:
-    """Run one trainer to its end; its ``update i/n`` lines move the bar."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        preexec_fn=_end_with_parent,
-    )
-    children.append(child)
-    assert child.stdout is not None
-    tail: deque[str] = deque(maxlen=LAST_LINES)
-    for line in child.stdout:
-        if line.startswith("update "):
-            done, total = line.removeprefix("update ").split("/")
-            report(int(done) / int(total))
-        else:
-            tail.append(line.rstrip())
-    if child.wait() != 0:
-        raise TrainingError(
-            f"{run.name}: the trainer ended with code {child.returncode}\n" + "\n".join(tail),
-            remedy="mend the cause and run `sekisho train` again: it goes on from the last checkpoint",
+class _Trainers:
+    """Trainer processes, which are told to end together."""
+
+    def __init__(self) -> None:
+        self.children: list[subprocess.Popen[str]] = []
+        self.told = threading.Event()
+
+    @contextmanager
+    def passing_on_sigterm(self) -> Iterator[None]:
+        """Python lets the main thread alone set a handler: elsewhere SIGTERM is its owner's affair."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, lambda *_: self.end())
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def end(self) -> None:
+        """Once: a second SIGTERM would keep torchrun from waiting for its ranks."""
+        if not self.told.is_set():
+            self.told.set()
+            for child in self.children:
+                child.terminate()
+
+    def run(self, run: Run, command: list[str], report: Callable[[float], None]) -> None:
+        """Run one trainer to its end; its ``update i/n`` lines move the bar.
+
+        Raises:
+            TrainingError: it failed.
+            Interrupted: it was told to end.
+        """
+        interrupted = Interrupted(
+            f"{run.name}: told to end, what was done is saved", remedy="run `sekisho train` again: it goes on"
         )
+        if self.told.is_set():
+            raise interrupted
+        child = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            preexec_fn=end_with_parent,
+        )
+        self.children.append(child)
+        if self.told.is_set():
+            child.terminate()
+        assert child.stdout is not None
+        tail: deque[str] = deque(maxlen=LAST_LINES)
+        for line in child.stdout:
+            if line.startswith("update "):
+                done, total = line.removeprefix("update ").split("/")
+                report(int(done) / int(total))
+            else:
+                tail.append(line.rstrip())
+        code = child.wait()
+        if code == Interrupted.exit_code or (code == -signal.SIGTERM and self.told.is_set()):
+            raise interrupted
+        if code != 0:
+            raise TrainingError(
+                f"{run.name}: the trainer ended with code {code}\n" + "\n".join(tail),
+                remedy="mend the cause and run `sekisho train` again: it goes on from the last checkpoint",
+            )
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -10,27 +10,23 @@ updates, watches the figures, keeps the best agent and survives a kill:
             ...  # anneal by run.share, collect from task.market, improve task.agent
             run.record(reward=..., turnover=..., policy_loss=...)
 
-The same function trains on the files of one walk-forward fold (`train_fold`, `main`) and, with a run that
-lives in memory, on any market of the same interface: ``learn(task, options, seed, Run(task, samples))``.
+The same function trains on the files of one walk-forward fold (`train_fold`) and, with a run that lives in
+memory, on any market of the same interface: ``learn(task, options, seed, Run(task, samples))``. Under
+torchrun it is called once per rank, ``run.ranks`` of which each owns a part of the market's accounts.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
-import hashlib
 import inspect
-import io
 import json
 import math
 import os
-import re
-import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,13 +35,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sekisho.backtest.splits import Fold, walk_forward
+from sekisho.checkpoints import Checkpoints
 from sekisho.data.panel import load_panel
 from sekisho.data.store import replaced
-from sekisho.errors import ParamsError, SekishoError, TrainingError
+from sekisho.errors import Interrupted, TrainingError
 from sekisho.features import load_features
-from sekisho.market import Agent, MarketData, TradingMarket, derive_units, export_onnx
-from sekisho.params import MarketParams, Params, Section, load_params
-from sekisho.train import require_listed, run_key, sessions_of
+from sekisho.market import Agent, MarketData, TradingMarket, Units, derive_units, export_onnx
+from sekisho.market.ranks import ALONE, Ranks
+from sekisho.params import MarketParams, Params
+from sekisho.train import SCRATCH, Finished, derived_key, require_listed, run_key, run_name, sessions_of
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -53,8 +51,6 @@ if TYPE_CHECKING:
 EXPLODED = 1e6  # a figure beyond this cannot come back: rewards are of order one
 EVALUATION_BARS = 132  # the validation window is cut into equal runs of at most so many bars, side by side
 FEWEST_RETURNS = 10  # of a validation window
-KEPT = 2  # checkpoints: the newest, and the one before it should the newest be broken
-LOOP = ("evaluate_every", "patience", "checkpoint_every", "device")  # of `train:`, also on the command line
 
 Market = VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]
 Learn = Callable[["Task", Any, int, "Run"], None]
@@ -79,12 +75,14 @@ class Run:
     """The updates of one training. Without ``checkpoints`` and ``tensorboard`` it lives in memory alone.
 
     Args:
-        samples: budget, environment steps × environments.
+        samples: budget, environment steps × environments, of all ranks together.
         evaluate_every: updates between two looks at ``task.validate``; the last update is always looked at.
         patience: looks without a better figure after which it stops; 0 never stops early.
-        checkpoints: folder to go on from and to save to every ``checkpoint_every`` updates.
+        checkpoints: to go on from and to save to every ``checkpoint_every`` updates.
         tensorboard: folder of the scalars.
         title: of the progress bar; silent without one.
+        ranks: processes that share this run; the first alone validates, saves what all share, and shows.
+        told_to_end: looked at after every update; once it is true on any rank, all save and end.
 
     ``curve`` has one row per update (``update``, ``samples``, the recorded figures, ``validation`` or None);
     ``best`` is the best update, its figure and its weights. When the updates are through, ``task.agent`` has
@@ -98,15 +96,18 @@ class Run:
         *,
         evaluate_every: int = 1,
         patience: int = 0,
-        checkpoints: Path | None = None,
+        checkpoints: Checkpoints | None = None,
         checkpoint_every: int = 1,
         tensorboard: Path | None = None,
         title: str = "",
+        ranks: Ranks = ALONE,
+        told_to_end: Callable[[], bool] = lambda: False,
     ) -> None:
         self.task, self.samples = task, samples
         self.evaluate_every, self.patience = evaluate_every, patience
         self.checkpoints, self.checkpoint_every = checkpoints, checkpoint_every
-        self.tensorboard, self.title = tensorboard, title
+        self.ranks, self.told_to_end = ranks, told_to_end
+        self.tensorboard, self.title = (tensorboard, title) if ranks.first else (None, "")
         self.update, self.total, self.samples_each = 0, 1, samples
         self.curve: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"update": 0, "validation": -math.inf, "agent": _weights(task.agent)}
@@ -117,17 +118,20 @@ class Run:
         """Reset the market by ``seed``, or put everything back where a checkpoint is; the observation there.
 
         ``stateful`` is what the trainer keeps from update to update beside market and agent: optimizers and
-        modules (``state_dict``), generators, tensors that are changed in place.
+        modules (``state_dict``), generators, all the same on every rank; and tensors that are changed in
+        place, of this rank's accounts ``(accounts, …)``.
         """
         self._stateful = stateful
         observation, _ = self.task.market.reset(seed=seed)
-        state = load_checkpoint(self.checkpoints) if self.checkpoints else None
-        if state is not None:
-            self.task.agent.load_state_dict(state["agent"])
+        saved = self.checkpoints.load() if self.checkpoints else None
+        if saved is not None:
+            shared, own = saved
+            self.task.agent.load_state_dict(shared["agent"])
             for name, thing in stateful.items():
-                _put_back(thing, state["stateful"][name])
-            self.update, self.best, self.curve = state["update"], state["best"], state["curve"]
-            observation = self.task.market.load_state(state["market"])  # type: ignore[attr-defined]
+                _put_back(thing, (own if isinstance(thing, torch.Tensor) else shared)["stateful"][name])
+            self.update, self.best, self.curve = shared["update"], shared["best"], shared["curve"]
+            market = own["market"] | {"generator": shared["generator"]}
+            observation = self.task.market.load_state(market)  # type: ignore[attr-defined]
         if self.tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -164,8 +168,11 @@ class Run:
     def record(self, **figures: torch.Tensor | float) -> None:
         """Close an update: check and keep its figures, look at the validation when due, save when due.
 
+        ``figures`` are those of all ranks together, the same on each.
+
         Raises:
             TrainingError: a figure is not finite or has exploded; names it. Nothing of this update is saved.
+            Interrupted: told to end; this update is saved.
         """
         names = list(figures)
         values = torch.stack([torch.as_tensor(figures[name]).detach().double().cpu() for name in names])
@@ -175,7 +182,7 @@ class Run:
             self._check(name, row[name])
         row["validation"] = None
         if self.update % self.evaluate_every == 0 or self.update == self.total:
-            row["validation"] = self.task.validate()
+            row["validation"] = self.ranks.from_first(self.task.validate)
             if row["validation"] > self.best["validation"]:
                 self.best = {
                     "update": self.update, "validation": row["validation"], "agent": _weights(self.task.agent)
@@ -185,8 +192,19 @@ class Run:
             for name, value in row.items():
                 if name not in ("update", "samples") and value is not None:
                     self._board.add_scalar(name, value, self.update)
-        if self.checkpoints and self.update % self.checkpoint_every == 0 and self.update < self.total:
-            save_checkpoint(self.checkpoints, self.update, self._state())
+        self._save()
+
+    def _save(self) -> None:
+        if not self.checkpoints or self.update == self.total:
+            return
+        ending = self.ranks.any(self.told_to_end())
+        if ending or self.update % self.checkpoint_every == 0:
+            self.checkpoints.save(self.update, *self._state())
+        if ending:
+            raise Interrupted(
+                f"told to end: update {self.checkpoints.newest} of {self.total} is saved",
+                remedy="start it again: it goes on from there",
+            )
 
     def _check(self, name: str, value: float) -> None:
         if abs(value) < EXPLODED:  # false for NaN
@@ -202,15 +220,20 @@ class Run:
         looks = [row for row in self.curve if row["validation"] is not None]
         return 0 < self.patience <= sum(bool(row["update"] > self.best["update"]) for row in looks)
 
-    def _state(self) -> dict[str, Any]:
-        return {
+    def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What all ranks share, and what is this one's."""
+        market = self.task.market.state()  # type: ignore[attr-defined]
+        taken = {name: _taken(thing) for name, thing in self._stateful.items()}
+        tensors = {name for name, thing in self._stateful.items() if isinstance(thing, torch.Tensor)}
+        shared = {
             "update": self.update,
             "agent": self.task.agent.state_dict(),
-            "stateful": {name: _taken(thing) for name, thing in self._stateful.items()},
-            "market": self.task.market.state(),  # type: ignore[attr-defined]
+            "stateful": {name: state for name, state in taken.items() if name not in tensors},
+            "generator": market.pop("generator"),  # every rank draws what all draw
             "best": self.best,
             "curve": self.curve,
         }
+        return shared, {"market": market, "stateful": {name: taken[name] for name in tensors}}
 
 
 def _weights(agent: Agent) -> dict[str, torch.Tensor]:
@@ -254,63 +277,44 @@ class _progress:
             self.bar.stop()
 
 
-def save_checkpoint(folder: Path, update: int, state: dict[str, Any]) -> None:
-    """Write atomically, digest in the name; keep the newest two."""
-    folder.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getvalue()
-    path = folder / f"{update:07d}-{hashlib.sha256(content).hexdigest()}.pt"
-    temporary = folder / f".{path.name}.{os.getpid()}"
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    for old in sorted(folder.glob("*.pt"))[:-KEPT]:
-        old.unlink()
-
-
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint whose content matches its digest, or None; a broken one is named and left out."""
-    for path in sorted(folder.glob("*.pt"), reverse=True):
-        content = path.read_bytes()
-        if path.stem.split("-")[1] == hashlib.sha256(content).hexdigest():
-            state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
-            return state
-        print(f"checkpoint {path} is damaged, going back to the one before", file=sys.stderr)
-    return None
-
-
 def train_fold(
     learn: Learn,
     params: Params,
     *,
     fold: int,
     seed: int,
-    out: Path,
     bars: Path,
     features: Path,
-    checkpoints: Path | None = None,
+    out: Path | None = None,
+    store: str | None = None,
+    checkpoints: str | None = None,
     tensorboard: Path | None = None,
-) -> None:
-    """Train on the fold's training window, keep what did best on its validation window, publish to ``out``.
+    told_to_end: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train on the fold's training window, keep what did best on its validation window, publish it to the
+    folder ``out``, and to ``store`` as a finished run for `sekisho.train.train`; at least one of them.
 
-    The test window is not even loaded. ``checkpoints`` is by default
-    ``.sekisho/checkpoints/<digest of what determines the result>``.
+    The test window is not even loaded. ``checkpoints``, a folder or ``s3://…``, is by default
+    ``checkpoints/<digest of what determines the result>`` of the store, or of ``.sekisho``. Under torchrun
+    all ranks call this alike. Returns whether there was anything to do: a run in the store is finished.
 
     Raises:
         TrainingError: no such fold, a window too short, a symbol listed after it, figures that are not
-            finite.
-        DataError: bars or features are missing or stale; the disk is full.
+            finite; environments that cannot be shared out evenly, ranks that do not see the same files.
+        DataError: bars or features are missing or stale; the disk is full, the store cannot be reached.
+        Interrupted: told to end; the update that was under way is saved.
     """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     device = device_of(params.train.device)
     source = Path(inspect.getfile(learn))
     options = getattr(params, source.stem)
-    key = run_key(bars, features, params, source, fold=fold, seed=seed, device=device)
-    checkpoints = checkpoints or Path(".sekisho/checkpoints") / key
+    ranks = Ranks.join(device)
+    key = run_key(bars, features, params, source)
+    ranks.require_same(key, "code, parameters, bars and features")
+    finished = Finished(store, key, params.train.ranks) if store else None
+    if finished and ranks.any(finished.has(run_name(fold, seed))):
+        return False
     folds = walk_forward(sessions_of(bars), params.split)
     if not 0 <= fold < len(folds):
         raise TrainingError(f"there is no fold {fold}", remedy=f"choose one of 0 to {len(folds) - 1}")
@@ -320,31 +324,47 @@ def train_fold(
     data = MarketData.from_panel(panel, load_features(features, panel), params.market, device)
     train, validation = data.window(*chosen.train), data.window(*chosen.validation)
     units = derive_units(data, *train, params.market)
-
-    recurrent = getattr(options, "recurrent", 0)
-    torch.manual_seed(seed)  # initial weights only; everything later draws from its own generator
-    agent = Agent(data.features.shape[2], len(data.symbols), options.hidden, params.market, recurrent)
-    agent.fit_scales(data, *train, units)
-    agent.to(device)
+    agent = _agent(data, train, units, options, params.market, seed)
     task = Task(
-        market=TradingMarket(data, params.market, units, options.environments, train),
+        market=TradingMarket(data, params.market, units, options.environments, train, ranks=ranks),
         agent=agent,
         validate=lambda: evaluate(agent, data, validation, params.market),
     )
+    key = derived_key(key, fold=fold, seed=seed, device=device)
+    saved = Checkpoints(checkpoints or f"{store or SCRATCH}/checkpoints/{key}", key, ranks)
     run = Run(
         task,
         options.samples,
         evaluate_every=params.train.evaluate_every,
         patience=params.train.patience,
-        checkpoints=checkpoints,
+        checkpoints=saved,
         checkpoint_every=params.train.checkpoint_every,
         tensorboard=tensorboard and tensorboard / f"{source.stem}-fold-{fold}-seed-{seed}-{key[:12]}",
         title=f"fold {fold} seed {seed}",
+        ranks=ranks,
+        told_to_end=told_to_end,
     )
     learn(task, options, seed, run)
-    record = {"trainer": source.stem, "fold": fold, "seed": seed, "windows": _windows(chosen)}
-    publish(out, agent, data.features[train[0] : train[0] + 64].cpu(), run, record)
-    shutil.rmtree(checkpoints, ignore_errors=True)  # the run is published; nothing to go back to
+    if ranks.first:
+        record = {"trainer": source.stem, "fold": fold, "seed": seed, "windows": _windows(chosen)}
+        with TemporaryDirectory() as scratch:
+            place = out or Path(scratch) / "run"
+            publish(place, agent, data.features[train[0] : train[0] + 64].cpu(), run, record)
+            if finished:
+                finished.put(run_name(fold, seed), place)
+    ranks.any(False)  # nobody leaves before it is published
+    saved.clear()
+    return True
+
+
+def _agent(
+    data: MarketData, train: tuple[int, int], units: Units, options: Any, params: MarketParams, seed: int
+) -> Agent:
+    torch.manual_seed(seed)  # initial weights only; everything later draws from its own generator
+    recurrent = getattr(options, "recurrent", 0)
+    agent = Agent(data.features.shape[2], len(data.symbols), options.hidden, params, recurrent)
+    agent.fit_scales(data, *train, units)
+    return agent.to(data.close.device)
 
 
 def device_of(name: str) -> str:
@@ -427,72 +447,10 @@ def publish(out: Path, agent: Agent, features: torch.Tensor, run: Run, record: d
             "torch": torch.__version__,
             "device": device,
             "threads": torch.get_num_threads(),
+            "ranks": run.ranks.size,
         }
         (fresh / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _windows(fold: Fold) -> dict[str, list[str]]:
     return {name: [str(day) for day in getattr(fold, name)] for name in ("train", "validation", "test")}
-
-
-def main(learn: Learn) -> None:
-    """Command line of a trainer: every option of its section, of the loop, and the places of the files."""
-    source = Path(inspect.getfile(learn))
-    try:
-        early = argparse.ArgumentParser(add_help=False)
-        early.add_argument("--params", type=Path, default=Path("params.yaml"), help="the options' values")
-        file = early.parse_known_args()[0].params
-        params = load_params(file)
-        parser = argparse.ArgumentParser(
-            parents=[early],
-            description=inspect.getdoc(inspect.getmodule(learn)),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        for name, kind, meaning in (
-            ("fold", int, "walk-forward window, from 0"),
-            ("seed", int, "of the network, the exploration and the episodes"),
-            ("out", Path, "folder to publish: model.onnx, curve.csv, run.json"),
-        ):
-            parser.add_argument(f"--{name}", type=kind, required=True, help=meaning)
-        for name, place in (("bars", "build/bars"), ("features", "build/features")):
-            parser.add_argument(f"--{name}", type=Path, default=Path(place), help=f"(default: {place})")
-        parser.add_argument("--checkpoints", type=Path, help="folder (default: below .sekisho/checkpoints)")
-        parser.add_argument("--tensorboard", type=Path, default=Path("build/tensorboard"), help="folder")
-        for section, names in ((source.stem, None), ("train", LOOP)):
-            _add_options(parser, file, section, getattr(params, section), names)
-        given = vars(parser.parse_args())
-        for section in (source.stem, "train"):
-            params = _with_options(params, section, given)
-        places = ("fold", "seed", "out", "bars", "features", "checkpoints", "tensorboard")
-        began = time.perf_counter()
-        train_fold(learn, params, **{name: given[name] for name in places})
-        print(f"trained fold {given['fold']} seed {given['seed']} in {time.perf_counter() - began:.1f} s")
-    except SekishoError as error:
-        print(f"{source.stem}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-
-
-def _add_options(
-    parser: argparse.ArgumentParser, file: Path, section: str, values: Section, names: tuple[str, ...] | None
-) -> None:
-    """One option per parameter; what it means is the comment beside it in ``file``."""
-    text = re.split(r"^(\w+):.*$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    comments = dict(re.findall(r"^  (\w+):.*?# (.*)$", text[text.index(section) + 1], flags=re.MULTILINE))
-    group = parser.add_argument_group(section)
-    for name in names or type(values).model_fields:
-        meaning = f"{comments.get(name, '')} (default: {getattr(values, name)})".replace("%", "%%")
-        group.add_argument(f"--{name.replace('_', '-')}", dest=f"{section}.{name}", metavar="", help=meaning)
-
-
-def _with_options(params: Params, section: str, given: dict[str, Any]) -> Params:
-    values: Section = getattr(params, section)
-    changes = {
-        name: given[f"{section}.{name}"]
-        for name in type(values).model_fields
-        if given.get(f"{section}.{name}") is not None
-    }
-    try:
-        changed = type(values).model_validate(values.model_dump() | changes)
-    except ValueError as error:
-        raise ParamsError(str(error), remedy="the ranges are in src/sekisho/params.py") from error
-    return params.model_copy(update={section: changed})

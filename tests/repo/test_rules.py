@@ -23,15 +23,17 @@ ROOMS = [
     "features",
     "market",
     "backtest",
+    "checkpoints",
     "train",
     "trainer",
+    "launch",
     "forge",
     "release",
     "serving",
     "monitoring",
     "cli",
 ]
-SHARED = {"params", "errors", "calendar", "dvc_files", "git"}
+SHARED = {"params", "errors", "calendar", "dvc_files", "git", "objects"}
 LONGEST_MODULE, LONGEST_FUNCTION = 500, 80
 TEXT = {".py", ".md", ".yml", ".yaml", ".toml", ".txt", ".json", ".lock", ".dvc", ".in", ".cfg", ".ini", ""}
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ import polars as pl
 import pytest
 import yaml
 
-from sekisho.features import build_features
+from sekisho.checkpoints import Checkpoints
+from sekisho.features.build import build_features
 from sekisho.params import Params, load_params
 from sekisho.trainer import train_fold
 
@@ -99,6 +101,34 @@ class World:
         small_params(self.folder, **overrides)
 
 
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
+    """Stop the run right after the checkpoint of ``update`` was written."""
+    write = Checkpoints.save
+
+    def save(self: Checkpoints, number: int, shared: Any, own: Any) -> bool:
+        saved = write(self, number, shared, own)
+        if number == update:
+            raise Interrupted
+        return saved
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+
+
+def newest_update(folder: Path) -> int:
+    """Update of the checkpoint that the run in ``folder`` would go on from; what is damaged is said."""
+    run = next(
+        json.loads(path.read_bytes())["run"] for path in folder.glob("*.json") if path.stat().st_size > 50
+    )
+    saved = Checkpoints(folder, run).load()
+    assert saved is not None
+    update: int = saved[0]["update"]
+    return update
+
+
 @pytest.fixture
 def make_world(tmp_path: Path) -> Callable[..., World]:
     return lambda **options: World(tmp_path / "world", **options)
@@ -130,7 +160,7 @@ def run_ppo(ppo: ModuleType) -> Callable[..., Path]:
         out = world.folder / name
         train_fold(
             ppo.learn, changed, fold=fold, seed=seed, out=out, bars=world.bars, features=world.features,
-            checkpoints=world.folder / "checkpoints" / name,
+            checkpoints=str(world.folder / "checkpoints" / name),
         )  # fmt: skip
         return out
 

@@ -18,7 +18,9 @@ from sekisho.errors import TrainingError
 from sekisho.market import Agent, TradingMarket
 from sekisho.market.linear_quadratic import LinearQuadratic, LinearUnits, Problem, judge, riccati
 from sekisho.params import ApgParams, load_params
-from sekisho.trainer import Run, Task, load_checkpoint, train_fold
+from sekisho.trainer import Run, Task, train_fold
+
+from .conftest import Interrupted, interrupt_at, newest_update
 
 ROOT = Path(__file__).parents[2]
 TRAINER = ROOT / "training/apg.py"
@@ -52,7 +54,7 @@ def train(apg: ModuleType, world: World) -> Train:
         out: Path = world.folder / name
         train_fold(
             apg.learn, world.params, fold=fold, seed=seed, out=out, bars=world.bars, features=world.features,
-            checkpoints=world.folder / "checkpoints" / name,
+            checkpoints=str(world.folder / "checkpoints" / name),
         )  # fmt: skip
         return out
 
@@ -121,24 +123,13 @@ def test_same_seed_same_bytes_other_seed_another_model(train: Train) -> None:
     assert (one / "model.onnx").read_bytes() != (other / "model.onnx").read_bytes()
 
 
-class Interrupted(Exception):
-    pass
-
-
 @pytest.mark.parametrize("update", [1, 5, 15])
 def test_interrupted_and_resumed_gives_the_same_bytes(
     update: int, train: Train, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train("whole")
-    write = sekisho.trainer.save_checkpoint
-
-    def save(folder: Path, number: int, state: dict[str, Any]) -> None:
-        write(folder, number, state)
-        if number == update:
-            raise Interrupted
-
     with monkeypatch.context() as patch:
-        patch.setattr(sekisho.trainer, "save_checkpoint", save)
+        interrupt_at(patch, update)
         with pytest.raises(Interrupted):
             train("broken")
     assert not (world.folder / "broken").exists()
@@ -166,9 +157,7 @@ def test_rewards_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint(
     monkeypatch.setattr(sekisho.trainer, "TradingMarket", Broken)
     with pytest.raises(TrainingError, match="update 3: the reward is not finite"):
         train("run")
-    saved = load_checkpoint(world.folder / "checkpoints/run")
-    assert saved is not None
-    assert saved["update"] == 2
+    assert newest_update(world.folder / "checkpoints/run") == 2
     assert not (world.folder / "run").exists()
 
 

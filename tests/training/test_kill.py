@@ -65,7 +65,7 @@ def test_five_random_kills_change_no_byte(name: str, world: World, tmp_path: Pat
         assert child.wait() == -signal.SIGKILL
         child.stdout.close()
         assert not broken.exists()
-    assert list((world.folder / "checkpoints").glob("*.pt"))
+    assert list((world.folder / "checkpoints").glob("*.json"))
     subprocess.run(command(trainer, world, broken), env=one, check=True, capture_output=True)
     assert bytes_of(broken) == bytes_of(whole)
     assert json.loads((whole / "run.json").read_text())["threads"] == 1  # pinned, and said so

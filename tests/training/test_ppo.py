@@ -21,6 +21,8 @@ from sekisho.features import load_features
 from sekisho.market import MarketData, derive_units
 from sekisho.params import PpoParams
 
+from .conftest import Interrupted, interrupt_at, newest_update
+
 ROOT = Path(__file__).parents[2]
 TRAINER = ROOT / "training/ppo.py"
 World = Any
@@ -117,22 +119,6 @@ def test_a_validation_window_of_two_bars_is_refused_not_scored_zero(world: World
         trainer.evaluate(agent, data, (len(panel) - 2, len(panel)), world.params.market)
 
 
-class Interrupted(Exception):
-    pass
-
-
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
-    """Stop the run right after the checkpoint of ``update`` was written."""
-    write = trainer.save_checkpoint
-
-    def save(folder: Path, number: int, state: dict[str, Any]) -> None:
-        write(folder, number, state)
-        if number == update:
-            raise Interrupted
-
-    monkeypatch.setattr(trainer, "save_checkpoint", save)
-
-
 @pytest.mark.parametrize("update", [1, 5, 15])
 def test_interrupted_and_resumed_gives_the_same_bytes(
     update: int, world: World, run_ppo: Run, ppo: ModuleType, monkeypatch: pytest.MonkeyPatch
@@ -147,7 +133,9 @@ def test_interrupted_and_resumed_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 not a checkpoint"])
+@pytest.mark.parametrize("damaged", ["*-shared.pt", "*-rank-0-of-1.pt", "*.json"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    damaged: str,
     damage: bytes,
     world: World,
     run_ppo: Run,
@@ -161,11 +149,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
         with pytest.raises(Interrupted):
             run_ppo(world, "broken")
     folder = world.folder / "checkpoints/broken"
-    before, newest = sorted(folder.glob("*.pt"))
+    before, newest = sorted(folder.glob(damaged))
     newest.write_bytes(damage)
-    state = trainer.load_checkpoint(folder)
+    assert before.name.startswith("0000005-")
+    assert newest_update(folder) == 5
     assert newest.name in capsys.readouterr().err
-    assert state["update"] == 5 == int(before.name.split("-")[0])
     assert bytes_of(run_ppo(world, "broken")) == bytes_of(whole)
 
 
@@ -191,7 +179,7 @@ def test_rewards_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint(
     monkeypatch.setattr(trainer, "TradingMarket", Broken)
     with pytest.raises(TrainingError, match="update 3: the reward is not finite"):
         run_ppo(world, "run")
-    assert trainer.load_checkpoint(world.folder / "checkpoints/run")["update"] == 2
+    assert newest_update(world.folder / "checkpoints/run") == 2
     assert not (world.folder / "run").exists()
 
 

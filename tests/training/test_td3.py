@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.test_apg import LOOP, ONE, Interrupted, bytes_of, load
+from tests.training.conftest import Interrupted, interrupt_at, newest_update
+from tests.training.test_apg import LOOP, ONE, bytes_of, load
 
 import sekisho.trainer
+from sekisho.checkpoints import Checkpoints
 from sekisho.errors import TrainingError
 from sekisho.market import Agent, TradingMarket
 from sekisho.market.linear_quadratic import LinearQuadratic, judge, riccati
+from sekisho.market.ranks import Ranks
 from sekisho.params import Td3Params, load_params
-from sekisho.trainer import Run, Task, load_checkpoint, train_fold
+from sekisho.trainer import Run, Task, train_fold
 
 ROOT = Path(__file__).parents[2]
 TRAINER = ROOT / "training/td3.py"
@@ -41,7 +44,7 @@ def train(td3: ModuleType, world: World) -> Train:
         out: Path = world.folder / name
         train_fold(
             td3.learn, world.params, fold=fold, seed=seed, out=out, bars=world.bars, features=world.features,
-            checkpoints=world.folder / "checkpoints" / name,
+            checkpoints=str(world.folder / "checkpoints" / name),
         )  # fmt: skip
         return out
 
@@ -78,15 +81,8 @@ def test_interrupted_and_resumed_gives_the_same_bytes(
     update: int, train: Train, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train("whole", steps=7, updates=3)  # an odd number of minibatches: whose turn it is must be kept
-    write = sekisho.trainer.save_checkpoint
-
-    def save(folder: Path, number: int, state: dict[str, Any]) -> None:
-        write(folder, number, state)
-        if number == update:
-            raise Interrupted
-
     with monkeypatch.context() as patch:
-        patch.setattr(sekisho.trainer, "save_checkpoint", save)
+        interrupt_at(patch, update)
         with pytest.raises(Interrupted):
             train("broken", steps=7, updates=3)
     assert not (world.folder / "broken").exists()
@@ -97,7 +93,12 @@ def test_what_was_met_is_in_the_checkpoint(
     train: Train, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved: list[dict[str, Any]] = []
-    monkeypatch.setattr(sekisho.trainer, "save_checkpoint", lambda folder, update, state: saved.append(state))
+
+    def save(_: Checkpoints, update: int, shared: dict[str, Any], own: dict[str, Any]) -> bool:
+        saved.append(own)
+        return True
+
+    monkeypatch.setattr(Checkpoints, "save", save)
     train("run")
     kept = saved[-1]["stateful"]
     assert kept["count"] == 4096
@@ -129,9 +130,7 @@ def test_rewards_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint(
     monkeypatch.setattr(sekisho.trainer, "TradingMarket", Broken)
     with pytest.raises(TrainingError, match="update 3: the reward is not finite"):
         train("run")
-    saved = load_checkpoint(world.folder / "checkpoints/run")
-    assert saved is not None
-    assert saved["update"] == 2
+    assert newest_update(world.folder / "checkpoints/run") == 2
     assert not (world.folder / "run").exists()
 
 
@@ -152,6 +151,13 @@ def test_a_run_that_would_end_before_it_learns_is_refused(train: Train, first: i
         TrainingError, match=f"td3.first = {first} of 4096 samples.*learning would never begin"
     ):
         train("run", first=first, samples=4200)
+
+
+def test_many_ranks_are_refused(td3: ModuleType) -> None:
+    options = load_params(ROOT / "params.yaml").td3
+    run = Run(Task(LinearQuadratic(ONE, 2), Agent(1, 1, 4, None), lambda: 0.0), 100, ranks=Ranks(0, 2))
+    with pytest.raises(TrainingError, match=r"td3 cannot be shared by 2 ranks(?s:.*)train\.ranks to 1"):
+        td3.learn(run.task, options, 1, run)
 
 
 def test_samples_for_less_than_one_update_are_refused(train: Train) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,12 @@ World = Any
 # A trainer of a few lines: what is tested here is the orchestration, not the learning
 STUB = """
 import argparse, json, pathlib
+from sekisho.params import load_params
+from sekisho.train import Finished, run_key
 parser = argparse.ArgumentParser()
-for name in ("fold", "seed", "out", "bars", "features", "params"):
+for name in ("fold", "seed", "store", "bars", "features", "params"):
     parser.add_argument(f"--{name}")
 args = parser.parse_args()
-out = pathlib.Path(args.out)
 calls = pathlib.Path("calls.txt")
 with calls.open("a") as file:
     file.write(f"{args.fold}/{args.seed} ")
@@ -32,10 +34,15 @@ print("update 1/2", flush=True)
 if pathlib.Path("fail").exists() and args.fold == "1":
     print("the market is closed")
     raise SystemExit(2)
-out.mkdir(parents=True)
+out = pathlib.Path(f"scratch-{args.fold}-{args.seed}")
+out.mkdir(exist_ok=True)
 (out / "model.onnx").write_text(args.seed)
 (out / "run.json").write_text(json.dumps(dict(
     validation_sharpe=1.0, best_update=1, updates=2, samples=8, onnx_sha256=args.fold + args.seed)))
+params = load_params(pathlib.Path(args.params))
+key = run_key(pathlib.Path(args.bars), pathlib.Path(args.features), params, pathlib.Path(__file__))
+if not pathlib.Path("forgets").exists():
+    Finished(args.store, key, params.train.ranks).put(f"fold-{args.fold}/seed-{args.seed}", out)
 """
 
 
@@ -62,7 +69,7 @@ def test_every_fold_and_seed_is_run_and_published_with_metrics(call: Callable[[]
         == names
     )
     assert not Path("build/train/old").exists()
-    assert not list(Path(".sekisho/runs").iterdir())
+    assert not list(Path(".sekisho/runs").rglob("*.tar"))
 
 
 def test_a_second_training_of_the_same_inputs_is_refused_while_the_first_runs(
@@ -86,7 +93,10 @@ def test_a_failed_trainer_is_shown_with_its_last_lines_and_finished_runs_are_kep
     assert not Path("build/train").exists()
     assert not Path("metrics/train.json").exists()
     Path("fail").unlink()
-    finished = {f"{p.parts[-3][5:]}/{p.parts[-2][5:]}" for p in Path(".sekisho/runs").rglob("run.json")}
+    finished = {
+        "/".join(re.findall(r"fold-(\d)\.seed-(\d)-", path.name)[0])
+        for path in Path(".sekisho/runs").rglob("*.tar")
+    }
     Path("calls.txt").unlink()
     call()
     assert set(Path("calls.txt").read_text().split()) == {"0/1", "0/2", "1/1", "1/2"} - finished
@@ -100,7 +110,8 @@ def test_runs_of_an_interrupted_call_with_other_seeds_are_not_published(
         call()
     Path("fail").unlink()
     (work,) = Path(".sekisho/runs").iterdir()
-    shutil.copytree(work / "fold-0/seed-1", work / "fold-0/seed-7")
+    one = next(work.glob("fold-0.seed-1-*"))
+    shutil.copyfile(one, work / one.name.replace("seed-1", "seed-7"))
     names = set(call()["runs"])
     published = {str(p.parent.relative_to("build/train")) for p in Path("build/train").rglob("run.json")}
     assert published == names
@@ -158,19 +169,19 @@ def test_a_symbol_listed_inside_every_training_window_is_trained(
 def test_the_key_changes_with_all_that_determines_the_result(world: World) -> None:
     trainer = ROOT / "training/ppo.py"
 
-    def key(**options: Any) -> str:
-        return run_key(world.bars, world.features, world.params, trainer, **options)
+    def key() -> str:
+        return run_key(world.bars, world.features, world.params, trainer)
 
-    keys = [key(seed=1), key(seed=2)]
+    keys = [key()]
     world.with_params(market={"commission": 0.5})
-    keys.append(key(seed=1))
+    keys.append(key())
     world.with_params(features={"clip": 2.5})
-    keys.append(key(seed=1))
+    keys.append(key())
     world.with_params(gate={"max_drawdown": 0.5})  # read by nothing here
     world.with_params()
-    assert key(seed=1) == keys[0]
+    assert key() == keys[0]
     (world.bars / "2025-01-06.parquet").write_bytes(b"other")
-    keys.append(key(seed=1))
+    keys.append(key())
     assert len(set(keys)) == len(keys)
 
 
@@ -178,7 +189,7 @@ def test_a_run_of_another_torch_is_not_gone_on_with(world: World, monkeypatch: p
     """The same seed under another torch is another run: half of each would be neither."""
 
     def key() -> str:
-        return run_key(world.bars, world.features, world.params, ROOT / "training/ppo.py", seed=1)
+        return run_key(world.bars, world.features, world.params, ROOT / "training/ppo.py")
 
     here = key()
     monkeypatch.setattr("sekisho.train.version", {"torch": "2.0.1"}.__getitem__)

@@ -22,12 +22,33 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--metrics", type=FILE, default=Path("metrics/train.json"), show_default=True, help="Metrics file."
 )
+@click.option(
+    "--run", "name", metavar="fold-N/seed-N", help="Train this one only, and leave it in the store."
+)
+@click.option(
+    "--store",
+    metavar="ADDRESS",
+    default=".sekisho",
+    show_default=True,
+    envvar="SEKISHO_STORE",
+    help="Of finished runs and checkpoints: a folder or s3://….",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as one JSON object.")
-def train(bars: Path, features: Path, out: Path, metrics: Path, as_json: bool) -> None:
-    """Train every walk-forward window and seed; interrupted, the next call goes on."""
-    from sekisho.train import train as run
+def train(
+    bars: Path, features: Path, out: Path, metrics: Path, name: str | None, store: str, as_json: bool
+) -> None:
+    """Train every walk-forward window and seed; interrupted, the next call goes on.
 
-    result = run(load_params(), bars=bars, features=features, out=out, metrics=metrics)
+    SIGTERM saves what is under way and ends with 75: the same call goes on from there.
+    """
+    from sekisho.train import train as run
+    from sekisho.train import train_one
+
+    if name is not None:
+        train_one(load_params(), name, bars=bars, features=features, store=store)
+        click.echo(f"train: {name} is finished → {store}")
+        return
+    result = run(load_params(), bars=bars, features=features, out=out, metrics=metrics, store=store)
     if as_json:
         click.echo(json.dumps(result))
         return

@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_map
 from sekisho.errors import TrainingError
 from sekisho.market.core import Account, bar_table, feature_table, mark, observe, step_accounts
 from sekisho.market.data import MarketData, Units
+from sekisho.market.ranks import ALONE, Ranks
 from sekisho.market.regimes import REGIMES, volatility_regimes
 from sekisho.params import MarketParams
 
@@ -60,6 +61,8 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         compiled: fuse the step with torch.compile; on a GPU it is replayed as a CUDA graph. The first step
             takes seconds. Results differ from the eager ones in the last bits, where operations are fused or
             summed in another order.
+        ranks: processes that share the ``num_envs`` accounts evenly: ``N`` is then this one's part, and
+            episodes start where those of one process would.
 
     ``infos`` of a step, all ``(N,)`` unless noted: ``net_return``, ``gross_return`` and ``cost`` (fractions
     of the equity before the step), ``turnover`` (sum of traded value over equity), ``equity``, ``cash``,
@@ -69,7 +72,7 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
     episode ended.
 
     Raises:
-        TrainingError: the window is shorter than an episode.
+        TrainingError: the window is shorter than an episode, or the accounts cannot be shared out evenly.
     """
 
     def __init__(
@@ -86,8 +89,11 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         capital: float | torch.Tensor | None = None,
         compiled: bool = False,
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
         start, stop = window
+        num_envs = ranks.share(num_envs)
+        self.ranks = ranks
         self.episode_bars = stop - start - 1 if sequential else params.episode_bars
         if start < data.first_bar or stop > len(data) or stop - start < max(self.episode_bars + 1, 2):
             raise TrainingError(
@@ -181,12 +187,11 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
                 )
             self.bar = start.expand(self.num_envs).clone()
         else:
-            self.bar = self._draw_starts(self.num_envs)
+            count = self.num_envs * self.ranks.size
+            self.bar = self.ranks.own(self._draw_starts(count))
             # spread the first ends over time: otherwise all accounts would end together, for ever
-            age = torch.randint(
-                0, self.episode_bars, (self.num_envs,), generator=self.generator, device=self.device
-            )
-            self.age = torch.minimum(age, self.bar - self.start)
+            age = torch.randint(0, self.episode_bars, (count,), generator=self.generator, device=self.device)
+            self.age = torch.minimum(self.ranks.own(age), self.bar - self.start)
         return self._observe(), {}
 
     def step(
@@ -218,9 +223,10 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         truncated = (self.age >= self.episode_bars) | (self.bar + 1 >= self.stop)
         if not self.sequential:
             done = terminated | truncated
-            if bool(done.any()):
+            everywhere = self.ranks.gather(done)
+            if bool(everywhere.any()):
                 infos["final_obs"], infos["_final_obs"] = observation, done
-                observation = self._restart(done, observation)
+                observation = self._restart(done, everywhere, observation)
         return observation, reward, terminated, truncated, infos
 
     def _observe(self) -> torch.Tensor:
@@ -238,10 +244,14 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         assert self._starts is not None  # None for sequential runs only, which draw nothing
         return self._starts[place]
 
-    def _restart(self, who: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """Open the accounts of ``who`` ``(N,)`` anew; their first observations among the others' ``last``."""
+    def _restart(self, who: torch.Tensor, everywhere: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """Open the accounts of ``who`` ``(N,)`` anew; their first observations among the others' ``last``.
+
+        ``everywhere``: the same of the accounts of all ranks, for all of which starts are drawn.
+        """
         which = who.nonzero()[:, 0]
-        bars = self._draw_starts(len(which))
+        before = int(everywhere[: self.ranks.rank * self.num_envs].sum())
+        bars = self._draw_starts(int(everywhere.sum()))[before : before + len(which)]
         self.bar = self.bar.index_copy(0, which, bars)
         self.age = torch.where(who, 0, self.age)
         one, all_ = who[:, None], who[:, None, None]
@@ -260,8 +270,8 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
 
     def load_state(self, state: dict[str, torch.Tensor]) -> torch.Tensor:
         """Go on from ``state``; returns the observation there."""
-        self.account = Account(*(state[name] for name in Account._fields))
-        self.bar, self.age = state["bar"], state["age"]
+        self.account = Account(*(state[name].to(self.device) for name in Account._fields))
+        self.bar, self.age = state["bar"].to(self.device), state["age"].to(self.device)
         self.generator.set_state(state["generator"])
         return self._observe()
 

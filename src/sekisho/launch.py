@@ -1,0 +1,142 @@
+"""The command line of a trainer file: one process, or as many ranks as ``train.ranks`` says under torchrun.
+
+torchrun passes SIGTERM on to the ranks, waits for them, and ends with 1 whatever they ended with; what the
+ranks said is made the exit code here. Several nodes are told by torchrun's own variables (``PET_NNODES``,
+``PET_NODE_RANK``, ``PET_RDZV_ENDPOINT``, …). Where torchrun itself starts the trainer file, this is one rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import parse_args, run
+
+from sekisho.errors import Interrupted, ParamsError, SekishoError
+from sekisho.params import Params, Section, load_params
+from sekisho.train import end_with_parent
+from sekisho.trainer import Learn, train_fold
+
+LOOP = ("evaluate_every", "patience", "checkpoint_every", "device", "ranks")  # of `train:`, also options
+NOTICE = 100  # seconds for the last update and checkpoint: a spot instance is told two minutes before its end
+PLACES = {
+    "out": (Path, None, "folder to publish: model.onnx, curve.csv, run.json"),
+    "store": (str, os.environ.get("SEKISHO_STORE"), "folder or s3://… of finished runs and checkpoints"),
+    "bars": (Path, Path("build/bars"), "validated bars"),
+    "features": (Path, Path("build/features"), "their features"),
+    "checkpoints": (str, None, "folder or s3://… (default: below checkpoints/ of the store, or of .sekisho)"),
+    "tensorboard": (Path, Path("build/tensorboard"), "folder"),
+}
+
+
+def main(learn: Learn) -> None:
+    """Command line of a trainer: every option of its section, of the loop, and the places of the files."""
+    source = Path(inspect.getfile(learn))
+    try:
+        params, given = _given(learn, source)
+        if params.train.ranks > 1 and "RANK" not in os.environ:
+            sys.exit(_under_torchrun(params.train.ranks))
+        if "RANK" in os.environ:
+            end_with_parent()
+        began = time.perf_counter()
+        run = {name: given[name] for name in ("fold", "seed", *PLACES)}
+        new = train_fold(learn, params, **run, told_to_end=_told_to_end())
+        if os.environ.get("RANK", "0") == "0":
+            done = f"trained in {time.perf_counter() - began:.1f} s" if new else "finished already"
+            print(f"fold {given['fold']} seed {given['seed']}: {done}")
+    except SekishoError as error:
+        print(f"{source.stem}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _told_to_end() -> Callable[[], bool]:
+    """Whether SIGTERM has come; from here on it ends nothing by itself."""
+    told = []
+    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+    return lambda: bool(told)
+
+
+def _under_torchrun(ranks: int) -> int:
+    """Run this very command as ``ranks`` processes, over all nodes; the exit code.
+
+    Raises:
+        ParamsError: the ranks cannot be shared out evenly over the nodes.
+    """
+    nodes = int(os.environ.get("PET_NNODES", "1"))
+    if ranks % nodes:
+        raise ParamsError(
+            f"train.ranks = {ranks} cannot be shared out evenly over {nodes} nodes",
+            remedy="take a multiple of the nodes, or other nodes",
+        )
+    words = [f"--nproc-per-node={ranks // nodes}", f"--shutdown-timeout={NOTICE}"]
+    words += ["--standalone"] if nodes == 1 else []
+    try:
+        run(parse_args([*words, *sys.argv]))  # type: ignore[no-untyped-call]
+    except ChildFailedError as error:
+        codes = {failure.exitcode for failure in error.failures.values()}
+        return Interrupted.exit_code if Interrupted.exit_code in codes else SekishoError.exit_code
+    except SignalException:  # passed on to the ranks, which have ended
+        return Interrupted.exit_code
+    return 0
+
+
+def _given(learn: Learn, source: Path) -> tuple[Params, dict[str, Any]]:
+    """The parameters with the options' values, and all options."""
+    early = argparse.ArgumentParser(add_help=False)
+    early.add_argument("--params", type=Path, default=Path("params.yaml"), help="the options' values")
+    file = early.parse_known_args()[0].params
+    params = load_params(file)
+    parser = argparse.ArgumentParser(
+        parents=[early],
+        description=inspect.getdoc(inspect.getmodule(learn)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--fold", type=int, required=True, help="walk-forward window, from 0")
+    parser.add_argument("--seed", type=int, required=True, help="of network, exploration and episodes")
+    for name, (kind, default, meaning) in PLACES.items():
+        shown = f"{meaning} (default: {default})" if default else meaning
+        parser.add_argument(f"--{name}", type=kind, default=default, help=shown)
+    for section, names in ((source.stem, None), ("train", LOOP)):
+        _add_options(parser, file, section, getattr(params, section), names)
+    given = vars(parser.parse_args())
+    if not given["out"] and not given["store"]:
+        parser.error("nowhere to publish: give --out, or --store")
+    for section in (source.stem, "train"):
+        params = _with_options(params, section, given)
+    return params, given
+
+
+def _add_options(
+    parser: argparse.ArgumentParser, file: Path, section: str, values: Section, names: tuple[str, ...] | None
+) -> None:
+    """One option per parameter; what it means is the comment beside it in ``file``."""
+    text = re.split(r"^(\w+):.*$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    comments = dict(re.findall(r"^  (\w+):.*?# (.*)$", text[text.index(section) + 1], flags=re.MULTILINE))
+    group = parser.add_argument_group(section)
+    for name in names or type(values).model_fields:
+        meaning = f"{comments.get(name, '')} (default: {getattr(values, name)})".replace("%", "%%")
+        group.add_argument(f"--{name.replace('_', '-')}", dest=f"{section}.{name}", metavar="", help=meaning)
+
+
+def _with_options(params: Params, section: str, given: dict[str, Any]) -> Params:
+    values: Section = getattr(params, section)
+    changes = {
+        name: given[f"{section}.{name}"]
+        for name in type(values).model_fields
+        if given.get(f"{section}.{name}") is not None
+    }
+    try:
+        changed = type(values).model_validate(values.model_dump() | changes)
+    except ValueError as error:
+        raise ParamsError(str(error), remedy="the ranges are in src/sekisho/params.py") from error
+    return params.model_copy(update={section: changed})

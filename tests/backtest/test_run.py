@@ -25,7 +25,8 @@ from sekisho.backtest.splits import walk_forward
 from sekisho.backtest.words import RULES_JA, best_baseline, summary_english, summary_japanese
 from sekisho.cli.backtest import gate as gate_command
 from sekisho.errors import BacktestError, DataError, ParamsError, Refused, TrainingError
-from sekisho.features import build_features, feature_names, write_finding
+from sekisho.features import feature_names, write_finding
+from sekisho.features.build import build_features
 from sekisho.market import Agent, MarketData, export_onnx
 from sekisho.market.data import delisting_bars
 from sekisho.params import Params, load_params

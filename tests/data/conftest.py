@@ -75,3 +75,9 @@ def set_row() -> Callable[..., Break]:
         )
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test takes from, or leaves anything in, the store of this checkout."""
+    monkeypatch.setenv("SEKISHO_STORE", str(tmp_path.with_name(f"{tmp_path.name}-store")))

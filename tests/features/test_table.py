@@ -14,14 +14,13 @@ from sekisho.cli.features import check_lookahead
 from sekisho.data.panel import Panel, load_panel
 from sekisho.errors import DataError, Refused
 from sekisho.features import (
-    build_features,
-    check_table,
+    build,
     compute_features,
     feature_names,
     load_features,
     lookahead,
-    table,
 )
+from sekisho.features.build import build_features
 from sekisho.params import FeatureParams
 
 Maker = Callable[..., Panel]
@@ -51,10 +50,10 @@ def test_block_by_block_equals_the_whole_history(
     block: int, tmp_path: Path, random_panel: Maker, params: FeatureParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_bars(random_panel(1, sessions=8, missing=0.15), tmp_path / "bars")
-    monkeypatch.setattr(table, "BLOCK_ROWS", block)
-    files, rows = build_features(tmp_path / "bars", tmp_path / "features", params)
+    monkeypatch.setattr(build, "BLOCK_ROWS", block)
+    built = build_features(tmp_path / "bars", tmp_path / "features", params)
     panel = load_panel(tmp_path / "bars")
-    assert (files, rows) == (8, 8 * 8 * 3)
+    assert (built.files, built.rows, len(built.made)) == (8, 8 * 8 * 3, 8)
     loaded = load_features(tmp_path / "features", panel)
     np.testing.assert_array_equal(loaded, compute_features(panel, params))
 
@@ -71,12 +70,10 @@ def test_a_table_that_holds_the_next_bars_feature_is_found_though_the_function_i
         return features
 
     write_bars(random_panel(1, sessions=8, missing=0.15), tmp_path / "bars")
-    monkeypatch.setattr(table, "BLOCK_ROWS", block)
-    build_features(tmp_path / "bars", tmp_path / "honest", params)
-    assert check_table(tmp_path / "bars", tmp_path / "honest", params) == []
-    monkeypatch.setattr(table, "compute_features", leaky)
-    build_features(tmp_path / "bars", tmp_path / "leaky", params)
-    found = check_table(tmp_path / "bars", tmp_path / "leaky", params)
+    monkeypatch.setattr(build, "BLOCK_ROWS", block)
+    assert build_features(tmp_path / "bars", tmp_path / "honest", params).foreign == []
+    monkeypatch.setattr(build, "compute_features", leaky)
+    found = build_features(tmp_path / "bars", tmp_path / "leaky", params).foreign
     assert [leak.feature for leak in found] == [feature_names(params)[1]]
     assert "the training table holds another value" in str(found[0])
 
@@ -87,7 +84,7 @@ def test_a_symbol_that_lists_later_changes_nothing_before(
     panel = random_panel(2, sessions=8, missing=0.0)
     panel.volume[:30, 2], panel.tradable[:30, 2] = 0.0, False
     write_bars(panel, tmp_path / "bars")
-    monkeypatch.setattr(table, "BLOCK_ROWS", 1)
+    monkeypatch.setattr(build, "BLOCK_ROWS", 1)
     build_features(tmp_path / "bars", tmp_path / "features", params)
     whole = load_panel(tmp_path / "bars")
     np.testing.assert_array_equal(

@@ -13,10 +13,19 @@ import click
 
 if TYPE_CHECKING:
     from sekisho.data.survey import Fault
+    from sekisho.partition_store import PartitionStore
 
 PATH = click.Path(path_type=Path)
 DAY = click.DateTime(["%Y-%m-%d"])
 BARS = Path("data/bars")
+store_option = click.option(
+    "--store",
+    envvar="SEKISHO_STORE",
+    default=".sekisho/partitions",
+    show_default=True,
+    show_envvar=True,
+    help="Results by partition, so that none is made twice: a folder, or s3://bucket/prefix.",
+)
 
 
 @click.group()
@@ -34,13 +43,33 @@ def data() -> None:
     "--metrics", type=PATH, default=Path("metrics/validate.json"), show_default=True, help="For the counts."
 )
 @click.option("--params", type=PATH, default=Path("params.yaml"), show_default=True)
+@store_option
+@click.option(
+    "--partition", "labels", multiple=True, metavar="LABEL",
+    help="Check only this one, into the store, and write nothing else; repeatable.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def validate(raw: Path, out: Path, quarantine: Path, metrics: Path, params: Path, as_json: bool) -> None:
+def validate(
+    raw: Path,
+    out: Path,
+    quarantine: Path,
+    metrics: Path,
+    params: Path,
+    store: str,
+    labels: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Check every bar; set bad rows apart; fail where there are too many."""
     from sekisho.data.validate import first_offenders, validate_bars
     from sekisho.params import load_params
+    from sekisho.partition_store import PartitionStore
 
-    counts = validate_bars(raw, out, quarantine, load_params(params).data, metrics)
+    if labels:
+        _validate_some(raw, labels, params, store, as_json)
+        return
+    kept = PartitionStore(store)
+    counts = validate_bars(raw, out, quarantine, load_params(params).data, metrics, kept)
+    show_damage(kept)
     click.echo(
         json.dumps(counts)
         if as_json
@@ -49,6 +78,53 @@ def validate(raw: Path, out: Path, quarantine: Path, metrics: Path, params: Path
     )
     if counts["quarantined_rows"] and not as_json:
         click.echo(first_offenders(quarantine))
+
+
+def _validate_some(raw: Path, labels: tuple[str, ...], params: Path, store: str, as_json: bool) -> None:
+    from sekisho.features.from_store import validate_some
+    from sekisho.params import load_params
+    from sekisho.partition_store import PartitionStore
+
+    kept = PartitionStore(store)
+    made = validate_some(raw, labels, load_params(params), kept)
+    show_damage(kept)
+    click.echo(json.dumps({"made": made}) if as_json else f"{store}: {len(made)} partitions were new")
+
+
+def show_damage(store: PartitionStore) -> None:
+    """Name what the store held damaged, on stderr."""
+    for damage in store.damaged:
+        click.echo(f"sekisho: {damage}", err=True)
+
+
+@data.command()
+@click.option("--raw", type=PATH, default=BARS, show_default=True, help="Folder of raw partitions.")
+@click.option("--params", type=PATH, default=Path("params.yaml"), show_default=True)
+@store_option
+@click.option("--new", is_flag=True, help="Only those whose bars or features the store lacks.")
+@click.option(
+    "--labels", is_flag=True, help="Print their labels alone, as a JSON list: the items of a fan-out."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
+def partitions(raw: Path, params: Path, store: str, new: bool, labels: bool, as_json: bool) -> None:
+    """List the partitions of raw bars, with what the store has of each; no file that DVC tracks is read."""
+    from sekisho.features.from_store import raw_partitions
+    from sekisho.params import load_params
+    from sekisho.partition_store import PartitionStore
+
+    kept = PartitionStore(store)
+    found = raw_partitions(raw, load_params(params), kept)
+    show_damage(kept)
+    shown = [part for part in found if not (new and part.validated and part.featurised)]
+    if labels:
+        click.echo(json.dumps([part.label for part in shown]))
+    elif as_json:
+        click.echo(json.dumps([dataclasses.asdict(part) | {"path": str(part.path)} for part in shown]))
+    else:
+        for part in shown:
+            size = "not here" if part.bytes is None else f"{part.bytes:,}"
+            marks = " ".join(["validated"] * part.validated + ["featurised"] * part.featurised) or "new"
+            click.echo(f"{part.label:<12}{size:>16}  {part.digest}  {marks}")
 
 
 @data.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from sekisho.cli.data import show_damage, store_option
 from sekisho.params import load_params
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -26,32 +27,54 @@ CUTS, SEED = 5, 1  # moments from which on all is changed, beside the short bloc
     show_default=True,
     help="Finding on look-ahead to write; the gate judges it.",
 )
+@store_option
+@click.option(
+    "--partition", "labels", multiple=True, metavar="LABEL",
+    help="Compute only this one, from --raw into the store, and write nothing else; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--raw", type=FOLDER, default=Path("data/bars"), show_default=True, help="Raw bars, for --partition."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
-def features(bars: Path, out: Path, lookahead: Path, as_json: bool) -> None:
+def features(
+    bars: Path, out: Path, lookahead: Path, store: str, labels: tuple[str, ...], raw: Path, as_json: bool
+) -> None:
     """Compute the training table from validated bars, and check that no feature looks ahead."""
-    from sekisho.features import (
-        Foreign,
-        Leak,
-        build_features,
-        check_features,
-        check_table,
-        feature_names,
-        write_finding,
-    )
+    from sekisho.features import Foreign, Leak, check_features, feature_names, write_finding
+    from sekisho.features.build import build_features
+    from sekisho.partition_store import PartitionStore
 
-    params = load_params().features
+    if labels:
+        _featurise(raw, labels, store, as_json)
+        return
+    params, kept = load_params().features, PartitionStore(store)
     names = feature_names(params)
-    files, rows = build_features(bars, out, params)
+    built = build_features(bars, out, params, kept)
+    show_damage(kept)
     leaks: list[Leak | Foreign] = [*check_features(bars, params, cuts=CUTS, seed=SEED)]
     known = {leak.feature for leak in leaks}  # each feature is named once
-    leaks += [other for other in check_table(bars, out, params) if other.feature not in known]
+    leaks += [other for other in built.foreign if other.feature not in known]
     write_finding(leaks, names, CUTS, lookahead)
     if as_json:
-        click.echo(json.dumps({"files": files, "rows": rows, "features": names, "leaks": len(leaks)}))
+        sizes = {"files": built.files, "rows": built.rows, "made": built.made}
+        click.echo(json.dumps(sizes | {"features": names, "leaks": len(leaks)}))
         return
-    click.echo(f"features: {rows:,} rows × {len(names)} features in {files} files → {out}")
+    click.echo(
+        f"features: {built.rows:,} rows × {len(names)} features in {built.files} files → {out}; "
+        f"{len(built.made)} partitions were new"
+    )
     for leak in leaks:
         click.echo(f"features: LOOKS AHEAD, the gate will fail: {leak}", err=True)
+
+
+def _featurise(raw: Path, labels: tuple[str, ...], store: str, as_json: bool) -> None:
+    from sekisho.features.from_store import featurise_some
+    from sekisho.partition_store import PartitionStore
+
+    kept = PartitionStore(store)
+    made = featurise_some(raw, labels, load_params(), kept)
+    show_damage(kept)
+    click.echo(json.dumps({"made": made}) if as_json else f"{store}: {len(made)} partitions were new")
 
 
 @click.command("check-lookahead")

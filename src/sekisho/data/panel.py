@@ -76,6 +76,11 @@ def load_panel(bars: Path, first: dt.date | None = None, last: dt.date | None = 
     table = frame.sort("ts_close", "symbol").collect()
     if table.is_empty():
         raise DataError(f"{bars}: no bars from {first} to {last}", remedy="choose sessions the data has")
+    return dense(table)
+
+
+def dense(table: pl.DataFrame) -> Panel:
+    """The panel of a table of validated bars that is sorted by ``ts_close`` and ``symbol``, not empty."""
     symbols = tuple(table["symbol"].unique().sort())
     grid = (
         table.select("ts_close", "session")

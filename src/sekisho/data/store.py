@@ -16,11 +16,16 @@ from sekisho.errors import DataError
 SHOWN = 3  # names in a message
 
 
+def partition_bytes(frame: pl.DataFrame) -> bytes:
+    """One Parquet file, small and free of dates or host names: equal frames give equal bytes."""
+    buffer = io.BytesIO()
+    frame.rechunk().write_parquet(buffer, compression="zstd", compression_level=12, statistics=False)
+    return buffer.getvalue()
+
+
 def write_partition(frame: pl.DataFrame, path: Path) -> None:
-    """Write one Parquet file, small and free of dates or host names: equal frames give equal bytes."""
-    buffer = io.BytesIO()  # polars' own file writer reports a full disk as a fault of the format
-    frame.write_parquet(buffer, compression="zstd", compression_level=12, statistics=False)
-    path.write_bytes(buffer.getbuffer())
+    """Write one Parquet file; polars' own file writer reports a full disk as a fault of the format."""
+    path.write_bytes(partition_bytes(frame))
 
 
 @contextmanager

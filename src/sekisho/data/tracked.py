@@ -9,6 +9,7 @@ from __future__ import annotations
 import configparser
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from sekisho.errors import DataError
@@ -17,47 +18,71 @@ from sekisho.params import parse_yaml
 SHOWN = 3  # files named in one message
 
 
-def check_tracked(folder: Path, root: Path = Path()) -> None:
-    """Compare the files in ``folder`` with DVC's listing; a folder that DVC does not track passes.
+def check_tracked(folder: Path, root: Path = Path(), only: Collection[str] | None = None) -> dict[str, str]:
+    """Compare the files in ``folder`` with DVC's listing; returns the md5 of each file compared, by its name.
 
-    Source: DVC's file format, version 3 (a folder's md5 names a JSON list of its files' md5 and paths).
+    A folder that DVC does not track passes, with its files hashed all the same. ``only``: names of files that
+    are to be there; the others may be anything or nothing.
 
     Raises:
         DataError: a file is damaged, missing, or not in the listing; names it and its object in the cache.
     """
-    for top in (folder, *folder.parents):
-        pointer = root / f"{top}.dvc"
-        if top.name and pointer.is_file():
-            break
-    else:
-        return
-    cache = _cache(root)
-    listing = _object(cache, str(parse_yaml(pointer.read_bytes())["outs"][0]["md5"]))
-    if not listing.is_file():  # tracked, but neither added nor pulled here: nothing to compare with
-        return
+    expected = listing(folder, root)
+    found = {p.relative_to(root / folder).as_posix() for p in (root / folder).rglob("*") if p.is_file()}
+    if expected is None:
+        return {name: file_md5(root / folder / name) for name in sorted(found if only is None else set(only))}
+    top, pointer = _tracked_top(folder, root)
+    if not found:
+        raise DataError(f"{folder}: nothing there", remedy=f"run `dvc pull {pointer}`")
+    odd = found ^ set(expected) if only is None else set(only) - (found & set(expected))
+    if odd:
+        names = ", ".join(str(folder / name) for name in sorted(odd)[:SHOWN])
+        raise DataError(
+            f"{pointer} names other files than {folder} has: {names}",
+            remedy=f"`dvc add {top}` if you changed them on purpose, else `dvc checkout --force {pointer}`",
+        )
+    hashed = {name: file_md5(root / folder / name) for name in expected if only is None or name in only}
+    for name, md5 in hashed.items():
+        if md5 != expected[name]:
+            raise DataError(
+                f"{folder / name}: not the file of md5 {expected[name]} that {pointer} names",
+                remedy=f"if you changed it on purpose: `dvc add {top}`; else it, or DVC's copy of it, is "
+                f"damaged: remove {folder / name} and {_object(_cache(root), expected[name])}, "
+                f"then `dvc pull {pointer}`",
+            )
+    return hashed
+
+
+def listing(folder: Path, root: Path = Path()) -> dict[str, str] | None:
+    """md5 of every file that DVC knows in ``folder``, by its path there, whether it is on this disk or not.
+
+    None where DVC does not track the folder, or its listing was neither made nor pulled here.
+    Source: DVC's file format, version 3 (a folder's md5 names a JSON list of its files' md5 and paths).
+    """
+    top, pointer = _tracked_top(folder, root)
+    if not pointer:
+        return None
+    path = _object(_cache(root), str(parse_yaml((root / pointer).read_bytes())["outs"][0]["md5"]))
+    if not path.is_file():
+        return None
     inside = folder.relative_to(top).as_posix()
     prefix = "" if inside == "." else f"{inside}/"
-    entries = json.loads(listing.read_bytes())
-    expected = {e["relpath"]: e["md5"] for e in entries if e["relpath"].startswith(prefix)}
-    base = root / top
-    found = {p.relative_to(base).as_posix() for p in (root / folder).rglob("*") if p.is_file()}
-    if not found:
-        raise DataError(f"{folder}: nothing there", remedy=f"run `dvc pull {pointer.name}`")
-    if found != set(expected):
-        names = ", ".join(str(top / name) for name in sorted(found ^ set(expected))[:SHOWN])
-        raise DataError(
-            f"{pointer.name} names other files than {folder} has: {names}",
-            remedy=f"`dvc add {top}` if you changed them on purpose, "
-            f"else `dvc checkout --force {pointer.name}`",
-        )
-    for name, md5 in expected.items():
-        with (base / name).open("rb") as file:
-            if hashlib.file_digest(file, "md5").hexdigest() != md5:
-                raise DataError(
-                    f"{top / name}: not the file of md5 {md5} that {pointer.name} names",
-                    remedy=f"if you changed it on purpose: `dvc add {top}`; else it, or DVC's copy of it, is "
-                    f"damaged: remove {top / name} and {_object(cache, md5)}, then `dvc pull {pointer.name}`",
-                )
+    entries = json.loads(path.read_bytes())
+    return {e["relpath"].removeprefix(prefix): e["md5"] for e in entries if e["relpath"].startswith(prefix)}
+
+
+def _tracked_top(folder: Path, root: Path) -> tuple[Path, str]:
+    """The tracked folder that ``folder`` is or lies in, and its ``.dvc`` file; empty where there is none."""
+    for top in (folder, *folder.parents):
+        if top.name and (root / f"{top}.dvc").is_file():
+            return top, f"{top}.dvc"
+    return folder, ""
+
+
+def file_md5(path: Path) -> str:
+    """The MD5 that DVC knows a file by."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _object(cache: Path, md5: str) -> Path:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +17,15 @@ import polars as pl
 from sekisho.calendar import Calendar
 from sekisho.data.contract import COLUMNS, RULES, check_structure, violations
 from sekisho.data.panel import partitions
-from sekisho.data.store import replaced, write_partition
-from sekisho.data.tracked import check_tracked
+from sekisho.data.store import partition_bytes, replaced
+from sekisho.data.tracked import check_tracked, file_md5
 from sekisho.errors import DataError
 from sekisho.params import DataParams
+from sekisho.partition_store import PartitionStore, code_digest, key_of
 
 SHOWN = 3  # offenders named in a message
+# the code that decides what becomes of a partition's rows and which bytes are written
+JUDGES = ("calendar.py", "data/contract.py", "data/panel.py", "data/store.py", "data/validate.py")
 
 
 @dataclass(frozen=True)
@@ -81,33 +86,50 @@ def _plausible(days: pl.Series) -> list[dt.date]:
     return days.filter(days.dt.year().is_between(1900, 2200)).unique().sort().to_list()
 
 
+@dataclass(frozen=True)
+class Validated:
+    """A partition that was let through: its figures (`_record`), and whether they were made just now.
+
+    ``kept`` and ``bad`` are the Parquet files of the good and of the bad rows; ``bad`` is None without any.
+    """
+
+    record: dict[str, Any]
+    kept: bytes
+    bad: bytes | None
+    made: bool
+
+
 def validate_bars(
-    raw: Path, out: Path, quarantine: Path, params: DataParams, metrics: Path
+    raw: Path,
+    out: Path,
+    quarantine: Path,
+    params: DataParams,
+    metrics: Path,
+    store: PartitionStore | None = None,
 ) -> dict[str, object]:
     """Check every partition of ``raw``; write the good rows, the bad rows and the counts, or nothing at all.
 
     Good rows go to ``out/<label>.parquet`` with their ``session``, bad rows to ``quarantine/<label>.parquet``
-    with ``reason``, ``source`` and ``row``, the counts to ``metrics`` (returned too). Memory is bounded by
-    the largest partition.
+    with ``reason``, ``source`` and ``row``, the counts to ``metrics`` (returned too). Only partitions that
+    ``store`` lacks are judged; the bytes are the same without it. Memory is bounded by the largest partition.
 
     Raises:
         DataError: a file is not the one that DVC tracks, a broken structure, a gap over ``max_gap_bars``,
             partitions out of order, more bad rows than ``max_quarantine_share`` of a partition (names file,
             rule, row, symbol and time); more sessions without a bar than ``max_missing_sessions``.
     """
-    check_tracked(raw)
+    digests = check_tracked(raw)
     ends = BarEnds(Calendar(params.calendar, params.bar))
-    tally, last_end = _Tally(), dict[str, tuple[dt.datetime, str]]()
+    tally = _Tally()
     with replaced(out, quarantine) as (new_out, new_quarantine):
+        order = _Order(new_out)
         for path in partitions(raw):
-            judged = judge(read_partition(path), str(path), ends, params)
-            _check_share(judged, str(path), params)
-            _check_gaps(judged, str(path), params)
-            check_order(judged.kept, str(path), last_end)
-            write_partition(judged.kept, new_out / path.name)
-            if not judged.bad.is_empty():
-                write_partition(judged.bad, new_quarantine / path.name)
-            tally.add(judged)
+            done = validate_partition(path, digests[path.name], ends, params, store)
+            (new_out / path.name).write_bytes(done.kept)
+            order.check(path, done.record)
+            if done.bad is not None:
+                (new_quarantine / path.name).write_bytes(done.bad)
+            tally.add(done.record)
         missing = missing_sessions(tally.sessions, ends.calendar)
         if len(missing) > params.max_missing_sessions:
             raise DataError(
@@ -121,6 +143,65 @@ def validate_bars(
         beside.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
     beside.replace(metrics)
     return counts
+
+
+def validated_key(path: Path, md5: str, params: DataParams) -> str:
+    """Key of a partition's result: all that determines it. No other partition does: see `_Order`.
+
+    Its path is in it because the quarantine names it; how many sessions may be missing is no matter of one.
+    """
+    return key_of(
+        "validated",
+        str(path),
+        md5,
+        params.model_dump(mode="json", exclude={"max_missing_sessions"}),
+        code_digest(JUDGES, ("exchange_calendars", "numpy", "pandera", "polars")),
+    )
+
+
+def validate_partition(
+    path: Path, md5: str, ends: BarEnds, params: DataParams, store: PartitionStore | None
+) -> Validated:
+    """One partition's result, from ``store`` if it is there, else made and put there.
+
+    Raises:
+        DataError: as `validate_bars`, of one partition; the file is no longer the one of ``md5``.
+    """
+    key = validated_key(path, md5, params)
+    record = store.record(key) if store else None
+    if store and record:
+        kept = store.blob(record["kept"])
+        bad = store.blob(record["bad"]) if record["bad"] else None
+        if kept is not None and (bad is not None) == bool(record["bad"]):
+            return Validated(record, kept, bad, made=False)
+    frame = read_partition(path)
+    judged = judge(frame, str(path), ends, params)
+    _check_share(judged, str(path), params)
+    _check_gaps(judged, str(path), params)
+    kept = partition_bytes(judged.kept)
+    bad = None if judged.bad.is_empty() else partition_bytes(judged.bad)
+    record = _record(judged, kept, bad)
+    # the calendar reaches a year from now: what it says of later days is not for ever
+    if store and frame.select((pl.col("ts_close") < dt.datetime.now(dt.UTC)).all()).item():
+        if file_md5(path) != md5:
+            raise DataError(f"{path}: changed while it was read", remedy="run the command again")
+        store.put(key, record, [kept] if bad is None else [kept, bad])
+    return Validated(record, kept, bad, made=True)
+
+
+def _record(judged: Judgement, kept: bytes, bad: bytes | None) -> dict[str, Any]:
+    rules = Counter(rule for reason in judged.bad["reason"] for rule in reason.split(","))
+    return {
+        "kept": hashlib.sha256(kept).hexdigest(),
+        "bad": hashlib.sha256(bad).hexdigest() if bad is not None else None,
+        "rows": len(judged.kept),
+        "bars": judged.kept["ts_close"].n_unique(),
+        "span": [judged.kept["ts_close"].dt.epoch("us").min(), judged.kept["ts_close"].dt.epoch("us").max()],
+        "bad_rows": len(judged.bad),
+        "rules": dict(rules),
+        "symbols": judged.kept["symbol"].unique().sort().to_list(),
+        "sessions": [str(day) for day in judged.kept["session"].unique().sort()],
+    }
 
 
 def read_partition(path: Path) -> pl.DataFrame:
@@ -271,6 +352,38 @@ def missing_words(missing: list[dt.date]) -> str:
     return f"no bar at all in {len(missing)} of the exchange's sessions: {days}"
 
 
+class _Order:
+    """Does time increase from partition to partition, per symbol? The only rule that reaches across a border.
+
+    A partition that begins after all before it have ended needs no look at its symbols. Where one does not,
+    `check_order` reads all of them, once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder  # of the partitions' good rows
+        self._seen: list[Path] = []
+        self._end: int | None = None  # of all so far, microseconds
+        self._by_symbol: dict[str, tuple[dt.datetime, str]] | None = None
+
+    def check(self, path: Path, record: dict[str, Any]) -> None:
+        first, last = record["span"]
+        self._seen.append(path)
+        if first is None:
+            return
+        if self._by_symbol is None and self._end is not None and first <= self._end:
+            self._by_symbol = {}
+            for earlier in self._seen[:-1]:
+                self._look(earlier)
+        if self._by_symbol is not None:
+            self._look(path)
+        self._end = last if self._end is None else max(self._end, last)
+
+    def _look(self, path: Path) -> None:
+        assert self._by_symbol is not None
+        kept = pl.read_parquet(self.folder / path.name, columns=["symbol", "ts_close"], glob=False)
+        check_order(kept, str(path), self._by_symbol)
+
+
 @dataclass
 class _Tally:
     partitions: int = 0
@@ -280,13 +393,13 @@ class _Tally:
     symbols: set[str] = field(default_factory=set)
     sessions: set[dt.date] = field(default_factory=set)
 
-    def add(self, judged: Judgement) -> None:
+    def add(self, record: dict[str, Any]) -> None:
         self.partitions += 1
-        self.rows += len(judged.kept)
-        self.bad += len(judged.bad)
-        self.rules.update(rule for reason in judged.bad["reason"] for rule in reason.split(","))
-        self.symbols.update(judged.kept["symbol"].unique())
-        self.sessions.update(judged.kept["session"].unique())
+        self.rows += record["rows"]
+        self.bad += record["bad_rows"]
+        self.rules.update(record["rules"])
+        self.symbols.update(record["symbols"])
+        self.sessions.update(map(dt.date.fromisoformat, record["sessions"]))
 
     def counts(self) -> dict[str, object]:
         return {

@@ -15,6 +15,7 @@ from sekisho.data.panel import Panel
 from sekisho.params import FeatureParams
 
 Float = npt.NDArray[np.float64]
+CLOCKS = ("time_of_day", "session_start")  # of a bar, the same for every asset
 
 
 def feature_names(params: FeatureParams) -> tuple[str, ...]:
@@ -25,8 +26,7 @@ def feature_names(params: FeatureParams) -> tuple[str, ...]:
         *(f"relative_return_{w}" for w in windows),
         "volume_share",
         "volatility_ratio",
-        "time_of_day",
-        "session_start",
+        *CLOCKS,
     )
 
 

@@ -1,7 +1,7 @@
 """Proof by experiment that no feature looks ahead: change the future, compare the past bit for bit.
 
 What is proved of the function holds for the table that is trained on only where the table is what the
-function gives: so the whole table is compared with it, bit for bit.
+function gives: so each partition is compared with it, bit for bit, when it is made (`features.build`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from sekisho.data.panel import Panel, load_panel, partitions
-from sekisho.errors import DataError
+from sekisho.data.panel import Panel, dense, partitions
 from sekisho.features import compute
-from sekisho.features.table import blocks, load_features, survey, tail_start
 from sekisho.params import FeatureParams
 
 ROWS = 1_000_000  # bars × symbols that are changed at most: a feature leaks in these or in none
@@ -98,14 +96,16 @@ def check_features(bars: Path, params: FeatureParams, *, cuts: int, seed: int) -
     Raises:
         DataError: no bars there.
     """
-    rows, first = 0, None
+    newest: list[Path] = []
+    rows = 0
     for path in reversed(partitions(bars)):
-        days = pl.scan_parquet(path, glob=False).select(pl.len(), first=pl.col("session").min()).collect()
-        rows += days["len"].item()
-        if first is not None and rows > ROWS:
+        rows += pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
+        if newest and rows > ROWS:
             break
-        first = days["first"].item()
-    panel = load_panel(bars, first)
+        newest.append(path)
+    panel = dense(pl.scan_parquet(newest, glob=False).sort("ts_close", "symbol").collect())
+    kept = max(ROWS // len(panel.symbols), 4 * compute.lookback(params))  # a large partition's last bars
+    panel = panel.rows(max(len(panel) - kept, 0), len(panel))
     return find_leaks(
         panel,
         lambda p: compute.compute_features(p, params),
@@ -114,33 +114,6 @@ def check_features(bars: Path, params: FeatureParams, *, cuts: int, seed: int) -
         cuts=cuts,
         seed=seed,
     )
-
-
-def check_table(bars: Path, table: Path, params: FeatureParams) -> list[Foreign]:
-    """Features of the training ``table`` that differ anywhere from `compute_features` of ``bars``.
-
-    Block by block like the table, each with the lookback before it.
-
-    Raises:
-        DataError: no bars; a table of other bars or with other features.
-    """
-    names, found = compute.feature_names(params), dict[str, Foreign]()
-    parts, _ = survey(bars)
-    for first, last in blocks(parts):
-        start = tail_start(parts, first, compute.lookback(params))
-        panel = load_panel(bars, parts[start].first, parts[last].last)
-        expected, held = compute.compute_features(panel, params), load_features(table, panel)
-        if held.shape != expected.shape:
-            raise DataError(
-                f"{table}: {held.shape[2]} features, params.yaml asks for {expected.shape[2]}",
-                remedy="run `dvc repro features`",
-            )
-        differs = ~((held == expected) | (np.isnan(held) & np.isnan(expected)))
-        differs &= (panel.session >= np.datetime64(parts[first].first))[:, None, None]
-        for index in np.flatnonzero(differs.any(axis=(0, 1))).tolist():
-            bar = panel.ts_close[int(np.argmax(differs[:, :, index].any(axis=1)))]
-            found.setdefault(names[index], Foreign(names[index], bar))
-    return list(found.values())
 
 
 def write_finding(leaks: Sequence[Leak | Foreign], names: Sequence[str], cuts: int, path: Path) -> None:

@@ -1,0 +1,147 @@
+"""Single partitions, from raw bars through the store: what the machines of a fan-out do side by side.
+
+Such a machine holds no ``build/bars``: it takes the validated bars of its partition and of those in the
+lookback from the store, and validates the ones that are not there.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from sekisho.calendar import Calendar
+from sekisho.data.tracked import check_tracked, file_md5, listing
+from sekisho.data.validate import BarEnds, validate_partition, validated_key
+from sekisho.errors import DataError
+from sekisho.features.build import Part, feature_key, features_of
+from sekisho.features.compute import lookback
+from sekisho.params import Params
+from sekisho.partition_store import PartitionStore
+
+READERS = 16  # small records of a store asked for side by side
+SHOWN = 3  # names in a message
+
+
+@dataclass(frozen=True)
+class RawPartition:
+    """A partition of raw bars as DVC's listing or the folder has it, and what the store has of it."""
+
+    label: str
+    path: Path
+    bytes: int | None  # None: DVC knows it, but it is not on this disk
+    digest: str  # MD5, DVC's name of the file
+    validated: bool
+    featurised: bool
+
+
+def raw_partitions(raw: Path, params: Params, store: PartitionStore) -> list[RawPartition]:
+    """All partitions in time order. Where DVC tracks the folder its listing suffices: no file is read.
+
+    Raises:
+        DataError: no partitions; the store cannot be read.
+    """
+    digests = _digests(raw)
+    keys = store.keys()
+    own = {name: validated_key(raw / name, md5, params.data) for name, md5 in digests.items()}
+    with ThreadPoolExecutor(READERS) as pool:
+        records = list(pool.map(lambda key: store.record(key) if key in keys else None, own.values()))
+    found, parts = [], list[Part]()
+    complete_from = 0  # parts before it miss one behind them: their lookback cannot be told
+    for (name, md5), record in zip(digests.items(), records, strict=True):
+        path = raw / name
+        if record is None:
+            parts, complete_from = [], complete_from + len(parts) + 1
+            featurised = False
+        else:
+            parts.append(_part(path, record, store))
+            reached = sum(part.bars for part in parts[:-1]) >= lookback(params.features)
+            known = complete_from == 0 or reached
+            featurised = known and feature_key(parts, len(parts) - 1, params.features) in keys
+        size = path.stat().st_size if path.is_file() else None
+        found.append(RawPartition(path.stem, path, size, md5, record is not None, featurised))
+    return found
+
+
+def validate_some(raw: Path, labels: Collection[str], params: Params, store: PartitionStore) -> list[str]:
+    """Validate the named partitions into the store; returns those that were not there.
+
+    Raises:
+        DataError: no partition of such a name; as `validate_partition`.
+    """
+    names = _named(raw, labels)
+    digests = check_tracked(raw, only=names)
+    ends = BarEnds(Calendar(params.data.calendar, params.data.bar))
+    done = {name: validate_partition(raw / name, digests[name], ends, params.data, store) for name in names}
+    return [Path(name).stem for name, result in done.items() if result.made]
+
+
+def featurise_some(raw: Path, labels: Collection[str], params: Params, store: PartitionStore) -> list[str]:
+    """Compute the named partitions' features into the store; returns those that were not there.
+
+    Raises:
+        DataError: no partition of such a name, or one before it is not on this disk; as `validate_partition`.
+    """
+    made = []
+    for name in _named(raw, labels):
+        parts = list(_with_lookback(raw, name, params, store))[::-1]
+        done = features_of(parts, [len(parts) - 1], params.features, store)
+        made += [part.label for part, _, _, is_new in done if is_new]
+    return made
+
+
+def _digests(raw: Path) -> dict[str, str]:
+    known = listing(raw)
+    if known is None:
+        known = {path.name: file_md5(path) for path in raw.glob("*.parquet")}
+    names = sorted(name for name in known if name.endswith(".parquet") and "/" not in name)
+    if not names:
+        raise DataError(f"{raw}: no Parquet file there", remedy="run `dvc pull data.dvc`")
+    return {name: known[name] for name in names}
+
+
+def _names(raw: Path) -> list[str]:
+    known = listing(raw)
+    return sorted(path.name for path in raw.glob("*.parquet")) if known is None else list(_digests(raw))
+
+
+def _named(raw: Path, labels: Collection[str]) -> list[str]:
+    names, wanted = _names(raw), {f"{label}.parquet" for label in labels}
+    if unknown := sorted(wanted - set(names)):
+        raise DataError(
+            f"--partition {Path(unknown[0]).stem}: {raw} has no such partition",
+            remedy="`sekisho data partitions` lists them",
+        )
+    return [name for name in names if name in wanted]
+
+
+def _with_lookback(raw: Path, name: str, params: Params, store: PartitionStore) -> Iterator[Part]:
+    """The named partition and those before it as far as the lookback reaches, newest first."""
+    names = _names(raw)
+    ends = BarEnds(Calendar(params.data.calendar, params.data.bar))
+    needed = lookback(params.features)
+    for index in range(names.index(name), -1, -1):
+        path = raw / names[index]
+        md5 = check_tracked(raw, only=[names[index]])[names[index]]
+        part = _part(path, validate_partition(path, md5, ends, params.data, store).record, store)
+        yield part
+        needed -= part.bars if names[index] != name else 0
+        if needed <= 0:
+            return
+
+
+def _part(path: Path, record: dict[str, Any], store: PartitionStore) -> Part:
+    def read() -> pl.DataFrame:
+        content = store.blob(record["kept"])
+        if content is None:
+            raise DataError(f"{path}: its validated bars left the store", remedy="run the command again")
+        return pl.read_parquet(io.BytesIO(content))
+
+    first, last = (dt.date.fromisoformat(record["sessions"][end]) for end in (0, -1))
+    return Part(path.stem, record["kept"], first, last, record["bars"], record["rows"], read)

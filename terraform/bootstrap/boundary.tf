@@ -6,7 +6,7 @@ resource "aws_iam_policy" "boundary" {
     Version = "2012-10-17"
     Statement = [
       { Sid = "Services", Effect = "Allow", Resource = "*",
-        Action = ["s3:*", "kms:*", "logs:*", "cloudwatch:*", "aps:*", "firehose:*", "sqs:*", "ec2:*", "ecr:*", "eks:*",
+        Action = ["s3:*", "kms:*", "logs:*", "cloudwatch:*", "aps:*", "firehose:*", "elasticfilesystem:Describe*", "sqs:*", "ec2:*", "ecr:*", "eks:*",
           "eks-auth:*", "elasticloadbalancing:*", "autoscaling:Describe*", "ssm:GetParameter*", "ssm:DescribeParameters",
           "pricing:GetProducts", "servicequotas:*", "iam:List*", "iam:Get*", "iam:*InstanceProfile*", "iam:PassRole",
       "iam:CreateServiceLinkedRole", "sns:*", "events:*"] },

@@ -26,7 +26,8 @@ ZONES = 3
 FREE = {
     "aws_budgets_budget", "aws_ce_anomaly_monitor", "aws_ce_anomaly_subscription",
     "aws_ce_cost_allocation_tag", "aws_cloudwatch_event_target", "aws_cloudwatch_log_subscription_filter",
-    "aws_default_security_group", "aws_ebs_encryption_by_default", "aws_eks_access_entry",
+    "aws_default_security_group", "aws_ebs_encryption_by_default", "aws_ec2_tag", "aws_efs_access_point",
+    "aws_efs_mount_target", "aws_eks_access_entry",
     "aws_eks_access_policy_association", "aws_eks_addon", "aws_eks_pod_identity_association",
     "aws_iam_openid_connect_provider", "aws_iam_policy", "aws_iam_role", "aws_iam_role_policy",
     "aws_iam_role_policy_attachment", "aws_internet_gateway", "aws_kms_alias", "aws_launch_template",

@@ -66,6 +66,10 @@ def holds(operator: str, key: str, wanted: list[str], context: Context) -> bool:
         return any(
             compare(operator.removeprefix("ForAnyValue:"), wanted, value) for value in listed(actual or [])
         )
+    if operator.startswith("ForAllValues:"):  # met by a missing key too
+        return all(
+            compare(operator.removeprefix("ForAllValues:"), wanted, value) for value in listed(actual or [])
+        )
     if operator.endswith("IfExists"):
         return actual is None or holds(operator.removesuffix("IfExists"), key, wanted, context)
     if operator in NEGATED:

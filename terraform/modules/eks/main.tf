@@ -1,6 +1,14 @@
 # Private API, secrets encrypted with an own key, every control-plane log, access by entries only.
 locals {
   logs = ["api", "audit", "authenticator", "controllerManager", "scheduler"]
+  addons = {                                                                      # name to settings
+    "vpc-cni"                      = jsonencode({ enableNetworkPolicy = "true" }) # else no NetworkPolicy has an effect
+    "kube-proxy"                   = null
+    "coredns"                      = null
+    "eks-pod-identity-agent"       = null
+    "aws-efs-csi-driver"           = null
+    "aws-mountpoint-s3-csi-driver" = jsonencode({ node = { tolerateAllTaints = true } }) # every NodePool of ours is tainted
+  }
 }
 
 resource "aws_cloudwatch_log_group" "control_plane" {
@@ -58,6 +66,13 @@ resource "aws_eks_cluster" "this" {
   depends_on = [aws_cloudwatch_log_group.control_plane, aws_iam_role_policy_attachment.cluster]
 }
 
+# the group that EKS makes for the cluster: Karpenter finds it by this tag, as it finds the subnets
+resource "aws_ec2_tag" "discovery" {
+  resource_id = aws_eks_cluster.this.vpc_config[0].cluster_security_group_id
+  key         = "karpenter.sh/discovery"
+  value       = var.name
+}
+
 resource "aws_security_group" "api" {
   name        = "${var.name}-api"
   description = "HTTPS from the VPC to the private API"
@@ -74,9 +89,10 @@ resource "aws_vpc_security_group_ingress_rule" "api" {
 }
 
 resource "aws_eks_addon" "this" {
-  for_each     = toset(["vpc-cni", "kube-proxy", "coredns", "eks-pod-identity-agent"])
-  cluster_name = aws_eks_cluster.this.name
-  addon_name   = each.key
+  for_each             = local.addons
+  cluster_name         = aws_eks_cluster.this.name
+  addon_name           = each.key
+  configuration_values = each.value
 }
 
 resource "aws_eks_access_entry" "administrator" {

@@ -40,7 +40,16 @@ resource "aws_launch_template" "system" {
       encrypted   = true
     }
   }
+  dynamic "tag_specifications" { # the group's own tags do not reach what it launches
+    for_each = toset(["instance", "volume", "network-interface"])
+    content {
+      resource_type = tag_specifications.key
+      tags          = data.aws_default_tags.this.tags
+    }
+  }
 }
+
+data "aws_default_tags" "this" {}
 
 resource "aws_eks_node_group" "system" {
   cluster_name    = aws_eks_cluster.this.name
@@ -69,6 +78,7 @@ resource "aws_eks_node_group" "system" {
     value  = "true"
     effect = "NO_SCHEDULE"
   }
+  # EKS itself lets the group's role in, Karpenter's nodes with it: an access entry of ours would be its second
   depends_on = [aws_iam_role_policy_attachment.node]
 }
 

@@ -37,12 +37,6 @@ resource "aws_eks_pod_identity_association" "controller" {
   role_arn        = aws_iam_role.controller.arn
 }
 
-resource "aws_eks_access_entry" "node" {
-  cluster_name  = var.cluster_name
-  principal_arn = var.node_role_arn
-  type          = "EC2_LINUX"
-}
-
 resource "aws_sqs_queue" "interruptions" {
   name                      = "${var.name}-interruptions"
   message_retention_seconds = 300 # a warning is of no use after the node is gone

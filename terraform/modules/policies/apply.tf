@@ -13,7 +13,7 @@ locals {
       Action = ["ec2:Describe*", "eks:Describe*", "eks:List*", "logs:Describe*", "logs:List*", "cloudwatch:Describe*",
         "cloudwatch:List*", "kms:Describe*", "kms:List*", "kms:GetKeyPolicy", "kms:GetKeyRotationStatus", "iam:Get*",
         "iam:List*", "sns:Get*", "sns:List*", "sqs:Get*", "sqs:List*", "events:Describe*", "events:List*",
-        "firehose:Describe*", "firehose:List*", "aps:Describe*", "aps:List*", "budgets:View*", "budgets:List*",
+        "firehose:Describe*", "firehose:List*", "elasticfilesystem:Describe*", "aps:Describe*", "aps:List*", "budgets:View*", "budgets:List*",
     "ce:Get*", "ce:List*", "ssm:Describe*", "ssm:List*", "s3:Get*Configuration", "s3:GetBucket*", "s3:ListBucket"] },
     { Sid = "StatesRead", Effect = "Allow", Resource = local.states, Action = ["s3:GetObject"] },
     { Sid = "StateKeyRead", Effect = "Allow", Resource = local.keys_arn, Action = ["kms:Decrypt"],
@@ -26,7 +26,7 @@ locals {
 
   apply = [
     { Sid = "Build", Effect = "Allow", Resource = ["*"], # creating has no resource yet; the account is the limit
-      Action = ["ec2:*", "eks:*", "logs:*", "cloudwatch:*", "sns:*", "sqs:*", "events:*", "firehose:*", "aps:*", "budgets:*",
+      Action = ["ec2:*", "eks:*", "logs:*", "cloudwatch:*", "sns:*", "sqs:*", "events:*", "firehose:*", "elasticfilesystem:*", "aps:*", "budgets:*",
     "ce:*", "kms:Create*", "kms:Describe*", "kms:Get*", "kms:List*", "kms:Put*", "kms:Tag*", "kms:Update*", "kms:Enable*"] },
     { Sid = "Buckets", Effect = "Allow", Resource = ["arn:aws:s3:::${var.name}-*"], # buckets, not objects: no "/"
     Action = ["s3:CreateBucket", "s3:Get*Configuration", "s3:GetBucket*", "s3:ListBucket", "s3:PutBucket*", "s3:Put*Configuration"] },

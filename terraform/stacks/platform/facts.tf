@@ -1,20 +1,23 @@
-# What the things in git must know of the cluster, and nothing secret. Argo CD's one apply reads them (README.md).
+# What the things in git must know of the cluster, and nothing secret: deploy/clusters/<environment>/facts/facts.env is
+# written from them (docs/en/terraform.md).
 locals {
   # from names, so that a plan shows the policies that carry them
   cluster_arn   = "arn:aws:eks:${var.region}:${var.account_id}:cluster/${var.name}"
   node_role_arn = "arn:aws:iam::${var.account_id}:role/${var.name}-node"
 
   facts = {
-    cluster-name        = module.eks.cluster.name
-    cluster-endpoint    = module.eks.cluster.endpoint
-    cluster-ca          = module.eks.cluster.ca
-    cluster-version     = module.eks.cluster.version
-    node-role           = module.eks.node_role.name
-    interruption-queue  = module.karpenter.queue
-    prometheus-endpoint = module.observability.prometheus
-    topic-page          = module.observability.topics["page"]
-    topic-notice        = module.observability.topics["notice"]
-    private-subnets     = jsonencode(module.network.private_subnets)
+    cluster-name       = module.eks.cluster.name
+    cluster-endpoint   = module.eks.cluster.endpoint
+    cluster-ca         = module.eks.cluster.ca
+    cluster-version    = module.eks.cluster.version
+    node-role          = module.eks.node_role.name
+    interruption-queue = module.karpenter.queue
+    remote-write       = "${module.observability.prometheus}api/v1/remote_write"
+    predictions-volume = module.volumes.predictions
+    security-group     = module.eks.cluster.security
+    topic-page         = module.observability.topics["page"]
+    topic-notice       = module.observability.topics["notice"]
+    private-subnets    = jsonencode(module.network.private_subnets)
   }
 }
 

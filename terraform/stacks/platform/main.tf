@@ -29,6 +29,15 @@ module "eks" {
   boundary_arn       = local.boundary_arn
 }
 
+module "volumes" {
+  source     = "../../modules/volumes"
+  name       = var.name
+  account_id = var.account_id
+  vpc_id     = module.network.vpc_id
+  cidr       = var.network.cidr
+  subnet_ids = module.network.private_subnets
+}
+
 module "karpenter" {
   source        = "../../modules/karpenter"
   name          = var.name

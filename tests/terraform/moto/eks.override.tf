@@ -28,3 +28,8 @@ resource "aws_launch_template" "system" {
     ignore_changes = [tag_specifications]
   }
 }
+
+# moto 5.2 makes no security group for a cluster, so there is none to tag.
+resource "aws_ec2_tag" "discovery" {
+  count = 0
+}

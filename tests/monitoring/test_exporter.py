@@ -1,24 +1,27 @@
-"""The exporter's gauges, the relay's one call, and the page for the desk."""
+"""The exporter's gauges, and the page for the desk."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.monitoring.listening import running
 
 from sekisho.calendar import Calendar
-from sekisho.monitoring.exporter import RETRAIN, metrics, serve_metrics
-from sekisho.monitoring.relay import is_call, serve_relay
+from sekisho.errors import CannotCheck, DataError
+from sekisho.monitoring.exporter import metrics, serve_metrics
+from sekisho.monitoring.published import RETRAIN, VerdictStore, publish
 from sekisho.monitoring.status_page import write_status_page
 from sekisho.monitoring.verdict import Alarm, State, Verdict
+from sekisho.objects import Objects
 
 TOKYO = Calendar("XTKS", "5min")
 DRIFT = Alarm("mean", "return_3 of SYN1", 300.0, 252.0, "2026-07-01", "e-detector")
@@ -28,7 +31,14 @@ def at(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
 
 
-def verdict(state: State, when: str, *alarms: Alarm, digest: str = "a") -> Verdict:
+def verdict(
+    state: State,
+    when: str,
+    *alarms: Alarm,
+    digest: str = "a",
+    as_of: str | None = None,
+    environment: str = "production",
+) -> Verdict:
     problems = ["broken"] if state == "cannot-judge" else []
     level = {"2026-07-01": 3.0}
     return Verdict(
@@ -44,11 +54,24 @@ def verdict(state: State, when: str, *alarms: Alarm, digest: str = "a") -> Verdi
         threshold=252.0,
         cusum_threshold=12.0,
         checked_at=at(when).isoformat(),
+        as_of=at(as_of or when).isoformat(),
+        environment=environment,
     )
 
 
+def put(folder: Path, one: Verdict, answer: dict[str, Any] | None = None) -> str:
+    """Publish as drift.yml does; the verdict's name."""
+    with tempfile.TemporaryDirectory() as beside:
+        one.write(Path(beside) / "verdict.json")
+        if answer is not None:
+            (Path(beside) / RETRAIN).write_text(json.dumps(answer))
+        return publish(Path(beside) / "verdict.json", Objects(str(folder)))[0]
+
+
 def gauges(folder: Path, now: str) -> dict[str, float]:
-    lines = metrics(TOKYO, folder, at(now)).splitlines()
+    store = VerdictStore(Objects(str(folder)))
+    store.refresh(at(now))
+    lines = metrics(TOKYO, store, at(now)).splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
@@ -70,102 +93,170 @@ def test_the_exchanges_hours_are_those_of_its_calendar(
     assert found['market_last_close_timestamp_seconds{calendar="XTKS"}'] == at(close).timestamp()
 
 
+P = 'environment="production",model="policy"'
+
+
 def test_the_newest_verdict_counts_and_an_anomaly_begins_with_its_first(tmp_path: Path) -> None:
-    history = (
-        ("1", verdict("alarm", "2026-07-01T08:00", DRIFT, digest="0")),
-        ("2", verdict("ok", "2026-07-02T08:00")),
-        ("3", verdict("alarm", "2026-07-03T08:00", DRIFT)),
-        ("4", verdict("cannot-judge", "2026-07-04T08:00")),
-        ("5", verdict("alarm", "2026-07-05T08:00", DRIFT)),
-    )
-    for name, one in history:
-        one.write(tmp_path / name / "verdict.json")
-    (tmp_path / "5" / "other.json").write_text("{}")
+    for one in (
+        verdict("alarm", "2026-07-01T08:00", DRIFT, digest="0"),
+        verdict("ok", "2026-07-02T08:00"),
+        verdict("alarm", "2026-07-03T08:00", DRIFT),
+        verdict("cannot-judge", "2026-07-04T08:00"),
+        verdict("alarm", "2026-07-05T08:00", DRIFT),
+    ):
+        put(tmp_path, one)
     found = gauges(tmp_path, "2026-07-06T00:00")
-    assert found['sekisho_check_timestamp_seconds{model="policy"}'] == at("2026-07-05T08:00").timestamp()
-    assert found['sekisho_verdict{model="policy",state="alarm"}'] == 1
-    assert found['sekisho_verdict{model="policy",state="ok"}'] == 0
-    assert found['sekisho_action{model="policy",action="propose"}'] == 1
-    assert found['sekisho_alarm{model="policy",family="mean"}'] == 1
-    since = 'sekisho_alarm_since_timestamp_seconds{model="policy"}'
+    assert found[f"sekisho_check_timestamp_seconds{{{P}}}"] == at("2026-07-05T08:00").timestamp()
+    assert found[f'sekisho_verdict{{{P},state="alarm"}}'] == 1
+    assert found[f'sekisho_verdict{{{P},state="ok"}}'] == 0
+    assert found[f'sekisho_action{{{P},action="propose"}}'] == 1
+    assert found[f'sekisho_alarm{{{P},family="mean"}}'] == 1
+    assert found["sekisho_verdicts_unreadable"] == 0
+    assert found["sekisho_verdicts_refreshed_timestamp_seconds"] == at("2026-07-06T00:00").timestamp()
+    since = f"sekisho_alarm_since_timestamp_seconds{{{P}}}"
     assert found[since] == at("2026-07-03T08:00").timestamp()
-    assert found['sekisho_retrain_answered{model="policy"}'] == 0
-    (tmp_path / "5" / RETRAIN).write_text(json.dumps({"number": 7, "waits": False}))
-    assert gauges(tmp_path, "2026-07-06T00:00")['sekisho_retrain_answered{model="policy"}'] == 1
-    (tmp_path / "5" / RETRAIN).write_text(json.dumps({"number": None, "waits": True}))
-    assert gauges(tmp_path, "2026-07-06T00:00")['sekisho_retrain_cooldown{model="policy"}'] == 1
-    verdict("ok", "2026-07-06T08:00", digest="c").write(tmp_path / "6" / "verdict.json")
+    assert found[f"sekisho_retrain_answered{{{P}}}"] == 0
+    again = verdict("alarm", "2026-07-05T08:00", DRIFT)
+    put(tmp_path, again, {"number": 7, "waits": False})
+    assert gauges(tmp_path, "2026-07-06T00:00")[f"sekisho_retrain_answered{{{P}}}"] == 1
+    put(tmp_path, again, {"number": None, "waits": True})
+    assert gauges(tmp_path, "2026-07-06T00:00")[f"sekisho_retrain_cooldown{{{P}}}"] == 1
+    put(tmp_path, verdict("ok", "2026-07-06T08:00", digest="c"))
     assert since not in gauges(tmp_path, "2026-07-07T00:00")
 
 
-@contextmanager
-def running(server: HTTPServer) -> Iterator[str]:
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def test_the_answer_that_comes_after_the_verdict_is_seen_by_the_same_exporter(tmp_path: Path) -> None:
+    store = VerdictStore(Objects(str(tmp_path)))
+    one = verdict("alarm", "2026-07-05T08:00", DRIFT)
+    put(tmp_path, one)
+    store.refresh(at("2026-07-05T08:01"))
+    assert f"sekisho_retrain_answered{{{P}}} 0" in metrics(TOKYO, store, at("2026-07-05T08:01"))
+    put(tmp_path, one, {"number": 7, "waits": False})
+    store.refresh(at("2026-07-05T08:02"))
+    assert f"sekisho_retrain_answered{{{P}}} 1" in metrics(TOKYO, store, at("2026-07-05T08:02"))
+
+
+def test_a_look_back_at_an_old_day_and_another_environment_hide_no_alarm(tmp_path: Path) -> None:
+    loss = Alarm("session-loss", "fraction of equity lost", 0.1, 0.04, "2026-07-05")
+    put(tmp_path, verdict("alarm", "2026-07-05T08:00", loss))
+    put(tmp_path, verdict("ok", "2026-07-05T09:00", as_of="2026-07-01T23:59"))
+    put(tmp_path, verdict("ok", "2026-07-05T10:00", environment="staging"))
+    found = gauges(tmp_path, "2026-07-06T00:00")
+    assert found[f'sekisho_alarm{{{P},family="session-loss"}}'] == 1
+    assert found[f"sekisho_check_timestamp_seconds{{{P}}}"] == at("2026-07-05T08:00").timestamp()
+    staging = 'environment="staging",model="policy"'
+    assert found[f'sekisho_alarm{{{staging},family="session-loss"}}'] == 0
+    put(tmp_path, verdict("ok", "2026-07-05T11:00", as_of="2026-07-09T23:59"))  # not over yet
+    moment = gauges(tmp_path, "2026-07-06T00:00")[f"sekisho_check_timestamp_seconds{{{P}}}"]
+    assert moment == at("2026-07-05T11:00").timestamp()
+
+
+def broken(one: Verdict, **fields: Any) -> bytes:
+    return json.dumps(json.loads(one.to_json()) | fields).encode()
+
+
+NEWEST = verdict("ok", "2026-07-05T08:00")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff",
+        NEWEST.to_json()[:200].encode(),
+        broken(NEWEST, checked_at="yesterday"),
+        broken(NEWEST, checked_at="2026-07-05T08:00:00"),
+        broken(NEWEST, checked_at="2126-07-05T08:00:00+00:00", as_of="2126-07-05T08:00:00+00:00"),
+        broken(NEWEST, as_of=None),
+        broken(NEWEST, environment=""),
+        broken(NEWEST, environment=None),
+        broken(NEWEST, levels={"2026-07-01": "much"}),
+        broken(NEWEST, threshold=None),
+        broken(NEWEST, alarms=[{"family": "mean"}]),
+        broken(NEWEST, state="fine"),
+    ],
+)
+def test_one_object_that_cannot_be_read_is_counted_and_hides_no_other(tmp_path: Path, content: bytes) -> None:
+    put(tmp_path, verdict("alarm", "2026-07-04T08:00", DRIFT))
+    newest = put(tmp_path, NEWEST)
+    (tmp_path / newest).write_bytes(content)
+    found = gauges(tmp_path, "2026-07-06T00:00")
+    assert found["sekisho_verdicts_unreadable"] == 1
+    assert found['market_session_open{calendar="XTKS"}'] == 1  # what does not hang on verdicts is there
+    assert found[f"sekisho_check_timestamp_seconds{{{P}}}"] == at("2026-07-04T08:00").timestamp()
+    assert found[f'sekisho_alarm{{{P},family="mean"}}'] == 1
+    put(tmp_path, NEWEST)
+    found = gauges(tmp_path, "2026-07-06T00:00")
+    assert found["sekisho_verdicts_unreadable"] == 0
+    assert found[f'sekisho_alarm{{{P},family="mean"}}'] == 0
+
+
+def test_an_answer_that_cannot_be_read_and_a_foreign_object_are_counted(tmp_path: Path) -> None:
+    name = put(tmp_path, NEWEST, {"number": 7})
+    (tmp_path / name.replace(".verdict.", ".retrain.")).write_text("{")
+    (tmp_path / "other.json").write_text("{}")
+    found = gauges(tmp_path, "2026-07-06T00:00")
+    assert found["sekisho_verdicts_unreadable"] == 2
+    assert found[f"sekisho_retrain_answered{{{P}}}"] == 0
+
+
+def test_a_store_that_cannot_be_read_keeps_what_was_read_and_shows_its_age(tmp_path: Path) -> None:
+    class Away(Objects):
+        away = False
+
+        def names(self) -> list[str]:
+            if self.away:
+                raise DataError("s3://away: no", remedy="wait")
+            return super().names()
+
+    objects = Away(str(tmp_path))
+    put(tmp_path, NEWEST)
+    store = VerdictStore(objects)
+    store.refresh(at("2026-07-05T09:00"))
+    objects.away = True
+    with pytest.raises(DataError):
+        store.refresh(at("2026-07-05T10:00"))
+    text = metrics(TOKYO, store, at("2026-07-05T10:00"))
+    seen = f"{at('2026-07-05T09:00').timestamp():.0f}"
+    assert f"sekisho_verdicts_refreshed_timestamp_seconds {seen}" in text
+    assert f'sekisho_verdict{{{P},state="ok"}} 1' in text
+
+
+def test_a_strange_name_of_a_model_breaks_no_line(tmp_path: Path) -> None:
+    put(tmp_path, replace(NEWEST, model='a"} 1\nup{x="\\'))
+    store = VerdictStore(Objects(str(tmp_path)))
+    store.refresh(at("2026-07-06T00:00"))
+    families = text_string_to_metric_families(metrics(TOKYO, store, at("2026-07-06T00:00")))
+    samples = {sample.name: sample.labels for family in families for sample in family.samples}
+    assert samples["sekisho_check_timestamp_seconds"]["model"] == 'a"} 1\nup{x="\\'
+    assert "up" not in samples
+
+
+def test_what_is_no_verdict_is_not_published(tmp_path: Path) -> None:
+    (tmp_path / "verdict.json").write_text("{}")
+    for path in (tmp_path / "verdict.json", tmp_path / "none.json"):
+        with pytest.raises(CannotCheck):
+            publish(path, Objects(str(tmp_path / "to")))
+    replace(NEWEST, as_of=None).write(tmp_path / "verdict.json")
+    with pytest.raises(CannotCheck, match="as_of"):
+        publish(tmp_path / "verdict.json", Objects(str(tmp_path / "to")))
+    assert not (tmp_path / "to").exists()
 
 
 def test_prometheus_can_scrape_it(tmp_path: Path) -> None:
-    with running(serve_metrics(TOKYO, tmp_path, "127.0.0.1", 0)) as url:
-        answer = httpx.get(f"{url}/metrics")
+    put(tmp_path, NEWEST)
+    store = VerdictStore(Objects(str(tmp_path)))
+    with running(serve_metrics(TOKYO, store, "127.0.0.1", 0)) as url:
+        store.follow(60.0)
+        end = time.monotonic() + 20
+        while "sekisho_verdict{" not in (answer := httpx.get(f"{url}/metrics")).text:
+            assert time.monotonic() < end
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/plain")
         assert "market_session_open" in answer.text
         assert httpx.get(f"{url}/other").status_code == 404
-
-
-def webhook(status: str = "firing", severity: str = "dispatch") -> dict[str, Any]:
-    alert = {"status": status, "labels": {"alertname": "retrain-due", "model": "m", "severity": severity}}
-    return {"version": "4", "alerts": [alert]}
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"[]", b"{}", b'{"alerts": 1}', b'{"alerts": [1]}', b'{"alerts": [{"status": "firing"}]}', b"\xff"],
-)
-def test_what_is_no_webhook_starts_nothing(body: bytes) -> None:
-    assert not is_call(body)
-
-
-def test_the_relay_starts_one_workflow_on_main_and_only_for_those_who_know_the_secret() -> None:
-    seen: list[tuple[str, dict[str, Any], str]] = []
-    answers = [204]
-
-    class GitHub(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append((self.path, body, self.headers["Authorization"]))
-            self.send_response(answers[-1])
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with running(ThreadingHTTPServer(("127.0.0.1", 0), GitHub)) as api:
-        server = serve_relay(api, "firm/sekisho", "token", "secret", "127.0.0.1", 0)
-        with running(server) as url:
-
-            def call(body: Any, secret: str = "secret", path: str = "/dispatch") -> int:
-                return httpx.post(
-                    url + path, json=body, headers={"Authorization": f"Bearer {secret}"}
-                ).status_code
-
-            assert call(webhook(), secret="guess") == 401
-            assert call(webhook(), path="/") == 400
-            assert call(webhook(status="resolved")) == 200
-            assert call(webhook(severity="page")) == 200
-            assert seen == []
-            assert call(webhook()) == 202
-            path = "/repos/firm/sekisho/actions/workflows/drift.yml/dispatches"
-            assert seen == [(path, {"ref": "main"}, "Bearer token")]
-            answers.append(500)
-            assert call(webhook()) == 502  # Alertmanager tries again
 
 
 def test_the_page_opens_without_a_server_and_shows_text_as_text(tmp_path: Path) -> None:

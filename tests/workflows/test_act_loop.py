@@ -252,7 +252,11 @@ def _drift(world: World) -> None:
     assert started["workflow"] == "pr.yml"
     assert started["inputs"]["head"] == world.head("retrain/policy")
     assert world.keys("storage") == production_data, "the check's role writes none of production's data"
-    assert (world.folder / "artifacts" / str(world.runs) / "verdict" / "verdict.html").is_file()
+    kept = world.folder / "artifacts" / str(world.runs) / "verdict"
+    assert (kept / "verdict.html").is_file()
+    assert json.loads((kept / "retrain.json").read_text())["number"] == number
+    published = sorted(name.partition("Z.")[2] for name in world.keys("verdicts"))
+    assert published == ["retrain.json"] * 2 + ["verdict.json"] * 3
     opened, head = world.pull_request(number, "opened", sender=BOT), world.head("retrain/policy")
     ran = world.act("pr.yml", "pull_request", opened, sha=head, ref=f"refs/pull/{number}/merge")
     assert ran.jobs["pipeline"] == "success", "its run finds the new bars"

@@ -167,6 +167,21 @@ def test_a_secret_is_read_only_in_a_job_with_an_environment(name):
             assert job["environment"]
 
 
+def test_retrainings_answer_leaves_the_runner_with_the_verdict():
+    """Whatever came of it, verdict and answer are kept for people and put where the exporter reads."""
+    job = load("drift.yml")["jobs"]["judge"]
+    done = [step.get("run", step.get("uses", "")) for step in job["steps"]]
+    retrain = next(n for n, text in enumerate(done) if ".venv/bin/sekisho retrain " in text)
+    after = dict(zip(done[retrain + 1 :], job["steps"][retrain + 1 :], strict=True))
+    (published,) = [step for text, step in after.items() if "sekisho drift publish " in text]
+    (kept,) = [step for text, step in after.items() if text.startswith("actions/upload-artifact@")]
+    for step in (published, kept):
+        assert step["if"].startswith("always()")
+    assert published["run"].endswith('--to "$VERDICTS"')
+    assert job["env"]["VERDICTS"] == "${{ vars.VERDICTS }}"
+    assert kept["with"]["path"] == "build/verdicts"  # where `sekisho retrain` leaves its answer
+
+
 def test_jobs_that_sign_releases_have_the_identity_that_the_trust_policy_names():
     policy = yaml.safe_load((ROOT / "trust/policy.yaml").read_text())["environments"]["production"]["signers"]
     for fact in ("provenance", "revocation"):
@@ -270,6 +285,7 @@ ROLES = {"PULL_REQUEST": "pull-request", "RELEASE": "releaser", "NIGHTLY": "trai
 PLACES = {  # what the variables of the repository name, docs/en/workflows.md
     "$PREDICTIONS": ("predictions", "log/"), "$STAGING_PREDICTIONS": ("predictions", "log/"),
     "$LIVE_BARS": ("dvc", "bars/"), "$BARS_SOURCE": ("dvc", "bars/"),
+    "$VERDICTS": ("predictions", "verdicts/"),
 }  # fmt: skip
 
 
@@ -305,7 +321,8 @@ def reached(lines: list[str]) -> set[tuple[str, str, str]]:
         elif words[1:3] == ["pr", "admit"]:
             asked = {("pull-request", "read"), ("storage", "write")}
         found |= {("dvc", remotes()[name], access) for name, access in asked if name in remotes()}
-        found |= {(*PLACES[word], "read") for word in words if word in PLACES}
+        access = "write" if words[1:3] == ["drift", "publish"] else "read"
+        found |= {(*PLACES[word], access) for word in words if word in PLACES}
     return found
 
 

@@ -316,7 +316,7 @@ class World:
             "ACT_AUTHORITY": str(self.authority), "ACT_TODAY": self.today,
             "var:AWS_REGION": "us-east-1", "var:SEKISHO_APP_ID": "7", "var:SEKISHO_BOT": BOT,
             "var:RULES_APP_ID": "7", "secret:RULES_APP_KEY": "the-private-key-of-the-app",
-            "var:PREDICTIONS": f"s3://{BUCKET}/predictions",
+            "var:PREDICTIONS": f"s3://{BUCKET}/predictions", "var:VERDICTS": f"s3://{BUCKET}/verdicts",
             "var:STAGING_PREDICTIONS": f"s3://{BUCKET}/staging-predictions", "var:LIVE_BARS": f"s3://{BUCKET}/live-bars",
             "var:BARS_SOURCE": f"s3://{BUCKET}/source/**/*.parquet", "var:BARS_MAPPING": "bars-mapping.yaml",
             "secret:GITHUB_TOKEN": token(ACTIONS_BOT, permissions),

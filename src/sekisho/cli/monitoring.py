@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from sekisho.errors import CannotCheck
+from sekisho.errors import SekishoError
+
+if TYPE_CHECKING:
+    from sekisho.monitoring.check import Decisions
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -61,7 +64,11 @@ def reference(features: Path, bars: Path, out: Path, params: Path) -> None:
     show_default=True,
     help="Dated files: alarms that people know of.",
 )
+@click.option("--environment", default="production", show_default=True, help="Whose log it is.")
 @click.option("--switch", type=FILE, help="The server's kill switch: turned off at a loss over its limit.")
+@click.option(
+    "--kept", type=FOLDER, help="What the next check need not read again. [default: .kept beside it]"
+)
 @click.option(
     "--as-of",
     type=click.DateTime(["%Y-%m-%d"]),
@@ -76,31 +83,39 @@ def check(
     bars: Path | None,
     excluded: Path,
     acknowledged: Path,
+    environment: str,
     switch: Path | None,
+    kept: Path | None,
     as_of: dt.datetime | None,
     params: Path,
     as_json: bool,
 ) -> None:
     """Judge data quality, drift and performance of a release. Exits 0 ok, 1 alarm, 2 cannot judge."""
-    from sekisho.monitoring.check import check_predictions
-    from sekisho.monitoring.decisions import load_acknowledgements, load_excluded
+    from sekisho.monitoring.check import check_predictions, not_judged
     from sekisho.monitoring.evidence import write_evidence
     from sekisho.monitoring.status_page import write_status_page
     from sekisho.params import load_params
 
-    every = load_params(params)
     now = dt.datetime.now(dt.UTC)
-    verdict = check_predictions(
-        predictions,
-        release,
-        every.monitoring,
-        bars=bars,
-        data=every.data,
-        excluded=load_excluded(excluded),
-        acknowledgements=load_acknowledgements(acknowledged),
-        as_of=dt.datetime.combine(as_of, dt.time.max, dt.UTC) if as_of else now,
-    )
-    verdict = replace(verdict, checked_at=now.isoformat(timespec="seconds"))
+    moment = dt.datetime.combine(as_of, dt.time.max, dt.UTC) if as_of else now
+    try:
+        every = load_params(params)
+        decisions, problems = _decisions(excluded, acknowledged, switch)
+        verdict = check_predictions(
+            predictions,
+            release,
+            every.monitoring,
+            bars=bars,
+            data=every.data,
+            decisions=decisions,
+            as_of=moment,
+            kept=kept,
+            problems=problems,
+        )
+    except SekishoError as error:  # a check that failed is a verdict too: one that notifies
+        verdict = not_judged(release, [error.message])
+    times = {"checked_at": now.isoformat(timespec="seconds"), "as_of": moment.isoformat(timespec="seconds")}
+    verdict = replace(verdict, **times, environment=environment)
     if switch:
         from sekisho.monitoring.halt import halt
 
@@ -114,45 +129,63 @@ def check(
     sys.exit(verdict.exit_code)
 
 
+def _decisions(excluded: Path, acknowledged: Path, switch: Path | None) -> tuple[Decisions, list[str]]:
+    """What people decided; a file that cannot be read decides nothing, and is a problem of the check."""
+    from sekisho.monitoring.check import Decisions
+    from sekisho.monitoring.decisions import load_acknowledgements, load_excluded
+    from sekisho.serving.switch import read_turn
+
+    found, problems = Decisions(turned=read_turn(switch) if switch else None), []
+    try:
+        found = replace(found, excluded=load_excluded(excluded))
+    except SekishoError as error:
+        problems.append(error.message)
+    try:
+        found = replace(found, acknowledgements=load_acknowledgements(acknowledged))
+    except SekishoError as error:
+        problems.append(error.message)
+    return found, problems
+
+
 @drift.command()
-@click.option("--verdicts", type=FOLDER, required=True, help="Folder searched for verdict files.")
+@click.option("--verdicts", required=True, help="Folder or s3://bucket/prefix of published verdicts.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=9198, show_default=True)
 @PARAMS
-def exporter(verdicts: Path, host: str, port: int, params: Path) -> None:
+def exporter(verdicts: str, host: str, port: int, params: Path) -> None:
     """Serve the exchange's hours and the newest verdicts to Prometheus."""
     from sekisho.calendar import Calendar
-    from sekisho.monitoring.exporter import serve_metrics
+    from sekisho.monitoring.exporter import REFRESH, serve_metrics
+    from sekisho.monitoring.published import VerdictStore
+    from sekisho.objects import Objects
     from sekisho.params import load_params
 
-    data = load_params(params).data
-    with serve_metrics(Calendar(data.calendar, data.bar), verdicts, host, port) as server:
+    data, store = load_params(params).data, VerdictStore(Objects(verdicts))
+    with serve_metrics(Calendar(data.calendar, data.bar), store, host, port) as server:
         click.echo(f"http://{host}:{server.server_port}/metrics")
+        store.follow(REFRESH)
         server.serve_forever()
 
 
 @drift.command()
 @click.option("--repository", required=True, help="owner/name on GitHub.")
+@click.option("--token", type=FILE, required=True, help="File of a GitHub token that may start workflows.")
+@click.option("--secret", type=FILE, required=True, help="File of what callers must bring.")
 @click.option("--api", default="https://api.github.com", show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=9199, show_default=True)
-def relay(repository: str, api: str, host: str, port: int) -> None:
+def relay(repository: str, token: Path, secret: Path, api: str, host: str, port: int) -> None:
     """Start the check's workflow when Alertmanager asks for it.
 
-    SEKISHO_RELAY_SECRET: what callers must bring; GITHUB_TOKEN: may start workflows (actions: write).
+    Both files are read anew at each call: a token of the GitHub App lasts an hour.
     """
-    from sekisho.monitoring.relay import serve_relay
+    from sekisho.monitoring.relay import read_secret, serve_relay
 
-    secret, token = _needed("SEKISHO_RELAY_SECRET"), _needed("GITHUB_TOKEN")
+    for path in (token, secret):
+        read_secret(path)
     with serve_relay(api, repository, token, secret, host, port) as server:
         click.echo(f"http://{host}:{server.server_port}/dispatch")
         server.serve_forever()
-
-
-def _needed(name: str) -> str:
-    if value := os.environ.get(name):
-        return value
-    raise CannotCheck(f"{name} is not set", remedy="mount it from the cluster's secrets")
 
 
 @click.command()
@@ -168,7 +201,7 @@ def retrain(verdict: Path, bars: Path, remote: str, params: Path, as_json: bool)
     decision on the same cause keeps it from opening.
     """
     from sekisho.forge import open_forge
-    from sekisho.monitoring.exporter import RETRAIN
+    from sekisho.monitoring.published import RETRAIN
     from sekisho.monitoring.retrain import open_retrain
     from sekisho.monitoring.verdict import read_verdict
     from sekisho.params import load_params
@@ -176,7 +209,7 @@ def retrain(verdict: Path, bars: Path, remote: str, params: Path, as_json: bool)
     every = load_params(params)
     judged, plot = read_verdict(verdict), verdict.with_suffix(".png")
     made = open_retrain(judged, plot, bars.absolute(), Path.cwd(), open_forge(every.forge), every, remote)
-    answer = verdict.parent / RETRAIN  # read by the exporter
+    answer = verdict.parent / RETRAIN  # published with the verdict
     answer.write_text(json.dumps(asdict(made)) + "\n", encoding="utf-8")
     if as_json:
         click.echo(json.dumps(asdict(made)))

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import hmac
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import httpx
+
+from sekisho.errors import CannotCheck
+from sekisho.monitoring.listener import CONNECTIONS, SECONDS, Listener
 
 WORKFLOW = "drift.yml"
 LARGEST = 1 << 20  # bytes of a call
@@ -42,23 +46,59 @@ def dispatch(api: str, repository: str, token: str) -> None:
     httpx.post(url, json={"ref": "main"}, headers=headers, timeout=TIMEOUT).raise_for_status()
 
 
+def read_secret(path: Path) -> str:
+    """What a mounted secret holds now.
+
+    Raises:
+        CannotCheck: missing or empty.
+    """
+    try:
+        found = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise CannotCheck(f"{path}: {error}", remedy="mount it from the cluster's secrets") from error
+    if not found:
+        raise CannotCheck(f"{path} is empty", remedy="mount it from the cluster's secrets")
+    return found
+
+
 def serve_relay(
-    api: str, repository: str, token: str, secret: str, host: str, port: int
-) -> ThreadingHTTPServer:
-    """A server of ``POST /dispatch`` for callers that know ``secret``; the caller runs ``serve_forever``."""
+    api: str,
+    repository: str,
+    token: Path,
+    secret: Path,
+    host: str,
+    port: int,
+    *,
+    connections: int = CONNECTIONS,
+    seconds: float = SECONDS,
+) -> Listener:
+    """A server of ``POST /dispatch`` for callers that bring ``secret``; the caller runs ``serve_forever``.
+
+    Both files are read at each call. ``connections`` are served at once, each for ``seconds`` at most.
+    """
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = 5.0  # seconds of a caller's silence
+
         def do_POST(self) -> None:
             given = self.headers.get("Authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {secret}".encode()):
+            try:
+                known, key = read_secret(secret), read_secret(token)
+            except CannotCheck as error:
+                print(f"relay: {error.message}", flush=True)
+                return self.send_error(503)
+            if not hmac.compare_digest(given.encode(), f"Bearer {known}".encode()):
                 return self.send_error(401)
             length = self.headers.get("Content-Length", "")
             if self.path != "/dispatch" or not length.isdigit() or int(length) > LARGEST:
                 return self.send_error(400)
-            if not is_call(self.rfile.read(int(length))):
+            body = self.rfile.read(int(length))
+            if len(body) < int(length):
+                return self.send_error(400)  # went away, or was sent away
+            if not is_call(body):
                 return self._end(200)  # resolved, or not for us
             try:
-                dispatch(api, repository, token)
+                dispatch(api, repository, key)
             except httpx.HTTPError as error:
                 return self.send_error(502, explain=type(error).__name__)
             self._end(202)
@@ -71,4 +111,4 @@ def serve_relay(
         def log_message(self, format: str, *args: object) -> None:
             print(f"relay: {format % args}", flush=True)
 
-    return ThreadingHTTPServer((host, port), Handler)
+    return Listener((host, port), Handler, connections=connections, seconds=seconds)

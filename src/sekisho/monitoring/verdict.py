@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from sekisho.errors import CannotCheck
 from sekisho.release.audit import write_atomically
 
@@ -42,8 +44,9 @@ class Verdict:
     series with the most evidence, strongest first; ``distances``: KS, PSI, Wasserstein, for people only;
     ``answers``: share of each guard verdict over all rows; ``latency``: quantiles in seconds; ``skew`` and
     ``performance``: see ``records.Skew`` and ``performance.Performance``; ``action``: what the policy asks
-    for; ``acknowledged``: alarms that people know of; ``problems``: why it cannot be judged (drift, that is:
-    ``alarms`` may then hold those of the serving side).
+    for; ``checked_at``: when it was checked, ``as_of``: the moment that was asked about; ``environment``:
+    whose log it was; ``acknowledged``: alarms that people know of; ``problems``: why it cannot be judged
+    (drift, that is: ``alarms`` may then hold those of the serving side).
     """
 
     model: str
@@ -73,6 +76,8 @@ class Verdict:
     parity_difference: float = 0.0
     unwatched: list[str] = field(default_factory=list)
     checked_at: str | None = None
+    as_of: str | None = None
+    environment: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -121,6 +126,9 @@ class Verdict:
         return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
+CHECKED = TypeAdapter(Verdict)
+
+
 def read_verdict(path: Path) -> Verdict:
     """Read a verdict file.
 
@@ -128,13 +136,27 @@ def read_verdict(path: Path) -> Verdict:
         CannotCheck: missing or not a verdict.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content["alarms"] = [Alarm(**alarm) for alarm in content["alarms"]]
-        content.pop("action")  # follows from the alarms
-        return Verdict(**content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise CannotCheck(
             f"{path}: not a verdict: {error}", remedy="run `sekisho drift check` first"
+        ) from error
+    return parse_verdict(content, str(path))
+
+
+def parse_verdict(content: bytes, name: str) -> Verdict:
+    """What ``Verdict.to_json`` wrote; ``name`` is for the error.
+
+    Raises:
+        CannotCheck: not a verdict, or a field of another type.
+    """
+    try:
+        fields = json.loads(content)
+        fields.pop("action")  # follows from the alarms
+        return CHECKED.validate_python(fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CannotCheck(
+            f"{name}: not a verdict: {error}", remedy="run `sekisho drift check` first"
         ) from error
 
 

@@ -21,6 +21,7 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE
 VERBS = {
     "data": ("data", "Make, adapt, check and validate bars."),
     "features": ("features", "Compute the training table from validated bars."),
+    "plan": ("plan", "Hours and yen of a night, and what fits into it."),
     "check-lookahead": ("features", "Prove that no feature looks into the future."),
     "train": ("train", "Train every walk-forward window and seed."),
     "backtest": ("backtest", "Run the trained agents through their test windows."),

@@ -1,0 +1,84 @@
+"""``sekisho plan``: what a night takes and costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import click
+
+POSITIVE = click.FloatRange(0, 1e9, min_open=True)
+NONE_OR_MORE = click.FloatRange(0, 1e9)
+COUNT = click.IntRange(1, 1_000_000)
+
+
+@click.command()
+@click.option(
+    "--data-gb", type=NONE_OR_MORE, default=300.0, show_default=True, help="GB of raw Parquet so far."
+)
+@click.option("--new-gb", type=NONE_OR_MORE, default=0.5, show_default=True, help="GB that a night adds.")
+@click.option("--folds", type=COUNT, help="[default: split.folds of params.yaml]")
+@click.option("--seeds", type=COUNT, help="[default: as many as train.seeds]")
+@click.option("--samples", type=COUNT, help="Samples of one run. [default: of the trainer's section]")
+@click.option("--nodes", type=COUNT, default=4, show_default=True, help="Machines at once.")
+@click.option(
+    "--cores", type=COUNT, default=16, show_default=True, help="Of a machine, for bars and features."
+)
+@click.option("--ranks", type=COUNT, default=1, show_default=True, help="Machines of one run.")
+@click.option("--device", default="cpu", show_default=True, help="As bench/rates.json names it.")
+@click.option("--interruptions", type=click.FloatRange(0, 1000), default=0.05, show_default=True,
+              help="Of spot machines, per machine and hour.")  # fmt: skip
+@click.option(
+    "--checkpoint-minutes", type=POSITIVE, default=5.0, show_default=True, help="Between checkpoints."
+)
+@click.option(
+    "--restart-minutes", type=NONE_OR_MORE, default=5.0, show_default=True, help="Until training goes on."
+)
+@click.option("--instance", default="g6.12xlarge", show_default=True, help="Of terraform/cost/prices.yaml.")
+@click.option("--spot-factor", type=click.FloatRange(0, 1), help="Of the list price. [default: usage.yaml's]")
+@click.option("--jpy-per-usd", type=POSITIVE, help="[default: usage.yaml's]")
+@click.option("--hours", type=POSITIVE, default=6.0, show_default=True, help="What has to fit.")
+@click.option("--explain", is_flag=True, help="Print each figure's formula.")
+@click.option("--json", "as_json", is_flag=True, help="Print figures, formulas and rates as JSON.")
+def plan(
+    folds: int | None, seeds: int | None, samples: int | None, device: str, instance: str,
+    spot_factor: float | None, jpy_per_usd: float | None, hours: float, explain: bool, as_json: bool,
+    **asked: float,
+) -> None:  # fmt: skip
+    """Hours and yen of a night, from measured rates and list prices, and what fits into it."""
+    from sekisho.params import load_params
+    from sekisho.plan import Inputs, estimate, fits, load_prices, load_rates
+
+    for name, value in asked.items():
+        if value != value:  # click's ranges let NaN through
+            raise click.BadParameter("not a number", param_hint=f"--{name.replace('_', '-')}")
+    if asked["ranks"] > asked["nodes"]:
+        raise click.BadParameter(f"{asked['ranks']} is more than --nodes", param_hint="--ranks")
+    params = load_params(Path("params.yaml"))
+    usd, spot, jpy = load_prices(instance)
+    inputs = Inputs(
+        folds=folds or params.split.folds,
+        seeds=seeds or len(params.train.seeds),
+        samples=samples or getattr(params, params.train.trainer).samples,
+        usd_hour=usd,
+        spot_factor=spot if spot_factor is None else spot_factor,
+        jpy_per_usd=jpy_per_usd or jpy,
+        **asked,  # type: ignore[arg-type]
+    )
+    rates = load_rates(device)
+    lines = estimate(inputs, rates) + fits(inputs, rates, hours)
+    if as_json:
+        figures = [
+            dataclasses.asdict(line) | {"value": line.value if math.isfinite(line.value) else None}
+            for line in lines
+        ]
+        content = {"inputs": inputs, "rates": rates}
+        click.echo(json.dumps({k: dataclasses.asdict(v) for k, v in content.items()} | {"figures": figures}))
+        return
+    for line in lines:
+        formula = f"  = {line.formula}" if explain else ""
+        click.echo(f"{line.name:<24}{line.value:>16,.3f} {line.unit:<5}{formula}")
+    if explain:
+        click.echo(f"from {inputs}\nand {rates}")

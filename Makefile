@@ -10,10 +10,11 @@ READY := $(VENV)/.ready
 PEERS := build/bench/peers
 CONFORMANCE := build/conformance
 DRIFT_PEERS := build/bench/drift-peers
-BENCHMARKS := bench-speed bench-gate bench-learning bench-verify bench-serving bench-drift
+BENCHMARKS := bench-speed bench-gate bench-learning bench-verify bench-serving bench-drift bench-distributed
 # the release in production, which the backtest runs beside the candidate; nothing before the first promotion
 CHAMPION = $(shell sed -n 's|^RELEASE=\(.*\)@.*|releases/\1/content.dvc|p' deploy/policy/production/release.env)
 CHECKOV := build/terraform/checkov
+MKDOCS := build/docs
 TFLINT := github.com/terraform-linters/tflint@v0.64.0
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -54,6 +55,19 @@ test-terraform: $(READY) $(CHECKOV)/.ready ## Terraform: applied to a server in 
 	@if command -v go >/dev/null; then echo tflint && go run $(TFLINT) --chdir=terraform --recursive --config=$(CURDIR)/terraform/.tflint.hcl; \
 	else echo 'tflint: skipped, it is built with go, which is not installed here (CI has it)'; fi
 
+docs: $(MKDOCS)/.ready ## the documents as a site in build/site, which opens without a server
+	NO_MKDOCS_2_WARNING=1 $(MKDOCS)/bin/mkdocs build --quiet
+	@echo 'open build/site/en/index.html or build/site/ja/index.html'
+
+docs-reference: $(READY) ## the reference pages, written from the code
+	PYTHONPATH=. python docs/reference.py
+
+$(MKDOCS)/.ready: $(READY) requirements/docs.txt
+	rm -rf $(MKDOCS)
+	uv venv --quiet --python $(BIN)/python $(MKDOCS)
+	uv pip sync --quiet --python $(MKDOCS)/bin/python --require-hashes requirements/docs.txt
+	@touch $@
+
 terraform-mirror: ## fetch the AWS provider for the tests, where terraform may download it
 	terraform -chdir=terraform/bootstrap providers mirror $(CURDIR)/build/terraform/mirror
 
@@ -75,11 +89,14 @@ check: $(READY) ## format, lint, types, workflows, generated files
 	MYPYPATH=. mypy --explicit-package-bases terraform/offline.py terraform/reference.py terraform/cost/gate.py
 	zizmor --offline --quiet --persona=auditor .github
 	python deploy/monitoring/dashboards.py --check
+	MYPYPATH=. mypy --explicit-package-bases docs/reference.py docs/site.py
+	PYTHONPATH=. python docs/reference.py --check
+	python training/workflow.py --check
 	@if command -v go >/dev/null; then echo actionlint && go run $(ACTIONLINT); \
 	else echo 'actionlint: skipped, it is built with go, which is not installed here (CI has it)'; fi
 
-e2e: $(READY) ## promotions, a tampered release and a rollback on the cluster of KUBECONFIG, which must have Argo CD
-	SEKISHO_E2E=1 pytest -s -v tests/e2e/test_cluster.py
+e2e: $(READY) ## promotions, a tampered release and a rollback on the cluster of KUBECONFIG, which must have Argo CD; a night on Argo Workflows
+	SEKISHO_E2E=1 pytest -s -v tests/e2e/test_cluster.py tests/e2e/test_workflow_cluster.py
 
 conformance: $(CONFORMANCE)/.ready ## Triton's own clients and schemathesis against the policy server
 	pytest -v tests/serving/test_conformance.py
@@ -123,6 +140,9 @@ $(DRIFT_PEERS)/.ready: $(READY) requirements/bench-drift.txt
 	uv pip sync --quiet --python $(DRIFT_PEERS)/bin/python --require-hashes requirements/bench-drift.txt
 	@touch $@
 
+bench-distributed: $(READY) ## training on one process and on two, and what the messages take (minutes)
+	python bench/distributed.py
+
 bench-serving: $(READY) ## the policy server beside stock MLServer with the same model (4 minutes)
 	PYTHONPATH=. python bench/serving.py
 
@@ -131,7 +151,7 @@ $(PEERS)/.ready: $(READY) requirements/bench.txt
 	uv pip install --quiet --python $(BIN)/python --target $(PEERS) --no-deps --require-hashes -r requirements/bench.txt
 	@touch $@
 
-image: ## an image from its Containerfile (IMAGE=policy-server or runner), without a time of day in it
+image: ## an image from its Containerfile (IMAGE=policy-server, runner or trainer), without a time of day in it
 	buildah build --file deploy/images/$(IMAGE)/Containerfile --ignorefile deploy/images/containerignore --timestamp 0 --tag sekisho/$(IMAGE) .
 
 lock: $(READY) ## recompile the hashed locks after a change of dependencies (UPGRADE=--upgrade: newest of all)
@@ -142,8 +162,9 @@ lock: $(READY) ## recompile the hashed locks after a change of dependencies (UPG
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) requirements/bench-drift.in -o requirements/bench-drift.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) requirements/conformance.in -o requirements/conformance.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) requirements/checkov.in -o requirements/checkov.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url $(UPGRADE) requirements/docs.in -o requirements/docs.txt
 
 clean: ## remove what the targets made (keeps the environment and DVC's cache)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: conformance e2e soak help setup demo demo-real test quick test-terraform terraform-mirror terraform-docs cost check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean
+.PHONY: docs docs-reference conformance e2e soak help setup demo demo-real test quick test-terraform terraform-mirror terraform-docs cost check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean

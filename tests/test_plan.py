@@ -1,4 +1,4 @@
-"""The plan's figures move as they must, come from measured rates alone, and wrong input is refused by name."""
+"""The plan's figures move as they must and are measured; wrong input is refused by name."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_prices_are_those_of_the_cost_gate_and_an_unknown_instance_is_refused() 
 
 @pytest.mark.parametrize(
     "words",
-    ["--data-gb -1", "--nodes 0", "--folds 0", "--spot-factor 2", "--checkpoint-minutes 0", "--interruptions -1",
+    ["--data-gb -1", "--nodes 0", "--folds 0", "--spot-factor 2", "--checkpoint-minutes 0", "--interruptions -1",  # noqa: E501
      "--jpy-per-usd 0", "--ranks 99", "--data-gb nan"],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_and_the_option_named(words: str, monkeypatch: pytest.MonkeyPatch) -> None:

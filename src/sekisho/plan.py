@@ -1,7 +1,8 @@
+# ruff: noqa: E501 (a figure and its formula stand on one line)
 """Hours and yen of a night, from what was asked and rates that were measured; each with its formula.
 
-Rates come from ``bench/rates.json``, which `make bench-distributed` writes, prices from the file that the cost
-gate of Terraform reads. Nothing here is measured or typed in.
+Rates come from ``bench/rates.json``, which `make bench-distributed` writes, prices from the file that
+the cost gate of Terraform reads. Nothing here is measured or typed in.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ def load_rates(device: str, path: Path = RATES) -> Rates:
     speedup = min(rate("train", "speedup", str(most)), most)
     serial = min((most / speedup - 1) / (most - 1), 1.0) if most > 1 else 1.0
     return Rates(
-        *(rate("data", f"{name}_gb_s") for name in ("validate", "features", "assemble")),
+        rate("data", "validate_gb_s"),
+        rate("data", "features_gb_s"),
+        rate("data", "assemble_gb_s"),
         rate("train", "samples_per_second", device),
         serial,
     )
@@ -130,7 +133,7 @@ def stretched(hours: float, per_hour: float, interval: float, restart: float) ->
     the time of a dump: ``M exp(R/M) (exp(τ/M) - 1) T/τ`` with ``M = 1/per_hour``. It never ends where that
     overflows: infinity.
     """
-    if per_hour == 0 or hours == 0:
+    if per_hour * interval < 1e-12 or hours == 0:  # (exp(x) - 1) / x is 1, as far as floats tell
         return hours
     try:
         return math.exp(restart * per_hour) * math.expm1(interval * per_hour) * hours / (interval * per_hour)
@@ -158,14 +161,14 @@ def estimate(asked: Inputs, rates: Rates) -> list[Line]:
         Line("validate", validate, "h", "new GB / (GB/s of a core x nodes x cores) / 3600"),
         Line("features", features, "h", "new GB / (GB/s of a core x nodes x cores) / 3600"),
         Line("assemble", assemble, "h", "2 x (data GB + new GB) / GB/s of one machine / 3600"),
-        Line("one run", alone, "h", "samples / (samples/s of a rank x S) / 3600; S = n/(1 + s(n-1)), Amdahl 1967"),  # noqa: E501
+        Line("one run", alone, "h", "samples / (samples/s of a rank x S) / 3600; S = n/(1 + s(n-1)), Amdahl 1967"),
         Line("train", train, "h", "ceil(folds x seeds / floor(nodes/ranks)) x one run with interruptions"),
-        Line("lost to interruptions", lost, "h", "of train: T (M exp(R/M)(exp(t/M)-1)/t - 1), 1/M = rate x ranks; Daly 2006"),  # noqa: E501
+        Line("lost to interruptions", lost, "h", "of train: T (M exp(R/M)(exp(t/M)-1)/t - 1), 1/M = rate x ranks; Daly 2006"),
         Line("critical path", path, "h", "validate + features + assemble + train"),
-        Line("machine-hours", machine, "h", "nodes x (validate + features) + assemble + folds x seeds x ranks x one run"),  # noqa: E501
+        Line("machine-hours", machine, "h", "nodes x (validate + features) + assemble + folds x seeds x ranks x one run"),
         Line("night, spot", usd * asked.jpy_per_usd, "JPY", "machine-hours x USD/h x spot factor x JPY/USD"),
         Line("month, spot", NIGHTS * usd * asked.jpy_per_usd, "JPY", f"{NIGHTS} nights"),
-        Line("night, on demand", machine * asked.usd_hour * asked.jpy_per_usd, "JPY", "machine-hours x USD/h x JPY/USD"),  # noqa: E501
+        Line("night, on demand", machine * asked.usd_hour * asked.jpy_per_usd, "JPY", "machine-hours x USD/h x JPY/USD"),
     ]  # fmt: skip
 
 

@@ -74,8 +74,8 @@ def plan(
             dataclasses.asdict(line) | {"value": line.value if math.isfinite(line.value) else None}
             for line in lines
         ]
-        content = {"inputs": inputs, "rates": rates}
-        click.echo(json.dumps({k: dataclasses.asdict(v) for k, v in content.items()} | {"figures": figures}))
+        content = {"inputs": dataclasses.asdict(inputs), "rates": dataclasses.asdict(rates)}
+        click.echo(json.dumps(content | {"figures": figures}))
         return
     for line in lines:
         formula = f"  = {line.formula}" if explain else ""

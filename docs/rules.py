@@ -1,0 +1,122 @@
+"""The generated pages on what is judged: gate rules, fields of the metrics, errors and exit codes."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from docs.words import Words
+
+from sekisho import errors
+from sekisho.backtest.gate import Rule, judge
+from sekisho.backtest.words import RULES_JA
+from sekisho.params import load_params
+
+ROOT = Path(__file__).parents[1]
+FILES = ("backtest", "trials", "gate", "validate", "lookahead")
+KEYED_BY_NAME = {
+    "sharpe_by_cost",
+    "annual_return_by_cost",
+    "sharpe_by_seed",
+    "sharpe",
+    "annual_return",
+    "sharpes",
+}
+LIKE_THE_AGENT = "baselines"  # said once, in the page's first paragraph
+
+
+def metrics(name: str) -> dict[str, Any]:
+    """A metrics file of the last run, which git holds."""
+    found: dict[str, Any] = json.loads((ROOT / f"metrics/{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def gate_page(words: Words) -> str:
+    """Every rule with its limit, where it comes from and why it is there; judged on the committed metrics."""
+    params = load_params(ROOT / "params.yaml").gate
+    rules = judge(metrics("backtest"), metrics("trials"), metrics("lookahead"), params)
+    heads = " | ".join(words.term(head) for head in ("rule", "limit", "why"))
+    parts = [words["Gate rules"], "", words.intro("gate"), "", f"| {heads} |", "| --- | --- | --- |"]
+    for rule in rules:
+        name, why = (rule.rule, rule.reason) if words.language == "en" else RULES_JA[rule.rule]
+        parts.append(f"| {name} | {_limit(rule, params.model_dump(), words)} | {why} |")
+    return "\n".join(parts)
+
+
+def _limit(rule: Rule, limits: dict[str, float], words: Words) -> str:
+    """The limit by the name of its parameter, where it has one: then it changes with params.yaml."""
+    if rule.rule.startswith("beats "):
+        return words("that strategy's own Sharpe ratio")
+    named = {
+        "net Sharpe ratio, lower bound": "min_sharpe_lower",
+        "maximum drawdown": "max_drawdown",
+        "turnover a session": "max_turnover",
+        "capacity, multiple of the capital": "min_capacity",
+        "deflated Sharpe ratio": "min_deflated_sharpe",
+        "probability of backtest overfitting": "max_pbo",
+    }
+    key = "min_sharpe_over_champion" if rule.rule.startswith("not worse") else named.get(rule.rule)
+    return f"`gate.{key}` = {limits[key]:g}" if key else f"{rule.limit:g}"
+
+
+def fields(value: Any, path: str = "") -> Iterator[str]:
+    """Paths of what a metrics file holds; what is keyed by a name (a seed, a strategy) counts once."""
+    if isinstance(value, dict) and value:
+        last = path.rsplit(".", 1)[-1]
+        if last in KEYED_BY_NAME:
+            yield from fields(next(iter(value.values())), f"{path}.*")
+        else:
+            for key, inner in value.items():
+                if key == LIKE_THE_AGENT:
+                    continue
+                yield from fields(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        yield from fields(value[0], f"{path}[]")
+    else:
+        yield path
+
+
+def report_page(words: Words) -> str:
+    """Every figure of the metrics files, which the report shows."""
+    parts = [words["Figures of the report"], "", words.intro("report")]
+    for name in FILES:
+        heads = " | ".join(words.term(head) for head in ("field", "meaning and unit"))
+        parts += ["", f"## metrics/{name}.json", "", f"| {heads} |", "| --- | --- |"]
+        for field in fields(metrics(name)):
+            parts.append(f"| `{field}` | {words.meaning(f'{name}:{field}')} |")
+    return "\n".join(parts)
+
+
+def errors_page(words: Words) -> str:
+    """Exit codes, error classes, and every rule that refuses by name."""
+    parts = [words["Errors and exit codes"], "", words.intro("errors"), ""]
+    heads = " | ".join(words.term(head) for head in ("class", "exit code", "meaning"))
+    parts += [f"## {words('Classes')}", "", f"| {heads} |", "| --- | --- | --- |"]
+    for name, one in vars(errors).items():
+        if inspect.isclass(one) and issubclass(one, errors.SekishoError) and one is not errors.SekishoError:
+            says = words(" ".join((one.__doc__ or "").split("\n\n")[0].split()))
+            parts.append(f"| `{name}` | {one.exit_code} | {says} |")
+    heads = " | ".join(words.term(head) for head in ("rule", "checked in"))
+    parts += ["", f"## {words('Rules that refuse')}", "", words.intro("refusals"), ""]
+    parts += [f"| {heads} |", "| --- | --- |"]
+    for rule, modules in refusals().items():
+        parts.append(f"| `{rule}` | {' '.join(f'`{module}`' for module in sorted(modules))} |")
+    return "\n".join(parts)
+
+
+def refusals() -> dict[str, set[str]]:
+    """Rule -> modules under src/sekisho that refuse by it, where the call writes its name out."""
+    found: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "src/sekisho").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and node.args and isinstance(node.func, ast.Name):
+                first = node.args[0]
+                named = node.func.id in ("Refused", "require_same") and isinstance(first, ast.Constant)
+                if named and isinstance(first, ast.Constant):
+                    module = path.relative_to(ROOT / "src/sekisho").as_posix()
+                    found.setdefault(str(first.value), set()).add(module)
+    return dict(sorted(found.items()))

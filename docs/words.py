@@ -1,0 +1,56 @@
+"""The words of the generated pages: English as the code has it, Japanese from docs/words.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FILE = Path(__file__).with_name("words.yaml")
+CANNOT_TRANSLATE = "docs/words.yaml has no Japanese under `texts` for:"
+
+
+class Words:
+    """Looks up texts in one language; keeps what it did not find, and says what is no longer used."""
+
+    def __init__(self, language: str) -> None:
+        self.language = language
+        self._all: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+        self.missing: list[str] = []
+        self.used: set[str] = set()
+
+    def __call__(self, english: str) -> str:
+        """A text of the code; itself where there is no translation, which is then in ``missing``."""
+        if self.language == "en":
+            return english
+        self.used.add(english)
+        if english not in self._all["texts"]:
+            self.missing.append(english)
+            return english
+        return str(self._all["texts"][english])
+
+    def __getitem__(self, title: str) -> str:
+        """A page's or a section's heading, at level one."""
+        return f"# {self(title)}"
+
+    def term(self, english: str) -> str:
+        """A word of a table's head or of a label."""
+        return self(english)
+
+    def intro(self, page: str) -> str:
+        """The paragraph under a page's heading."""
+        return str(self._all["intros"][page][self.language]).strip()
+
+    def meaning(self, field: str) -> str:
+        """What a field of a metrics file means.
+
+        Raises:
+            KeyError: nobody has said it yet.
+        """
+        return str(self._all["fields"][field][self.language])
+
+    @property
+    def unused(self) -> set[str]:
+        """Translations of texts that no page has."""
+        return set(self._all["texts"]) - self.used

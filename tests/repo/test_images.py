@@ -18,8 +18,8 @@ def instructions(name: str) -> list[tuple[str, str]]:
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
 
 
-def test_there_is_one_for_the_server_and_one_for_the_runner():
-    assert NAMES == ["policy-server", "runner"]
+def test_there_is_one_for_the_server_one_for_the_runner_and_one_for_the_night():
+    assert NAMES == ["policy-server", "runner", "trainer"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -130,7 +130,7 @@ def test_argo_cd_may_deploy_what_the_overlays_hold_and_nothing_else(promoted: Pa
         path = source.get("path", "")
         if path.startswith("deploy/"):
             assert (promoted.parent / path).is_dir()
-        if path.startswith("deploy/policy"):
+        if path.startswith(("deploy/policy", "deploy/workflows")):
             rendered = render(promoted.parent / path)
             allowed = {kind["kind"] for kind in project["namespaceResourceWhitelist"]}
             assert {thing["kind"] for thing in rendered} <= allowed

@@ -24,6 +24,8 @@ VERBS = {
     "plan": ("plan", "Hours and yen of a night, and what fits into it."),
     "check-lookahead": ("features", "Prove that no feature looks into the future."),
     "train": ("train", "Train every walk-forward window and seed."),
+    "runs": ("night", "List the runs of `train --run`, as JSON."),
+    "session": ("night", "Say whether the exchange trades on a day."),
     "backtest": ("backtest", "Run the trained agents through their test windows."),
     "trials": ("backtest", "Count the trials so far and what picking one of them costs."),
     "gate": ("backtest", "Judge the backtest: pass or fail per rule."),

@@ -13,10 +13,11 @@ import click
 @click.option(
     "--event",
     type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
     help="GitHub's workflow_run event file.",
 )
-def notify(event: Path) -> None:
+@click.option("--workflow", metavar="NAME", help="Argo's workflow, for --failures.")
+@click.option("--failures", metavar="JSON", help="Argo's {{workflow.failures}}: tell the chat about them.")
+def notify(event: Path | None, workflow: str | None, failures: str | None) -> None:
     """Run the failed jobs of a workflow run again, or tell people about them.
 
     Tells on the pull request that the run was for, and in the chat whose webhook NOTIFY_WEBHOOK names.
@@ -24,9 +25,17 @@ def notify(event: Path) -> None:
     from sekisho.errors import CannotCheck
     from sekisho.forge import open_forge
     from sekisho.forge.github import GitHubForge
-    from sekisho.forge.notify import settle
+    from sekisho.forge.notify import settle, tell_failures
     from sekisho.params import load_params
 
+    webhook = os.environ.get("NOTIFY_WEBHOOK")
+    if (event is None) == (failures is None) or (failures is None) != (workflow is None):
+        raise click.UsageError("give --event, or --workflow and --failures")
+    if event is None:
+        assert workflow is not None
+        assert failures is not None
+        click.echo(tell_failures(workflow, failures, webhook, load_params().forge.timeout))
+        return
     try:
         run = json.loads(event.read_text(encoding="utf-8"))["workflow_run"]
     except (OSError, ValueError, KeyError) as error:
@@ -34,4 +43,4 @@ def notify(event: Path) -> None:
     forge = open_forge(load_params().forge)
     if not isinstance(forge, GitHubForge):
         raise CannotCheck("the local forge has no workflow runs", remedy="set SEKISHO_FORGE=github:…")
-    click.echo(settle(forge, run, os.environ.get("NOTIFY_WEBHOOK")))
+    click.echo(settle(forge, run, webhook))

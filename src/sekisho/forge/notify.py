@@ -6,6 +6,7 @@ machine that was lost, a time limit or a step before anything was installed.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from dataclasses import dataclass
@@ -140,6 +141,36 @@ def message(run: Json, failures: list[Failure]) -> str:
 def marker_of_workflow(run: Json) -> str:
     """Name of the workflow's file, so that a second failure updates the first one's comment."""
     return re.sub(r"[^a-z0-9-]+", "-", run["path"].rpartition("/")[2].removesuffix(".yml").lower())
+
+
+def tell_failures(workflow: str, failures: str, webhook: str | None, timeout: float) -> str:
+    """Tell the chat which steps of an Argo workflow failed; ``failures``: Argo's ``{{workflow.failures}}``.
+
+    Returns what was done.
+
+    Raises:
+        CannotCheck: not such a list, or there is no webhook.
+        ForgeError: the chat did not take it.
+    """
+    try:
+        found = json.loads(failures)
+        found = json.loads(found) if isinstance(found, str) else found  # Argo quotes the list once more
+        lines = [
+            f"{one_line(one['displayName'])}: {one_line(one.get('message') or one['phase'], LONGEST_LINE)}"
+            for one in found
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CannotCheck(
+            "--failures: not Argo's list of failures", remedy="give {{workflow.failures}}"
+        ) from error
+    if not webhook:
+        raise CannotCheck(
+            f"{workflow} failed, with nobody to tell: " + "; ".join(lines),
+            remedy="set NOTIFY_WEBHOOK, on the cluster by the secret notify",
+        )
+    text = "\n".join(lines or ["no step: it was stopped, or ran out of time"]).replace("```", "'''")
+    post(webhook, f"**{one_line(workflow)}** failed on the cluster:\n\n```text\n{text}\n```", timeout)
+    return f"workflow {workflow}: told the chat"
 
 
 def post(webhook: str, text: str, timeout: float) -> None:

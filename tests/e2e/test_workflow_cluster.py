@@ -1,0 +1,291 @@
+"""`make e2e`: a night on a real Argo Workflows controller, with a training machine lost in the middle of it.
+
+Asks for a KUBECONFIG whose cluster runs Argo Workflows, and for SEKISHO_E2E_IMAGE, an image with the locked
+packages, or, on the node that is this machine, with nothing but links: then the interpreter and the packages
+of this environment are mounted. A single node cannot be avoided: the controller has to be started with
+RETRY_HOST_NAME_LABEL_KEY set to a label that no node has. Differences to production are the parameters and a
+patch of the pods' sizes and mounts, never the graph. Everything is made in the namespace `sekisho-night`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from sekisho.data.synthetic import SAMPLE_SEED, sample_sessions, write_synthetic
+
+ROOT = Path(__file__).parents[2]
+NAMESPACE = "sekisho-night"
+HOST = os.environ.get("SEKISHO_E2E_HOST", "10.244.0.1")  # of this machine, as its pods see it
+PORT = 9418
+PATIENCE = 1500.0
+SMALL: dict[str, dict[str, Any]] = {
+    "split": {"folds": 1, "test_sessions": 20, "validation_sessions": 10},
+    "train": {"seeds": [1, 2], "ranks": 2, "checkpoint_every": 2},
+    "ppo": {"samples": 262_144, "environments": 64},
+    "backtest": {"bootstrap_samples": 500, "bootstrap_block": 4, "champion": "none"},
+}
+SESSIONS = 81  # four months, and the day that the night brings
+
+
+def kubectl(*words: str, stdin: object = None, check: bool = True) -> str:
+    text = None if stdin is None else yaml.safe_dump_all(stdin if isinstance(stdin, list) else [stdin])
+    done = subprocess.run(["kubectl", *words], input=text, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise AssertionError(f"kubectl {' '.join(words)}: {done.stderr}")
+    return done.stdout
+
+
+def reason_to_skip() -> str | None:
+    if os.environ.get("SEKISHO_E2E") != "1":
+        return "runs by `make e2e` only: it starts pods on the cluster of KUBECONFIG"
+    if not os.environ.get("KUBECONFIG") or not shutil.which("kubectl"):
+        return "no cluster: set KUBECONFIG and install kubectl"
+    if not os.environ.get("SEKISHO_E2E_IMAGE"):
+        return "no image for the steps: set SEKISHO_E2E_IMAGE"
+    found = subprocess.run(
+        ["kubectl", "get", "crd", "workflowtemplates.argoproj.io"], capture_output=True, check=False
+    )
+    return "no cluster with Argo Workflows answers at KUBECONFIG" if found.returncode else None
+
+
+SKIP = reason_to_skip()
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(SKIP is not None, reason=str(SKIP))]
+
+
+class Night:
+    """The namespace, a git server with this tree and a small world, and the template as it is rendered."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.repo = folder, folder / "sekisho"
+        self.copy_tree()
+        self.make_world()
+        self.commit = self.git("rev-parse", "HEAD")
+        self.server = subprocess.Popen(
+            ["git", "daemon", f"--listen={HOST}", f"--port={PORT}", "--export-all", "--reuseaddr",
+             f"--base-path={folder}", str(folder)],
+        )  # fmt: skip
+
+    def git(self, *words: str) -> str:
+        identity = ["-c", "user.name=engineer", "-c", "user.email=engineer@local.test"]
+        done = subprocess.run(
+            ["git", "-C", str(self.repo), *identity, *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    def copy_tree(self) -> None:
+        words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+        names = subprocess.run(words, cwd=ROOT, check=True, capture_output=True).stdout.decode().split("\0")
+        for name in filter(None, names):
+            if (ROOT / name).is_file():
+                (self.repo / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, self.repo / name)
+        (self.repo / "dvc.lock").unlink(missing_ok=True)
+
+    def make_world(self) -> None:
+        """Four months of bars that DVC knows, one day more that waits at the source, and a small problem."""
+        days = sample_sessions()[:SESSIONS]
+        everything = self.folder / "everything"
+        write_synthetic(everything, days[0], SESSIONS, SAMPLE_SEED, months=True)
+        source = self.folder / "source"
+        source.mkdir()
+        bars = self.repo / "data/bars"
+        bars.mkdir(parents=True)
+        day = pl.col("ts_close").dt.convert_time_zone("Asia/Tokyo").dt.date()
+        for path in sorted(everything.iterdir()):
+            frame = pl.read_parquet(path)
+            old = frame.filter(day < days[-1])
+            if len(old) == len(frame):
+                shutil.copy(path, bars / path.name)
+                continue
+            frame.filter(day == days[-1]).write_parquet(source / "day.parquet")
+            if len(old):
+                old.write_parquet(bars / path.name)
+        mapping = {
+            "columns": {name: name for name in frame.columns},
+            "time_is": "close",
+            "partition": "session",
+        }
+        (self.repo / "mapping.yaml").write_text(yaml.safe_dump(mapping))
+        params = yaml.safe_load((self.repo / "params.yaml").read_text())
+        for section, values in SMALL.items():
+            params[section].update(values)
+        (self.repo / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        self.git("init", "--quiet", "-b", "main")
+        (self.repo / "data.dvc").unlink()
+        config = f"[core]\n    remote = night\n['remote \"night\"']\n    url = {self.folder}/remote\n"
+        (self.repo / ".dvc/config.local").write_text(config)
+        for words in (["add", "data"], ["push", "data.dvc"]):
+            subprocess.run([Path(sys.executable).parent / "dvc", *words], cwd=self.repo, check=True)
+        self.git("add", "-A")
+        self.git("commit", "--quiet", "-m", "A small world")
+        for path in self.folder.rglob("*"):  # the pods' user is another
+            path.chmod(0o777 if path.is_dir() else 0o666)
+
+        shutil.copytree(self.folder / "remote", self.folder / "remote-broken")
+        self.folder.chmod(0o777)
+
+    def install(self) -> None:
+        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+        kubectl("apply", "-f", "-", stdin=space)
+        kubectl("apply", "-f", str(ROOT / "deploy/platform/namespaces/priorities.yaml"))
+        rendered = kubectl("kustomize", str(ROOT / "deploy/workflows"))
+        mine = [o for o in yaml.safe_load_all(rendered) if o["kind"] != "CronWorkflow"]
+        for thing in mine:
+            thing["metadata"]["namespace"] = NAMESPACE
+            if thing["kind"] == "WorkflowTemplate":
+                thing["spec"]["volumes"] += [
+                    {"name": mount["name"], "hostPath": {"path": mount["mountPath"]}}
+                    for mount in self.mounts()
+                ]
+            for template in thing.get("spec", {}).get("templates", []):
+                for container in [template.get("container"), *template.get("initContainers", [])]:
+                    if container:
+                        container["volumeMounts"] += self.mounts()
+            for subject in thing.get("subjects", []):
+                subject["namespace"] = NAMESPACE
+        kubectl("apply", "--server-side", "-f", "-", stdin=mine)
+        kubectl("label", "node", "--all", "--overwrite", "karpenter.sh/capacity-type=spot")
+
+    def places(self) -> list[Path]:
+        links = [Path("/usr"), Path("/etc/alternatives"), ROOT / ".venv", Path(sys.base_prefix)]
+        return [self.folder, *(links if "links" in os.environ["SEKISHO_E2E_IMAGE"] else [])]
+
+    def mounts(self) -> list[dict[str, str]]:
+        return [{"name": f"place-{n}", "mountPath": str(place)} for n, place in enumerate(self.places())]
+
+    def patch(self) -> str:
+        """What this one node needs: smaller pods, no pools, no GPU."""
+        main = {
+            "name": "main",
+            "resources": {
+                "requests": {"cpu": "50m", "memory": "128Mi", "nvidia.com/gpu": None},
+                "limits": {"memory": "4Gi", "nvidia.com/gpu": None},
+            },
+        }
+        small: dict[str, Any] = {
+            "nodeSelector": {"sekisho/pool": None},
+            "containers": [main],
+        }
+        return json.dumps(small)
+
+    def submit(self, name: str, **changes: str) -> None:
+        given = {
+            "revision": self.commit,
+            "repository": f"git://{HOST}/sekisho",
+            "image": os.environ["SEKISHO_E2E_IMAGE"],
+            "remote": f"{self.folder}/remote",
+            "store": f"{self.folder}/store-{name}",
+            "bars": f"{self.folder}/source",
+            "nodes": "2",
+        } | changes
+        spec = {
+            "workflowTemplateRef": {"name": "nightly"},
+            "arguments": {"parameters": [{"name": n, "value": v} for n, v in given.items()]},
+            "podSpecPatch": self.patch(),
+        }
+        head = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow"}
+        kubectl("create", "-f", "-", stdin=head | {"metadata": named(name), "spec": spec})
+
+    def nodes(self, name: str) -> list[dict[str, Any]]:
+        return list(status(name).get("nodes", {}).values())
+
+    def pods(self, template: str) -> list[dict[str, Any]]:
+        words = ("-n", NAMESPACE, "get", "pods", "-o", "json", "-l", "workflows.argoproj.io/workflow")
+        found = json.loads(kubectl(*words))["items"]
+        key = "workflows.argoproj.io/node-name"
+        return [p for p in found if template in p["metadata"]["annotations"].get(key, "")]
+
+    def digests(self, name: str) -> dict[str, str]:
+        """ONNX digest of each finished run in the store of a night."""
+        found = {}
+        for path in sorted((self.folder / f"store-{name}").glob("runs/*/*.tar")):
+            listing = subprocess.run(
+                ["tar", "-xOf", str(path), "run.json"], capture_output=True, text=True, check=True
+            )
+            found[path.name.split("-")[0] + path.name.split("-")[1]] = json.loads(listing.stdout)[
+                "onnx_sha256"
+            ]
+        return found
+
+    def remove(self) -> None:
+        self.server.terminate()
+        kubectl("delete", "namespace", NAMESPACE, "--timeout=120s", "--ignore-not-found", check=False)
+        kubectl("label", "node", "--all", "karpenter.sh/capacity-type-", check=False)
+
+
+def named(name: str) -> dict[str, str]:
+    return {"name": name, "namespace": NAMESPACE}
+
+
+def status(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(kubectl("-n", NAMESPACE, "get", "workflow", name, "-o", "json"))
+    return found.get("status", {})
+
+
+def wait_for(what: str, ask: Callable[[], Any], name: str, patience: float = PATIENCE) -> Any:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if found := ask():
+            return found
+        phase = status(name).get("phase")
+        if phase in ("Failed", "Error") and what != "ended":
+            break
+        time.sleep(1.0)
+    nodes = [(n["displayName"], n["phase"], n.get("message", "")) for n in status(name)["nodes"].values()]
+    raise AssertionError(f"{name} never {what}: {status(name).get('phase')}\n" + "\n".join(map(str, nodes)))
+
+
+def ended(name: str) -> str:
+    found = wait_for(
+        "ended", lambda: (p := status(name).get("phase")) in ("Succeeded", "Failed", "Error") and p, name
+    )
+    return str(found)
+
+
+@pytest.fixture(scope="module")
+def night() -> Iterator[Night]:
+    folder = Path(tempfile.mkdtemp(prefix="sekisho-night-", dir=os.environ.get("SEKISHO_E2E_FOLDER")))
+    folder.chmod(0o755)
+    if kubectl("get", "namespace", NAMESPACE, "--ignore-not-found"):
+        pytest.fail(f"the namespace {NAMESPACE} is there already; it is not for this test to remove it")
+    made = Night(folder)
+    try:
+        made.install()
+        yield made
+    finally:
+        made.remove()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_night_ends_well_and_a_lost_machine_changes_no_agent(night: Night) -> None:
+    began = time.monotonic()
+    night.submit("unbroken")
+    assert ended("unbroken") == "Succeeded", night.nodes("unbroken")
+    print(f"unbroken: {time.monotonic() - began:.0f} s")
+    digests = night.digests("unbroken")
+    assert len(digests) == 2
+
+    began = time.monotonic()
+    night.submit("broken", remote=f"{night.folder}/remote-broken")
+    saved = night.folder / "store-broken/checkpoints"
+    wait_for("trained", lambda: len(list(saved.glob("*/*"))) > 2, "broken")
+    victim = next(p for p in night.pods("node(") if p["status"]["phase"] == "Running")
+    kubectl("-n", NAMESPACE, "delete", "pod", victim["metadata"]["name"], "--force", "--grace-period=0")
+    assert ended("broken") == "Succeeded", night.nodes("broken")
+    print(f"broken: {time.monotonic() - began:.0f} s")
+    tries = [n for n in night.nodes("broken") if n["templateName"] == "train" and n["type"] == "Pod"]
+    assert [n for n in tries if n["phase"] in ("Failed", "Error")]
+    assert night.digests("broken") == digests

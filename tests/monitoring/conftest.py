@@ -25,6 +25,7 @@ from sekisho.data.panel import Panel, load_panel
 from sekisho.data.store import write_partition
 from sekisho.data.synthetic import SAMPLE_SEED, Change, sample_sessions, synthetic_bars
 from sekisho.features import compute_features, feature_names
+from sekisho.monitoring.predictions import ANSWERED
 from sekisho.monitoring.reference import BAR_RETURN, reference_of_last_fold
 from sekisho.params import Params, load_params
 from sekisho.release.manifest import CreatedFrom, Manifest, canonical, list_files
@@ -35,6 +36,7 @@ from sekisho.serving.predictions import Entry, PredictionLog
 LIVE = 80  # sessions after the sample
 CHANGE_AFTER = 20  # of them
 BACKTEST = 180  # sessions before them
+BEFORE = 5  # sessions before the live ones that the live bars hold too: what features rest on
 SIZE = 0.02  # weight of one unit of the first feature
 REPO = Path(__file__).resolve().parents[2]
 
@@ -66,26 +68,46 @@ class World:
         """Write the predictions the release makes in ``sessions``."""
         log = PredictionLog(folder, capacity=10**6, batch=1024, interval=60.0)
         for session in sessions:
-            times, features = market.of(session)
-            for number, (at, row) in enumerate(zip(times, features, strict=True)):
-                moment = at.item().replace(tzinfo=dt.UTC)
-                observation = np.concatenate([row, np.zeros((len(row), 1), np.float32)], axis=1)[None]
-                log.append(
-                    Entry(
-                        request_id=f"{session}-{number}",
-                        at=moment,
-                        session=session,
-                        ts_close=moment,
-                        model="policy",
-                        seq=seq,
-                        digest=self.digest,
-                        observation=observation,
-                        decision=Decision(observation[:, :, 0] * np.float32(SIZE), (Reason.OK,)),
-                        latency_us=500,
-                    )
-                )
+            self.add(log, market, session, seq=seq)
         log.close()
         return folder
+
+    def add(
+        self,
+        log: PredictionLog,
+        market: Market,
+        session: dt.date,
+        *,
+        rows: Sequence[int] | None = None,
+        seq: int = 1,
+        name: str | None = None,
+        later: dt.timedelta = dt.timedelta(),
+        verdict: Reason = Reason.OK,
+        see: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]] = lambda features: features,
+    ) -> None:
+        """Log one session's predictions, or ``rows`` of it, ``later`` than their bars' ends; ``see`` changes
+        what the release saw of the features ``(A, F)``; ``name`` begins the requests' ids.
+        """
+        times, features = market.of(session)
+        for number in range(len(times)) if rows is None else rows:
+            moment = times[number].item().replace(tzinfo=dt.UTC)
+            row = see(features[number].copy())
+            observation = np.concatenate([row, np.zeros((len(row), 1), np.float32)], axis=1)[None]
+            answer = observation[:, :, 0] * np.float32(SIZE)
+            log.append(
+                Entry(
+                    request_id=f"{name or session}-{number}",
+                    at=moment + later,
+                    session=session,
+                    ts_close=moment,
+                    model="policy",
+                    seq=seq,
+                    digest=self.digest if seq == 1 else "e" * 64,
+                    observation=observation,
+                    decision=Decision(answer if verdict in ANSWERED else answer * 0, (verdict,)),
+                    latency_us=500,
+                )
+            )
 
 
 def make_model(path: Path, assets: int, features: int) -> None:
@@ -171,9 +193,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, params: Params) -> World:
         markets[name] = Market(panel, features, live)
         bars[name] = folder / f"bars-{name}"
         bars[name].mkdir()
-        for (day,), part in (
-            frame.filter(pl.col("session") > past[-1]).partition_by(["session"], as_dict=True).items()
-        ):
+        held = frame.filter(pl.col("session") > past[-1 - BEFORE])
+        for (day,), part in held.partition_by(["session"], as_dict=True).items():
             write_partition(part.select(list(COLUMNS)), bars[name] / f"{day}.parquet")
         if what is None:
             training = folder / "training"

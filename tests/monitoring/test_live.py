@@ -37,7 +37,7 @@ def test_served_features_are_those_that_training_computes_bit_by_bit(world, pred
     verdict = judge(world, predictions)
     assert verdict.state == "ok"
     assert verdict.skew["differ"] == 0
-    assert 0 < verdict.skew["compared"] < verdict.skew["answered"] == verdict.rows  # the first have no past
+    assert verdict.skew["compared"] == verdict.skew["answered"] == verdict.rows > 0
     assert "features served against recomputed" in markdown(verdict, None)
 
 
@@ -69,15 +69,17 @@ def test_the_live_account_trades_the_logged_weights_beside_the_replayed(world, p
     assert all(low < 1.0 for low in account["band"].values())
 
 
-def test_without_the_backtests_returns_the_account_is_named_as_not_watched(
+def test_without_the_backtests_returns_the_account_cannot_be_judged_and_losses_halt_all_the_same(
     world, predictions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "sekisho.monitoring.released.JudgedRelease.returns", property(lambda self: self.content / "none.csv")
     )
     verdict = judge(world, predictions)
-    assert (verdict.state, verdict.performance) == ("ok", {})
-    assert any("no session returns" in what for what in verdict.unwatched)
+    assert (verdict.state, verdict.performance) == ("cannot-judge", {})
+    assert any("no session returns" in what for what in verdict.problems)
+    lost = judge(world, predictions, max_session_loss=1e-5)
+    assert (lost.state, lost.action, lost.alarms[0].family) == ("cannot-judge", "halt", "session-loss")
 
 
 def test_a_loss_over_the_limit_turns_the_switch_off_and_nothing_here_turns_it_on(

@@ -22,7 +22,7 @@ from sekisho.serving.core import Policy
 from sekisho.serving.deadline import Watchdog
 from sekisho.serving.guard import Reason
 from sekisho.serving.predictions import read_predictions
-from sekisho.serving.switch import Position, read_switch, write_switch
+from sekisho.serving.switch import Position, read_switch, read_turn, write_switch
 
 INFER = "/v2/models/policy/infer"
 
@@ -167,7 +167,8 @@ def test_the_kill_switch_stops_the_agent_and_lets_the_release_before_decide(
     np.testing.assert_allclose(wait_for("ok", "7"), lab.expected(rows, 0.05)[0], atol=1e-6)
     turned = CliRunner().invoke(switch, ["off", "--file", str(file), "--reason", "drill"])
     assert turned.exit_code == 0, turned.output
-    assert file.read_text() == "off drill\n"
+    assert (read_turn(file).position, read_turn(file).reason) == (Position.OFF, "drill")
+    assert read_turn(file).at is not None
     assert not wait_for("switched-off", "7").any()
     assert (
         httpx.get(f"{server.url}/v2/health/ready").status_code == 200

@@ -114,8 +114,12 @@ def check(
         )
     except SekishoError as error:  # a check that failed is a verdict too: one that notifies
         verdict = not_judged(release, [error.message])
-    times = {"checked_at": now.isoformat(timespec="seconds"), "as_of": moment.isoformat(timespec="seconds")}
-    verdict = replace(verdict, **times, environment=environment)
+    verdict = replace(
+        verdict,
+        checked_at=now.isoformat(timespec="seconds"),
+        as_of=moment.isoformat(timespec="seconds"),
+        environment=environment,
+    )
     if switch:
         from sekisho.monitoring.halt import halt
 

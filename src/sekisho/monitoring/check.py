@@ -2,15 +2,16 @@
 
 Problems of the data come first: a log that cannot be believed shows neither drift nor its absence, and a
 silent one is a problem; so are features that training would have computed otherwise. What the guard's
-verdicts, the replay and the live account show is said all the same.
+verdicts, the replay and the live account show is said all the same, of every session that can be read:
+a fault of the data disarms no loss limit.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -24,19 +25,31 @@ from sekisho.monitoring.decisions import Acknowledgement, acknowledged
 from sekisho.monitoring.detector import Baseline, detect, forecast_errors
 from sekisho.monitoring.drift import alarms_of, distances, top_series
 from sekisho.monitoring.histogram import Histograms, quantiles
-from sekisho.monitoring.live_bars import LiveBars, profile_bar_returns
-from sekisho.monitoring.performance import Performance, measure_performance
-from sekisho.monitoring.predictions import ANSWERED, session_folders
-from sekisho.monitoring.profile import Scaler
+from sekisho.monitoring.kept import FOLDER, Kept
+from sekisho.monitoring.live_bars import LiveBars
+from sekisho.monitoring.losses import known_losses, loss_alarms, performance_alarm, since_turned_on
+from sekisho.monitoring.performance import live_account, measure_performance
+from sekisho.monitoring.predictions import ANSWERED, find_logs
 from sekisho.monitoring.records import SessionRecord
 from sekisho.monitoring.reference import BAR_RETURN, session_gaps
 from sekisho.monitoring.released import JudgedRelease, open_release
 from sekisho.monitoring.sessions import read_records
 from sekisho.monitoring.verdict import Alarm, State, Verdict
 from sekisho.params import DataParams, MonitoringParams
-from sekisho.serving.predictions import verify_chain
+from sekisho.serving.switch import Turned
 
 LATENCY = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What people decided: sessions not to be judged, with the reason (``monitoring/excluded.yaml``), alarms
+    that they know of (``monitoring/acknowledged``), and the last turn of the kill switch.
+    """
+
+    excluded: Mapping[dt.date, str] = field(default_factory=dict)
+    acknowledgements: Sequence[Acknowledgement] = ()
+    turned: Turned | None = None
 
 
 def check_predictions(
@@ -46,47 +59,90 @@ def check_predictions(
     *,
     bars: Path | None = None,
     data: DataParams | None = None,
-    excluded: Mapping[dt.date, str] | None = None,
-    acknowledgements: Sequence[Acknowledgement] = (),
+    decisions: Decisions | None = None,
     as_of: dt.datetime | None = None,
+    kept: Path | None = None,
+    problems: Sequence[str] = (),
 ) -> Verdict:
-    """Judge the predictions of ``release``; never raises for what is wrong with the log: that is a verdict.
+    """Judge the predictions of ``release``; never raises `SekishoError`: what is wrong is a verdict.
 
     Args:
-        predictions: folder written by the server; session profiles are kept in it, so that a session is
-            read once.
+        predictions: folder written by the server, or a folder of several servers' (``find_logs``).
         release: release folder with its content.
         params: monitoring; strengths, inflation, clip and slack come from the release's reference.
         bars: folder of the live market's bars (raw contract); with it the level of volatility, train/serve
             skew and the live account are watched too.
         data: how ``bars`` are validated; needed with it.
-        excluded: sessions that people took out of the judgement, with the reason
-            (``monitoring/excluded.yaml``).
-        acknowledgements: alarms that people know of (``monitoring/acknowledged``).
+        decisions: people's. A session that they excluded still counts for the loss limits.
         as_of: the moment (aware) to judge at: sessions that have not ended by then are left out, and the log
             must reach the last one that has. None: the log is judged whole, its end is not checked.
-
-    Raises:
-        Refused, CannotCheck: the release itself is not whole, so that nothing can be said about its log.
+        kept: folder for what the next check need not read again; None: one beside the sessions.
+        problems: why the rest cannot be believed either, where the caller knows.
     """
-    judged = open_release(release, params)
+    try:
+        judged = open_release(release, params)
+    except SekishoError as error:
+        return not_judged(release, [*problems, error.message])
     verdict = Verdict(judged.model, judged.seq, judged.digest, judged.reference.digest, "cannot-judge")
+    decided, found = decisions or Decisions(), list(problems)
     if judged.reference.sessions < params.min_reference_sessions:
         held = judged.reference.sessions
-        few = f"the reference has {held} sessions, {params.min_reference_sessions} are needed"
-        return replace(verdict, problems=[few])
-    calendar, out = Calendar(judged.calendar, judged.bar), excluded or {}
+        found.append(f"the reference has {held} sessions, {params.min_reference_sessions} are needed")
+    calendar = Calendar(judged.calendar, judged.bar)
+    live, until = None, None
     try:
-        live = LiveBars(bars, judged.reference.symbols, judged.features(), data) if bars and data else None
         until = last_ended(calendar, as_of) if as_of else None
-        every, problems = read_records(predictions, judged, params, out, live, until)
-        verify_chain(predictions)
-        records = [record for record in every if not record.stray or record.rows >= params.min_rows]
-        problems += _silences(records, predictions, calendar, out, as_of)
+        live = LiveBars(bars, judged.reference.symbols, judged.features(), data) if bars and data else None
     except SekishoError as error:
-        return replace(verdict, problems=[error.message])
+        found.append(error.message)
+    memory = Kept(kept or predictions / FOLDER)
+    try:
+        logs = find_logs(predictions)
+    except SekishoError as error:
+        return replace(verdict, problems=[*found, error.message])
+    found += logs.problems
+    every = read_records(logs, judged, params, memory, live, until)
+    for log in logs.folders:
+        try:
+            memory.verify(log, "." if log == predictions else log.name)
+        except SekishoError as error:
+            found.append(error.message)
+    memory.save()
+    served = _of_service(every, calendar)
+    every = [record for record in every if record.session not in decided.excluded]
+    records = [record for record in served if record.session not in decided.excluded]
+    if not records:
+        until_then = f" up to {until}" if until else ""
+        found.append(f"{predictions}: no prediction by {judged.model}/{judged.seq}{until_then}")
+        return replace(verdict, problems=found)
+    found += _session_problems(records, params)
+    found += _silences(served, logs.sessions, calendar, decided.excluded, as_of)
+    return _judge(verdict, served, every, judged, live, calendar, params, decided, as_of, found)
+
+
+def not_judged(release: Path, problems: Sequence[str]) -> Verdict:
+    """The verdict where the release itself, or the parameters, cannot be read: named by the folder."""
+    seq = int(release.name) if release.name.isdecimal() else 0
+    return Verdict(release.absolute().parent.name, seq, "", "", "cannot-judge", problems=list(problems))
+
+
+def _judge(
+    verdict: Verdict,
+    served: Sequence[SessionRecord],
+    every: Sequence[SessionRecord],
+    judged: JudgedRelease,
+    live: LiveBars | None,
+    calendar: Calendar,
+    params: MonitoringParams,
+    decided: Decisions,
+    as_of: dt.datetime | None,
+    problems: list[str],
+) -> Verdict:
+    """``verdict`` with the alarms of what can be read; drift only where there is no problem."""
+    records = [record for record in served if record.session not in decided.excluded]
     verdict = replace(
-        _summed(verdict, records, every), excluded={str(day): reason for day, reason in out.items()}
+        _summed(verdict, records, every),
+        excluded={str(day): reason for day, reason in decided.excluded.items()},
     )
     skew = _skew_alarms(records, judged, params)
     problems += [
@@ -94,16 +150,29 @@ def check_predictions(
         f"computes from the bars, most often {alarm.series}"
         for alarm in skew
     ]
-    verdict, lasting = _lasting(verdict, records, judged, live, params)
-    verdict = replace(verdict, alarms=[*lasting, *skew, *_serving_alarms(records, params)])
+    earned = _earned(served, judged, live, calendar, params, decided, as_of)
+    problems += earned.problems
+    verdict = replace(
+        verdict,
+        performance=earned.figures,
+        unwatched=earned.unwatched,
+        alarms=[
+            *earned.alarms,
+            *_age_alarms(records, judged, params),
+            *skew,
+            *_serving_alarms(records, params),
+        ],
+    )
     if not problems:
         try:
             verdict = _judge_drift(verdict, records, judged, live, calendar)
         except SekishoError as error:
             problems = [error.message]
-    stand, known = acknowledged(verdict.alarms, judged.model, acknowledgements)
+    stand, known = acknowledged(verdict.alarms, judged.model, decided.acknowledgements)
     state: State = "cannot-judge" if problems else "alarm" if stand else "ok"
-    return replace(verdict, state=state, problems=problems, alarms=stand, acknowledged=known)
+    return replace(
+        verdict, state=state, problems=problems, alarms=stand, acknowledged=[*earned.known, *known]
+    )
 
 
 def _judge_drift(
@@ -119,7 +188,7 @@ def _judge_drift(
         CannotCheck, DataError: bars are missing or break the contract; a session that is none.
     """
     reference = release.reference
-    statistics = _statistics(records, release, live)
+    statistics = _statistics(records, live)
     sessions = [record.session for record in records]
     baseline = reference.baseline if live else _without_bars(reference.baseline)
     errors = forecast_errors(statistics, session_gaps(sessions, calendar), baseline)
@@ -158,17 +227,49 @@ def last_ended(calendar: Calendar, as_of: dt.datetime) -> dt.date:
     raise CannotCheck(f"{calendar.name} knows no session before {day}", remedy="name another day")
 
 
+def _of_service(every: Sequence[SessionRecord], calendar: Calendar) -> list[SessionRecord]:
+    """Records of the sessions in which the release served, or should have.
+
+    A request may name any session, and the guard refuses it. Such requests alone make a session of service
+    where they came in its own hours, or where it is the exchange's and lies after the first that was served;
+    not where another release answered.
+    """
+    first = next((record.session for record in every if not record.mistimed), None)
+
+    def counts(record: SessionRecord) -> bool:
+        if not record.mistimed:
+            return True
+        known = bool(calendar.sessions(record.session, record.session))
+        after = first is not None and record.session > first
+        return known and not record.others and (record.hours or after)
+
+    return [record for record in every if counts(record)]
+
+
+def _session_problems(records: Sequence[SessionRecord], params: MonitoringParams) -> list[str]:
+    found = []
+    for record in records:
+        said = [*record.problems, *record.feed]
+        if record.mistimed:
+            refused = ", ".join(sorted(record.answers))
+            said.insert(0, f"no service: every one of its {record.rows} requests was refused as {refused}")
+        elif record.bars < params.min_rows and not record.problems:
+            said.insert(0, f"{record.bars} predicted bars, {params.min_rows} are needed")
+        found += [f"session {record.session}: {what}" for what in said]
+    return found
+
+
 def _silences(
-    records: Sequence[SessionRecord],
-    predictions: Path,
+    served: Sequence[SessionRecord],
+    logged: Collection[dt.date],
     calendar: Calendar,
     excluded: Mapping[dt.date, str],
     as_of: dt.datetime | None,
 ) -> list[str]:
-    """Sessions without predictions of any release between the records, or after the last up to ``as_of``."""
-    logged = {session for session, _ in session_folders(predictions)} | set(excluded)
-    first, last = records[0].session, records[-1].session
-    lacking = [day for day in calendar.sessions(first, last) if day not in logged]
+    """Sessions without predictions of any release between those served, or after the last up to ``as_of``."""
+    first, last = served[0].session, served[-1].session
+    present = {*logged, *excluded}
+    lacking = [day for day in calendar.sessions(first, last) if day not in present]
     found = [f"session {day}: no predictions" for day in lacking]
     if as_of:
         end = last_ended(calendar, as_of)
@@ -180,18 +281,12 @@ def _silences(
     return found
 
 
-def _statistics(
-    records: Sequence[SessionRecord], release: JudgedRelease, live: LiveBars | None
-) -> npt.NDArray[np.float64]:
+def _statistics(records: Sequence[SessionRecord], live: LiveBars | None) -> npt.NDArray[np.float64]:
     """``(S, 3, A, F + 1)``: the features' statistics and the bar returns' (zeros without bars)."""
-    profiles = [record.profile for record in records if record.profile]
-    features = np.stack([profile.statistics() for profile in profiles])
+    features = np.stack([record.profile.statistics() for record in records if record.profile])
     returns = np.zeros((*features.shape[:3], 1))
     if live:
-        scaler = release.reference.scaler
-        market = Scaler(scaler.median[:, -1:], scaler.scale[:, -1:], scaler.clip)
-        found = profile_bar_returns(live, [profile.session for profile in profiles], market)
-        returns = np.stack([profile.statistics() for profile in found])
+        returns = np.stack([record.market.statistics() for record in records if record.market])
     return np.concatenate([features, returns], axis=3)
 
 
@@ -229,9 +324,8 @@ def _skew_summed(records: Sequence[SessionRecord]) -> dict[str, Any]:
     parts = [record.skew for record in records if record.skew]
     if not parts:
         return {}
-    answered = sum(record.answers.get(name, 0) for record in records for name in ANSWERED)
     return {
-        "answered": answered,
+        "answered": sum(part.answered for part in parts),
         "compared": sum(part.compared for part in parts),
         "differ": sum(part.differ for part in parts),
         "first": next((part.first for part in parts if part.first), ""),
@@ -244,9 +338,9 @@ def _skew_alarms(
     """The first session in which more requests than allowed saw other features than training computes."""
     for record in records:
         skew = record.skew
-        if skew and skew.differ > params.max_skew_share * skew.compared:
+        if skew and skew.differ > params.max_skew_share * skew.answered:
             worst = release.reference.features[int(np.argmax(skew.by_feature))]
-            share = skew.differ / skew.compared
+            share = skew.differ / skew.answered
             return [Alarm("skew", worst, share, params.max_skew_share, str(record.session))]
     return []
 
@@ -270,56 +364,76 @@ def _serving_alarms(records: Sequence[SessionRecord], params: MonitoringParams) 
     return found
 
 
-def _lasting(
-    verdict: Verdict,
-    records: Sequence[SessionRecord],
+@dataclass(frozen=True)
+class Earned:
+    """What the live account says; ``known``: losses that people turned the switch on after."""
+
+    alarms: list[Alarm] = field(default_factory=list)
+    known: list[dict[str, str]] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    unwatched: list[str] = field(default_factory=list)
+
+
+def _earned(
+    served: Sequence[SessionRecord],
     release: JudgedRelease,
     live: LiveBars | None,
+    calendar: Calendar,
     params: MonitoringParams,
-) -> tuple[Verdict, list[Alarm]]:
-    """What the live account and the model's age say; ``verdict`` with the figures and what is not watched."""
-    alarms, unwatched = [], []
+    decided: Decisions,
+    as_of: dt.datetime | None,
+) -> Earned:
+    """Losses of every session, those that people excluded too: an exclusion is for faults of the data."""
+    if live is None:
+        return Earned(unwatched=[f"{BAR_RETURN}, skew and the live account: no bars were given"])
+    traded = [record for record in served if record.sight]
+    earned = Earned()
+    if not traded:
+        return Earned(problems=["the live account: no session can be measured"])
+    try:
+        account = live_account(traded, live, release.market())
+    except SekishoError as error:
+        return Earned(problems=[f"the live account: {error.message}"])
+    earned.problems.extend(_unmeasured(traded, account.sessions, decided.excluded))
+    earned.unwatched.extend(
+        f"losses of {day}, which is excluded" for day in decided.excluded if day not in account.sessions
+    )
+    counted = since_turned_on(account, decided.turned, calendar, as_of)
+    earned.alarms.extend(loss_alarms(counted, params))
+    earned.known.extend(known_losses(account, counted, decided.turned, params))
+    judged = account.of([day for day in account.sessions if day not in decided.excluded])
+    if len(judged.sessions):
+        try:
+            found = measure_performance(judged, release.returns, params)
+        except SekishoError as error:
+            earned.problems.append(f"the live account: {error.message}")
+        else:
+            alarm = performance_alarm(found)
+            earned.alarms[:0] = [alarm] if alarm else []
+            earned.figures.update(found.as_dict())
+    return earned
+
+
+def _unmeasured(
+    traded: Sequence[SessionRecord], measured: Collection[dt.date], excluded: Collection[dt.date]
+) -> list[str]:
+    """Sessions whose losses are not known, though bars were given."""
+    lacking = [r.session for r in traded if r.session not in measured and r.session not in excluded]
+    if not lacking:
+        return []
+    return [
+        f"the live account: {len(lacking)} sessions cannot be measured, first {lacking[0]}: bring their bars"
+        " and those of the sessions before"
+    ]
+
+
+def _age_alarms(
+    records: Sequence[SessionRecord], release: JudgedRelease, params: MonitoringParams
+) -> list[Alarm]:
     last, trained = records[-1].session, release.reference.last_session
     age = len(Calendar(release.calendar, release.bar).sessions(trained, last)) - 1
-    if age > params.max_model_age:
-        figures = (f"training window ends {trained}", float(age), float(params.max_model_age), str(last))
-        alarms.append(Alarm("age", *figures))
-    figures_of: dict[str, Any] = {}
-    if live is None:
-        unwatched.append(f"{BAR_RETURN}, skew and the live account: no bars were given")
-    else:
-        usable = [record for record in records if record.sight]
-        try:
-            found = measure_performance(usable, live, release.returns, release.market(), params)
-        except SekishoError as error:
-            unwatched.append(f"the live account: {error.message}")
-        else:
-            alarms += _performance_alarms(found, params)
-            figures_of = found.as_dict()
-    return replace(verdict, performance=figures_of, unwatched=unwatched), alarms
-
-
-def _performance_alarms(found: Performance, params: MonitoringParams) -> list[Alarm]:
-    """The first session over each limit of the live account."""
-    equity, band = found.equity, found.band
-    below = ("equity below the backtest's band", -equity, -band)
-    short = ("CUSUM of net returns under the backtest's mean", found.cusum, np.full(len(band), found.limit))
-    alarms: list[Alarm] = []
-    for family, (series, statistic, limit) in (
-        ("performance", below),
-        ("performance", short),
-        (
-            "drawdown",
-            ("fraction of equity lost", found.drawdown, np.full(len(band), params.max_live_drawdown)),
-        ),
-        (
-            "session-loss",
-            ("fraction of equity lost", -found.live, np.full(len(band), params.max_session_loss)),
-        ),
-    ):
-        over = np.flatnonzero(statistic > limit)
-        if len(over) and family not in {alarm.family for alarm in alarms}:
-            at = int(over[0])
-            figures = (abs(float(statistic[at])), abs(float(limit[at])))
-            alarms.append(Alarm(family, series, *figures, str(found.sessions[at])))
-    return alarms
+    if age <= params.max_model_age:
+        return []
+    figures = (f"training window ends {trained}", float(age), float(params.max_model_age), str(last))
+    return [Alarm("age", *figures)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +17,23 @@ from sekisho.calendar import Calendar
 from sekisho.data.panel import Panel, load_panel, partitions
 from sekisho.data.store import write_partition
 from sekisho.data.validate import BarEnds, judge, read_partition
-from sekisho.errors import CannotCheck
+from sekisho.errors import CannotCheck, SekishoError
 from sekisho.features import compute_features, lookback
-from sekisho.monitoring.profile import Profile, Scaler, profile_session
 from sekisho.params import DataParams, FeatureParams
 
 Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SessionBars:
+    """Bars of one session: ``features`` ``(A, F)`` of each bar end, NaN where the past is too short;
+    ``returns`` ``(N, A, 1)``: log(close / open), which shows the level of volatility that features hide (a
+    missing bar did not move); ``constant``: symbols whose close never moved.
+    """
+
+    features: dict[np.datetime64, Float32]
+    returns: Float32
+    constant: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -50,12 +60,16 @@ class LiveBars:
         need = -(-lookback(self.features) // len(self.calendar.closes(session))) + 1
         return self.calendar.sessions(session - dt.timedelta(days=2 * need + 12), session)[-need - 1 :]
 
-    def key(self, session: dt.date) -> str:
-        """Changes with the partitions (name, size, time of change) that the session's features rest on."""
+    def files(self, session: dt.date) -> list[Path]:
+        """Partitions that the session's features rest on."""
         wanted = set(self.warm_up(session))
-        found = [(path.name, path.stat()) for day, path in self._files if day is None or day in wanted]
-        parts = [f"{name}:{about.st_size}:{about.st_mtime_ns}" for name, about in found]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return [path for day, path in self._files if day is None or day in wanted]
+
+    @cached_property
+    def last(self) -> dt.date | None:
+        """The last session that a partition is named by; None where names are no sessions."""
+        named = [day for day, _ in self._files]
+        return max((day for day in named if day), default=None) if all(named) else None
 
     def panel(self, sessions: Sequence[dt.date]) -> Panel:
         """The bars of ``sessions``.
@@ -87,41 +101,52 @@ class LiveBars:
             write_partition(table, Path(folder) / "bars.parquet")
             return load_panel(Path(folder))
 
-    def recomputed(self, session: dt.date) -> dict[np.datetime64, Float32]:
-        """Features ``(A, F)`` of each bar end of the session with a whole past, by the code of training.
+    def readable(self, sessions: Sequence[dt.date]) -> Panel:
+        """As ``panel``, without the sessions whose bars are missing or broken.
 
         Raises:
-            CannotCheck, DataError: as ``panel``.
+            CannotCheck, DataError: none of them can be read.
         """
-        panel = self.panel(self.warm_up(session))
-        table = compute_features(panel, self.features)
-        rows = np.flatnonzero(panel.session == np.datetime64(session))
-        if not len(rows):
+        try:
+            return self.panel(sessions)
+        except SekishoError:
+            return self.panel([day for day in sessions if self._reads(day)] or sessions)
+
+    def _reads(self, session: dt.date) -> bool:
+        try:
+            self.panel([session])
+        except SekishoError:
+            return False
+        return True
+
+    def watch(self, session: dt.date) -> SessionBars:
+        """The session's bars, and the features of each bar end by the code of training.
+
+        Raises:
+            CannotCheck: a session that they rest on has no bars; too many rows break the contract.
+            DataError: a partition that cannot be read or lacks a column.
+        """
+        if self.last and session > self.last:
             raise CannotCheck(
-                f"{self.folder}: no bars of {session}", remedy="bring the live market's bars up to date"
+                f"the live bars do not reach {session} yet: they end with {self.last}",
+                remedy="bring the live market's bars up to date",
             )
-        return {panel.ts_close[row]: table[row] for row in rows if np.isfinite(table[row]).all()}
+        days = self.warm_up(session)
+        panel = self.panel(days)
+        if lacking := [day for day in days if not (panel.session == np.datetime64(day)).any()]:
+            what = "" if lacking[-1] == session else f", which the features of {session} rest on"
+            raise CannotCheck(f"{self.folder}: no bars of {lacking[-1]}{what}", remedy="bring them")
+        inside = panel.session == np.datetime64(session)
+        features = compute_features(panel, self.features)
+        return SessionBars(
+            features={panel.ts_close[row]: features[row] for row in np.flatnonzero(inside)},
+            returns=np.log(panel.close / panel.open).astype(np.float32)[inside][..., None],
+            constant=self._constant(panel, inside),
+        )
 
-
-def profile_bar_returns(live: LiveBars, sessions: Sequence[dt.date], scaler: Scaler) -> list[Profile]:
-    """Profiles of log(close / open), ``A`` × 1 series, of the given sessions: they show the level of
-    volatility, which features hide. A missing bar did not move.
-
-    Raises:
-        CannotCheck: a session or a symbol has no bars; too many rows of a partition break the contract.
-        DataError: a partition that cannot be read or lacks a column.
-    """
-    panel = live.panel(sessions)
-    returns = np.log(panel.close / panel.open).astype(np.float32)[..., None]
-    profiles = []
-    for day in sessions:
-        rows = panel.session == np.datetime64(day)
-        if not rows.any():
-            raise CannotCheck(
-                f"{live.folder}: no bars of {day}", remedy="bring the live market's bars up to date"
-            )
-        profiles.append(profile_session(day, returns[rows], scaler))
-    return profiles
+    def _constant(self, panel: Panel, inside: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+        moved = (np.ptp(panel.close[inside], axis=0) > 0) | (inside.sum() < 2)
+        return tuple(symbol for symbol, free in zip(panel.symbols, moved, strict=True) if not free)
 
 
 def _day(path: Path) -> dt.date | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,12 @@ LEAST = 20  # sessions of the backtest below which nothing is resampled
 
 
 @dataclass(frozen=True)
-class Performance:
-    """The live account, session by session from ``sessions[0]`` on: net returns, the equity's lower band,
-    the CUSUM of shortfalls and its limit, and what the replayed model would have earned instead.
-    """
+class Account:
+    """Net returns of the live account by session, and what the replayed model would have earned."""
 
     sessions: tuple[dt.date, ...]
     live: Array
     replayed: Array
-    band: Array
-    cusum: Array
-    limit: float
 
     @property
     def equity(self) -> Array:
@@ -54,10 +49,26 @@ class Performance:
         equity = self.equity
         return np.asarray(1.0 - equity / np.maximum.accumulate(np.maximum(equity, 1.0)), dtype=np.float64)
 
+    def of(self, sessions: Collection[dt.date]) -> Account:
+        """The account of these sessions alone."""
+        kept = np.array([day in sessions for day in self.sessions], dtype=bool)
+        days = tuple(day for day in self.sessions if day in sessions)
+        return Account(days, self.live[kept], self.replayed[kept])
+
+
+@dataclass(frozen=True)
+class Performance:
+    """An account and its limits: the equity's lower band, the CUSUM of shortfalls and its own."""
+
+    account: Account
+    band: Array
+    cusum: Array
+    limit: float
+
     def as_dict(self) -> dict[str, Any]:
         """For the verdict: figures, and the account session by session."""
-        equity, gap = self.equity, np.cumprod(1.0 + self.replayed)
-        days = [str(day) for day in self.sessions]
+        account, equity = self.account, self.account.equity
+        gap, days = np.cumprod(1.0 + account.replayed), [str(day) for day in account.sessions]
         return {
             "sessions": len(days),
             "net_return": float(equity[-1] - 1.0),
@@ -65,45 +76,42 @@ class Performance:
             "band_low": float(self.band[-1] - 1.0),
             "cusum": float(self.cusum[-1]),
             "cusum_limit": self.limit,
-            "drawdown": float(self.drawdown.max()),
-            "worst_session": float(self.live.min()),
+            "drawdown": float(account.drawdown.max()),
+            "worst_session": float(account.live.min()),
             "equity": {day: float(x) for day, x in zip(days, equity, strict=True)},
             "band": {day: float(x) for day, x in zip(days, self.band, strict=True)},
         }
 
 
-def measure_performance(
-    records: Sequence[SessionRecord],
-    live: LiveBars,
-    returns: Path,
-    market: MarketParams,
-    params: MonitoringParams,
-) -> Performance:
-    """Trade the logged weights through the backtest's market.
+def live_account(records: Sequence[SessionRecord], live: LiveBars, market: MarketParams) -> Account:
+    """Trade the logged weights through the backtest's market, in the sessions that have bars.
 
     Args:
         records: of the sessions, in time order.
         live: bars of them and of some sessions before.
-        returns: the backtest's net returns by session, column ``agent`` (``metrics/returns.csv``).
         market: costs and limits of the release.
 
     Raises:
-        CannotCheck: the backtest's returns are missing or unusable, the bars too few.
+        CannotCheck: the bars are too few.
         SekishoError: as ``live.panel`` and `simulate`.
     """
-    expected = _expected(returns)
     table = _trade(records, live, market)
     found = {name: table.filter(pl.col("strategy") == name) for name in ("live", "replayed")}
     net = {name: part["net_return"].to_numpy() for name, part in found.items()}
-    band, limit = _limits(expected, len(net["live"]), params)
-    return Performance(
-        sessions=tuple(found["live"]["session"]),
-        live=net["live"],
-        replayed=net["replayed"],
-        band=band,
-        cusum=shortfall(net["live"][None], expected.mean(keepdims=True), expected.std(keepdims=True))[0],
-        limit=limit,
-    )
+    return Account(tuple(found["live"]["session"]), net["live"], net["replayed"])
+
+
+def measure_performance(account: Account, returns: Path, params: MonitoringParams) -> Performance:
+    """Hold the account against the backtest's net returns by session, column ``agent``
+    (``metrics/returns.csv``).
+
+    Raises:
+        CannotCheck: the backtest's returns are missing or unusable.
+    """
+    expected = _expected(returns)
+    band, limit = _limits(expected, len(account.live), params)
+    cusum = shortfall(account.live[None], expected.mean(keepdims=True), expected.std(keepdims=True))[0]
+    return Performance(account, band, cusum, limit)
 
 
 def _expected(path: Path) -> Array:
@@ -120,12 +128,15 @@ def _expected(path: Path) -> Array:
 
 def _trade(records: Sequence[SessionRecord], live: LiveBars, market: MarketParams) -> pl.DataFrame:
     """Net returns by strategy (``live``, ``replayed``) and session, through the backtest's own market."""
-    from sekisho.backtest.simulate import Account, simulate  # torch: seconds to import
+    from sekisho.backtest.simulate import Account as Trader
+    from sekisho.backtest.simulate import simulate  # torch: seconds to import
     from sekisho.backtest.splits import Fold
     from sekisho.backtest.strategies import Context, Observation, Strategy
 
-    days = [record.session for record in records]
-    panel = live.panel([*live.warm_up(days[0]), *days[1:]])
+    asked = [record.session for record in records]
+    panel = live.readable([*live.warm_up(asked[0]), *asked[1:]])
+    priced = set(panel.session.astype("datetime64[D]").tolist())
+    days = [day for day in asked if day in priced]
     rows = {time: row for row, time in enumerate(panel.ts_close)}
     wanted: dict[str, dict[int, npt.NDArray[np.float32]]] = {"live": {}, "replayed": {}}
     for record in records:
@@ -153,7 +164,7 @@ def _trade(records: Sequence[SessionRecord], live: LiveBars, market: MarketParam
     features = np.zeros((len(panel), len(panel.symbols), 1), dtype=np.float32)
     strategies = {name: follow(weights) for name, weights in wanted.items()}
     fold = Fold(0, window, window, window)
-    accounts = [Account(name) for name in strategies]
+    accounts = [Trader(name) for name in strategies]
     return simulate(panel, features, [fold], [strategies], accounts, market).returns
 
 

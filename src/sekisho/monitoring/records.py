@@ -1,11 +1,9 @@
-"""What is kept of a session once it was read, beside its batches: the next check reads only new sessions."""
+"""What is kept of a session once it was read: the next check reads only new sessions."""
 
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +15,23 @@ from sekisho.monitoring.histogram import Histograms
 from sekisho.monitoring.predictions import ANSWERED, MISTIMED
 from sekisho.monitoring.profile import Profile
 
-VERSION = 3  # of the record's content: a new one makes every session be read again
+VERSION = 4  # of the record's content: a new one makes every session be read again
 Float32 = npt.NDArray[np.float32]
+SUMS = ("total", "products", "low", "high")  # arrays of a profile
+MARKET = "market_"  # before those of the bars' returns
+PLAIN = ("rows", "bars", "answers", "parity", "hours", "others")  # kept as they are
 
 
 @dataclass(frozen=True)
 class Skew:
     """Served observations against those recomputed from bars, joined request by request.
 
-    ``compared`` requests had a recomputed row, ``differ`` of them in any bit; ``by_feature``: how many differ
-    in each feature; ``first``: id of the first that differs, empty where none does.
+    Of ``answered`` requests ``compared`` had a recomputed row, ``differ`` of these in any bit;
+    ``by_feature``: how many differ in each feature; ``first``: id of the first that differs, empty where
+    none does.
     """
 
+    answered: int
     compared: int
     differ: int
     by_feature: tuple[int, ...]
@@ -52,9 +55,13 @@ class Sight:
 
 @dataclass(frozen=True)
 class SessionRecord:
-    """One release in one session: ``rows`` predictions at ``bars`` distinct bar ends, counts of the guard's
-    verdicts, largest difference to the replayed model, problems found. ``profile`` and ``sight`` are None
-    where there are problems, ``skew`` where no bars were at hand.
+    """One release in one session: ``rows`` predictions (a request answered twice counts once) at ``bars``
+    distinct bar ends, counts of the guard's verdicts, largest difference to the replayed model.
+
+    ``problems``: of the log; ``feed``: of the live bars, and of the features held against them. ``hours``:
+    whether a row came in the session's own hours; ``others``: rows that other releases answered.
+    ``profile`` is None where there are problems, ``sight`` where no row can be computed with; ``skew`` and
+    ``market`` (the profile of the bars' returns) where no bars were at hand.
     """
 
     session: dt.date
@@ -63,9 +70,13 @@ class SessionRecord:
     answers: dict[str, int]
     parity: float
     problems: tuple[str, ...]
+    feed: tuple[str, ...] = ()
+    hours: bool = True
+    others: int = 0
     profile: Profile | None = None
     sight: Sight | None = None
     skew: Skew | None = None
+    market: Profile | None = None
 
     @property
     def safe_share(self) -> float:
@@ -74,20 +85,9 @@ class SessionRecord:
         return 1 - sum(self.answers.get(name, 0) for name in ANSWERED) / counted if counted else 0.0
 
     @property
-    def stray(self) -> bool:
-        """Nothing but requests that named this session at another time: no sign of service in it."""
+    def mistimed(self) -> bool:
+        """Nothing but requests whose time the guard refused: the session is what their callers said."""
         return 0 < self.rows == sum(self.answers.get(name, 0) for name in MISTIMED)
-
-
-def record_key(files: Sequence[Path], manifest_digest: str, reference_digest: str, bars: str) -> str:
-    """Changes with the batches (name, size, time of change), the release, the reference, the live bars and
-    this code's version.
-    """
-    parts = [str(VERSION), manifest_digest, reference_digest, bars]
-    for path in files:
-        status = path.stat()
-        parts.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def load_record(path: Path) -> SessionRecord | None:
@@ -100,48 +100,53 @@ def load_record(path: Path) -> SessionRecord | None:
 
 
 def _unpack(about: dict[str, Any], stored: dict[str, Any]) -> SessionRecord:
-    session, profile, sight = dt.date.fromisoformat(about["session"]), None, None
-    if "total" in stored:
-        arrays = {name: stored[name] for name in ("total", "products", "low", "high")}
-        profile = Profile(session=session, rows=about["bars"], **arrays)
+    session, sight, skew = dt.date.fromisoformat(about["session"]), None, about["skew"]
     if "codes" in stored:
         found = Histograms(stored["codes"], stored["counts"], stored["starts"])
         sight = Sight(found, stored["closes"], stored["answered"], stored["replayed"])
-    skew = about["skew"]
     return SessionRecord(
-        session,
-        about["rows"],
-        about["bars"],
-        about["answers"],
-        about["parity"],
-        tuple(about["problems"]),
-        profile,
-        sight,
-        Skew(skew[0], skew[1], tuple(skew[2]), skew[3]) if skew else None,
+        session=session,
+        **{name: about[name] for name in PLAIN},
+        problems=tuple(about["problems"]),
+        feed=tuple(about["feed"]),
+        profile=_profile(session, about["profile"], "", stored),
+        sight=sight,
+        skew=Skew(skew[0], skew[1], skew[2], tuple(skew[3]), skew[4]) if skew else None,
+        market=_profile(session, about["market"], MARKET, stored),
     )
+
+
+def _profile(session: dt.date, rows: int | None, prefix: str, stored: dict[str, Any]) -> Profile | None:
+    if rows is None:
+        return None
+    return Profile(session=session, rows=rows, **{name: stored[prefix + name] for name in SUMS})
 
 
 def save_record(record: SessionRecord, path: Path) -> None:
     """Keep a record and drop older ones of its session; a folder that may not be written is left as it is."""
-    skew, profile, sight = record.skew, record.profile, record.sight
-    about = {
+    skew, sight = record.skew, record.sight
+    about = {name: getattr(record, name) for name in PLAIN} | {
         "session": str(record.session),
-        "rows": record.rows,
-        "bars": record.bars,
-        "answers": record.answers,
-        "parity": record.parity,
         "problems": list(record.problems),
-        "skew": [skew.compared, skew.differ, list(skew.by_feature), skew.first] if skew else None,
+        "feed": list(record.feed),
+        "skew": [skew.answered, skew.compared, skew.differ, list(skew.by_feature), skew.first]
+        if skew
+        else None,
     }
-    arrays = {n: getattr(profile, n) for n in ("total", "products", "low", "high")} if profile else {}
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, prefix, profile in (("profile", "", record.profile), ("market", MARKET, record.market)):
+        about[name] = profile.rows if profile else None
+        arrays |= {prefix + part: getattr(profile, part) for part in SUMS} if profile else {}
     if sight:
         arrays |= {n: getattr(sight.histograms, n) for n in ("codes", "counts", "starts")}
         arrays |= {n: getattr(sight, n) for n in ("closes", "answered", "replayed")}
     beside = path.with_suffix(".tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
-            np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
-        for old in path.parent.glob(".profile-*.npz"):
+            arrays["about"] = np.array(json.dumps(about))
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        for old in path.parent.glob(f"{record.session}-*.npz"):
             old.unlink()
         beside.replace(path)
     except OSError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,63 +14,68 @@ import numpy.typing as npt
 import polars as pl
 
 from sekisho.calendar import Calendar
-from sekisho.errors import CannotCheck
+from sekisho.errors import SekishoError
 from sekisho.monitoring.histogram import Histograms, histograms
-from sekisho.monitoring.live_bars import LiveBars
-from sekisho.monitoring.predictions import ANSWERED, MISTIMED, SessionLog, read_session, session_folders
+from sekisho.monitoring.kept import Kept
+from sekisho.monitoring.live_bars import LiveBars, SessionBars
+from sekisho.monitoring.predictions import ANSWERED, MISTIMED, Logs, SessionLog, read_session
 from sekisho.monitoring.profile import Scaler, profile_session
-from sekisho.monitoring.records import SessionRecord, Sight, Skew, load_record, record_key, save_record
+from sekisho.monitoring.records import VERSION, SessionRecord, Sight, Skew
 from sekisho.monitoring.released import JudgedRelease
 from sekisho.params import MonitoringParams
 
 Float32 = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 MICROSECOND = np.float32(1e-6)
 
 
 def read_records(
-    predictions: Path,
+    logs: Logs,
     release: JudgedRelease,
     params: MonitoringParams,
-    excluded: Mapping[dt.date, str],
+    kept: Kept,
     live: LiveBars | None = None,
     until: dt.date | None = None,
-) -> tuple[list[SessionRecord], list[str]]:
-    """Records of the sessions up to ``until`` that the log holds rows of the release for, and every problem
-    found in them.
-
-    Raises:
-        CannotCheck: a file that cannot be read at all; no prediction by this release.
-        DataError: live bars that cannot be read.
+) -> list[SessionRecord]:
+    """Records of the sessions up to ``until`` that the log holds rows of the release for, in time order; what
+    is wrong with a session is said in its record.
     """
-    records, problems = [], []
+    records = []
     replayer: Replayer | None = None
-    for session, files in session_folders(predictions):
-        if session in excluded or (until and session > until):
+    for session, files in logs.sessions.items():
+        if until and session > until:
             continue
-        bars = live.key(session) if live else ""
-        key = record_key(files, release.digest, release.reference.digest, bars)
-        path = files[0].parent / f".profile-{key}.npz"
-        record = load_record(path)
+        key = _key(files, release, params, kept, session, live)
+        record = kept.record(str(session), key)
         if record is None:
             names = (release.model, release.seq, release.digest)
             log = read_session(session, files, *names, release.shape, _closes(release, session))
             replayer = replayer or Replayer(release.content / "model.onnx")
-            record = make_record(log, release, replayer, live)
-            save_record(record, path)
-        if not record.rows and not record.problems:
-            continue  # only other releases predicted
-        problems += [f"session {session}: {problem}" for problem in record.problems]
-        short = record.bars < params.min_rows and not (record.stray and record.rows < params.min_rows)
-        if short and not record.problems:
-            problems.append(f"session {session}: {record.bars} predicted bars, {params.min_rows} are needed")
-        records.append(record)
-    if all(record.stray and record.rows < params.min_rows for record in records):
-        raise CannotCheck(
-            f"{predictions}: no prediction by {release.model}/{release.seq}"
-            + (f" up to {until}" if until else ""),
-            remedy="name the release that serves",
-        )
-    return records, problems
+            record = make_record(log, release, params, replayer, live)
+            kept.keep(record, key)
+        if record.rows or record.problems:  # else only other releases predicted
+            records.append(record)
+    return records
+
+
+def _key(
+    files: list[Path],
+    release: JudgedRelease,
+    params: MonitoringParams,
+    kept: Kept,
+    session: dt.date,
+    live: LiveBars | None,
+) -> str:
+    """Changes with the content of the batches and of the live bars, the release, the reference and this
+    code's version.
+    """
+    limits = f"{params.max_safe_share} {params.max_skew_share} {params.min_rows}"
+    parts = [str(VERSION), release.digest, release.reference.digest, limits]
+    try:
+        parts += [kept.digests(files), kept.digests(live.files(session)) if live else ""]
+    except (OSError, SekishoError) as error:  # said again where the file is read
+        parts.append(str(error))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _closes(release: JudgedRelease, session: dt.date) -> npt.NDArray[np.datetime64]:
@@ -102,12 +109,44 @@ class Replayer:
 
 
 def make_record(
-    log: SessionLog, release: JudgedRelease, replayer: Replayer, live: LiveBars | None
+    log: SessionLog,
+    release: JudgedRelease,
+    params: MonitoringParams,
+    replayer: Replayer,
+    live: LiveBars | None,
 ) -> SessionRecord:
-    """Everything later checks need to know of a session; a session with problems gets no profile."""
-    answers = dict(sorted(Counter(log.rows["verdict"].drop_nulls().to_list()).items()))
-    if log.problems or log.rows.is_empty():
-        return SessionRecord(log.session, len(log.rows), 0, answers, 0.0, log.problems)
+    """Everything later checks need to know of a session. One with problems gets no profile, so that drift is
+    not judged by it; what its rows show of losses and of the guard is kept all the same.
+    """
+    bars, feed = _watch(log.session, live)
+    logged = log.rows.filter(pl.Series(log.first_answers())) if len(log.rows) else log.rows
+    base = SessionRecord(
+        session=log.session,
+        rows=len(logged),
+        bars=0,
+        answers=dict(sorted(Counter(logged["verdict"].drop_nulls().to_list()).items())),
+        parity=0.0,
+        problems=log.problems,
+        feed=feed,
+        hours=log.hours,
+        others=log.others,
+        market=profile_session(log.session, bars.returns, _market(release.reference.scaler))
+        if bars
+        else None,
+    )
+    usable = log.usable(release.shape)
+    return _filled(base, usable, release, params, replayer, bars) if len(usable.rows) else base
+
+
+def _filled(
+    record: SessionRecord,
+    log: SessionLog,
+    release: JudgedRelease,
+    params: MonitoringParams,
+    replayer: Replayer,
+    bars: SessionBars | None,
+) -> SessionRecord:
+    """``record`` with what the usable rows of ``log`` show."""
     observations, targets = log.observations(release.shape), log.targets(release.shape)
     finite = np.isfinite(observations).all(axis=(1, 2))
     replayed = np.zeros_like(targets)
@@ -115,20 +154,21 @@ def make_record(
         states = log.states(replayer.state_shape) if replayer.state_shape else None
         kept = states[finite] if states is not None else None
         replayed[finite] = replayer.answer(observations[finite], kept)
-    agreed = (log.rows["verdict"] == "ok").to_numpy()
-    seen = finite & ~log.rows["verdict"].is_in(MISTIMED).to_numpy()
+    agreed = finite & (log.rows["verdict"] == "ok").to_numpy()
+    seen = finite & log.first_answers() & ~log.rows["verdict"].is_in(MISTIMED).to_numpy()
     times = log.rows["ts_close"].filter(pl.Series(seen))  # several portfolios may ask at one bar
     once = np.flatnonzero(seen)[times.is_first_distinct().to_numpy()]
+    once = once[np.argsort(_naive(log.rows["ts_close"])[once], kind="stable")]
     features = observations[once, :, :-1]
-    return SessionRecord(
-        session=log.session,
-        rows=len(log.rows),
+    problems = record.problems or tuple(_poor_inputs(observations, features, release, params))
+    skew = _skew(log, observations, bars) if bars else None
+    return replace(
+        record,
         bars=len(once),
-        answers=answers,
         parity=float(np.abs(replayed - targets)[agreed].max(initial=0.0)),
-        problems=(),
+        problems=problems,
         profile=profile_session(log.session, features, _features_only(release.reference.scaler))
-        if len(once)
+        if len(once) and not problems
         else None,
         sight=Sight(
             histograms=_histograms(features, log.rows["latency_us"]),
@@ -138,8 +178,42 @@ def make_record(
         )
         if len(once)
         else None,
-        skew=_skew(log, observations, live) if live else None,
+        skew=skew,
+        feed=(*record.feed, *_uncompared(skew, params)),
     )
+
+
+def _watch(session: dt.date, live: LiveBars | None) -> tuple[SessionBars | None, tuple[str, ...]]:
+    """The live bars of the session, or why they cannot be held against it."""
+    if live is None:
+        return None, ()
+    try:
+        bars = live.watch(session)
+    except SekishoError as error:
+        return None, (error.message,)
+    return bars, tuple(f"the close of {symbol} never moved: is its feed frozen?" for symbol in bars.constant)
+
+
+def _poor_inputs(
+    observations: Float32, features: Float32, release: JudgedRelease, params: MonitoringParams
+) -> Iterator[str]:
+    """Inputs that were missing, or that stood still: a fault of the data, which is no drift."""
+    names, symbols = release.reference.features, release.reference.symbols
+    missing = ~np.isfinite(observations[:, :, :-1])
+    lacking = int(missing.any(axis=(1, 2)).sum())
+    if lacking > params.max_safe_share * len(observations):
+        asset, feature = np.unravel_index(missing.sum(axis=0).argmax(), missing.shape[1:])
+        share = f"{lacking} of {len(observations)} requests"
+        yield f"inputs are missing (NaN) in {share}, most often {names[feature]} of {symbols[asset]}"
+    if len(features) >= params.min_rows:
+        watched = release.reference.baseline.watched[..., :-1].any(axis=0)  # clocks need not vary
+        still = (np.ptp(features, axis=0) == 0) & watched
+        if still.any():
+            asset, feature = (int(i[0]) for i in np.nonzero(still))
+            more = f" (and {still.sum() - 1} more inputs)" if still.sum() > 1 else ""
+            value = features[0, asset, feature]
+            what = f"{names[feature]} of {symbols[asset]} stood still at {value:.4g}{more}"
+            yield f"{what}: is the feed frozen?"
 
 
 def _histograms(features: Float32, latency: pl.Series) -> Histograms:
@@ -152,20 +226,30 @@ def _histograms(features: Float32, latency: pl.Series) -> Histograms:
     )
 
 
-def _skew(log: SessionLog, observations: Float32, live: LiveBars) -> Skew:
+def _skew(log: SessionLog, observations: Float32, bars: SessionBars) -> Skew:
     """Join each answered request with the features recomputed for its bar; every bit must agree."""
-    recomputed = live.recomputed(log.session)
-    answered = log.rows["verdict"].is_in(ANSWERED).to_numpy()
+    answered = log.rows["verdict"].is_in(ANSWERED).to_numpy() & log.first_answers()
     times = _naive(log.rows["ts_close"])
-    rows = [row for row in np.flatnonzero(answered) if times[row] in recomputed]
-    count = len(live_features := observations[rows, :, :-1])
+    known = {at for at, row in bars.features.items() if np.isfinite(row).all()}
+    rows = [row for row in np.flatnonzero(answered) if times[row] in known]
+    count, answers = len(live_features := observations[rows, :, :-1]), int(answered.sum())
     if not count:
-        return Skew(0, 0, (0,) * (observations.shape[2] - 1), "")
-    unlike = live_features != np.stack([recomputed[times[row]] for row in rows])  # (N, A, F)
+        return Skew(answers, 0, 0, (0,) * (observations.shape[2] - 1), "")
+    unlike = live_features != np.stack([bars.features[times[row]] for row in rows])  # (N, A, F)
     differ = np.flatnonzero(unlike.any(axis=(1, 2)))
     first = str(log.rows["prediction_id"][int(rows[differ[0]])]) if len(differ) else ""
     by_feature = tuple(int(n) for n in unlike.any(axis=1).sum(axis=0))
-    return Skew(count, len(differ), by_feature, first)
+    return Skew(answers, count, len(differ), by_feature, first)
+
+
+def _uncompared(skew: Skew | None, params: MonitoringParams) -> tuple[str, ...]:
+    """At least ``1 - max_skew_share`` of the answered requests must have been held against the bars."""
+    if skew is None or skew.answered - skew.compared <= params.max_skew_share * skew.answered:
+        return ()
+    return (
+        f"only {skew.compared} of {skew.answered} answered requests could be compared with the live bars: "
+        "the others' bars are missing",
+    )
 
 
 def _naive(times: pl.Series) -> npt.NDArray[np.datetime64]:
@@ -175,3 +259,8 @@ def _naive(times: pl.Series) -> npt.NDArray[np.datetime64]:
 
 def _features_only(scaler: Scaler) -> Scaler:
     return Scaler(scaler.median[:, :-1], scaler.scale[:, :-1], scaler.clip)
+
+
+def _market(scaler: Scaler) -> Scaler:
+    """Of the bars' returns, the last series."""
+    return Scaler(scaler.median[:, -1:], scaler.scale[:, -1:], scaler.clip)

@@ -227,7 +227,7 @@ def read_predictions(folder: Path, sessions: Iterable[dt.date] | None = None) ->
     Columns: ``SCHEMA``. A session without predictions gives no rows. Does not check the chain.
     """
     wanted = None if sessions is None else {day.isoformat() for day in sessions}
-    files = [path for path in _batches(folder) if wanted is None or path.parent.name in wanted]
+    files = [path for path in batches(folder) if wanted is None or path.parent.name in wanted]
     if not files:
         return pl.DataFrame(schema=SCHEMA)
     return pl.concat([pl.read_parquet(path) for path in files])
@@ -242,8 +242,8 @@ class ChainSummary:
     head: str
 
 
-def verify_chain(folder: Path) -> ChainSummary:
-    """Recompute the whole chain.
+def verify_chain(folder: Path, after: ChainSummary | None = None) -> ChainSummary:
+    """Recompute the chain, from ``after`` on where its batches are known to be as they were verified.
 
     Raises:
         Refused: a batch was edited, removed, added or moved; names the file.
@@ -251,8 +251,9 @@ def verify_chain(folder: Path) -> ChainSummary:
     """
     if not folder.is_dir():
         raise CannotCheck(f"{folder}: no such folder", remedy="name the folder given to `sekisho serve`")
-    chain, rows, files = GENESIS, 0, _batches(folder)
-    for number, path in enumerate(files, start=1):
+    known, files = after or ChainSummary(0, 0, GENESIS), batches(folder)
+    chain, rows = known.head, known.predictions
+    for number, path in enumerate(files[known.batches :], start=known.batches + 1):
         if path.stem != f"{number:012d}":
             raise _broken(folder, f"batch {number:012d}", f"{path.relative_to(folder)}")
         try:
@@ -278,6 +279,8 @@ def _check_head(folder: Path, files: Sequence[Path], chain: str) -> None:
         found = _read_head(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _broken(folder, f"a readable {HEAD}", error) from error
+    if found == (len(files), chain):
+        return
     previous = pl.read_parquet_metadata(files[-1])[PREVIOUS] if files else GENESIS
     if not _is_end(found, len(files), chain, previous):
         raise _broken(folder, f"batch {found[0]:012d}, which {HEAD} names", f"{len(files)} batches")
@@ -363,13 +366,14 @@ def _link(previous: str, number: int, session: dt.date, frame: pl.DataFrame) -> 
     return digest.hexdigest()
 
 
-def _batches(folder: Path) -> list[Path]:
+def batches(folder: Path) -> list[Path]:
+    """Files of one log, in the order they were written."""
     return sorted(folder.glob("*/*.parquet"), key=lambda path: path.name)
 
 
 def _last_link(folder: Path) -> tuple[int, str]:
     """Number and link of the newest batch, to go on from; a head that names another end is not gone over."""
-    files, number, chain, previous = _batches(folder), 0, GENESIS, GENESIS
+    files, number, chain, previous = batches(folder), 0, GENESIS, GENESIS
     if not files and not (folder / HEAD).exists():
         _write_head(folder, 0, GENESIS)  # before any batch: a head that is missing was taken away
     try:

@@ -71,9 +71,11 @@ def roles() -> str:
             )
             for access in ("read", "write")
         ]
-        rows.append(
-            f"| {name} | {'<br>'.join(who)} | {cells[0]} | {cells[1]} | {', '.join(row.get('allows', []))} |"
-        )
+        restored = [
+            f"restore `{g['class']}/{g['prefix']}`" for g in row.get("grants", []) if g["access"] == "restore"
+        ]
+        also = ", ".join([*row.get("allows", []), *restored])
+        rows.append(f"| {name} | {'<br>'.join(who)} | {cells[0]} | {cells[1]} | {also} |")
     return "\n".join(rows)
 
 

@@ -92,6 +92,7 @@ def test_karpenter_can_do_what_its_chart_asks_for_and_only_to_its_own(plans, env
     cluster = f"kubernetes.io/cluster/{name}"
     instance = f"arn:aws:ec2:{REGION}:{ACCOUNT}:instance/i-1"
     profile = f"arn:aws:iam::{ACCOUNT}:instance-profile/{name}_123"
+    foreign = f"arn:aws:iam::{ACCOUNT}:instance-profile/administrators"
     spot = f"arn:aws:iam::{ACCOUNT}:role/aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
     own = {f"aws:ResourceTag/{cluster}": "owned", "aws:ResourceTag/karpenter.sh/nodepool": "serving"}
     asked = {f"aws:RequestTag/{cluster}": "owned", "aws:RequestTag/eks:eks-cluster-name": name}
@@ -113,8 +114,8 @@ def test_karpenter_can_do_what_its_chart_asks_for_and_only_to_its_own(plans, env
         (True, "iam:AddRoleToInstanceProfile", profile, kept),
         (True, "iam:GetInstanceProfile", profile, {}),
         (True, "iam:ListInstanceProfiles", "*", {}),
-        (False, "iam:RemoveRoleFromInstanceProfile", f"arn:aws:iam::{ACCOUNT}:instance-profile/administrators", {}),
-        (False, "iam:DeleteInstanceProfile", f"arn:aws:iam::{ACCOUNT}:instance-profile/administrators", {}),
+        (False, "iam:RemoveRoleFromInstanceProfile", foreign, {}),
+        (False, "iam:DeleteInstanceProfile", foreign, {}),
         (True, "ec2:CreateTags", instance, own | {"aws:TagKeys": ["karpenter.sh/nodeclaim", "Name"]}),
         (False, "ec2:CreateTags", instance, own | {"aws:TagKeys": [cluster]}),
         (False, "ec2:CreateTags", instance, {"aws:TagKeys": ["Name"]}),

@@ -10,7 +10,7 @@ import pytest
 from terraform.offline import ROOTS, TERRAFORM, Workspace
 from tests.terraform.tool import needs_terraform
 
-LONGEST_MODULE = 160  # lines of code, without variables and outputs
+LONGEST_MODULE = 150  # lines of code, without variables and outputs
 MODULES = sorted(p.parent.relative_to(TERRAFORM).as_posix() for p in TERRAFORM.glob("*/*/variables.tf"))
 TESTED = sorted(f"modules/{p.parents[1].name}" for p in TERRAFORM.glob("modules/*/tests/*.hcl"))
 

@@ -7,15 +7,19 @@ resource "aws_s3_bucket" "this" {
   bucket              = var.name
   object_lock_enabled = local.locked
   tags                = { DataClass = var.profile }
-
-  lifecycle {
-    prevent_destroy = true
-  }
+  lifecycle { prevent_destroy = true }
 }
 
 resource "aws_s3_bucket_versioning" "this" {
   bucket = aws_s3_bucket.this.bucket
   versioning_configuration { status = "Enabled" }
+  lifecycle { prevent_destroy = true }
+}
+
+module "ageing" {
+  source  = "../ageing"
+  bucket  = aws_s3_bucket_versioning.this.bucket # transitions of versions need them
+  profile = var.profile
 }
 
 resource "aws_s3_bucket_public_access_block" "this" {
@@ -52,6 +56,7 @@ resource "aws_s3_bucket_object_lock_configuration" "this" {
     }
   }
   depends_on = [aws_s3_bucket_versioning.this]
+  lifecycle { prevent_destroy = true }
 }
 
 resource "aws_s3_bucket_inventory" "this" {

@@ -37,6 +37,7 @@ resource "aws_s3_bucket_policy" "this" {
     Statement = concat(local.denials, local.locked ? local.worm : [], local.services)
   })
   depends_on = [aws_s3_bucket_public_access_block.this]
+  lifecycle { prevent_destroy = true }
 }
 
 resource "aws_kms_key" "this" {
@@ -44,7 +45,8 @@ resource "aws_kms_key" "this" {
   enable_key_rotation     = true
   deletion_window_in_days = 30
   tags                    = { DataClass = var.profile }
-  policy = jsonencode({ # in a key policy, resource "*" is this key
+  lifecycle { prevent_destroy = true } # who deletes the key erases what is locked
+  policy = jsonencode({                # in a key policy, resource "*" is this key
     Version = "2012-10-17"
     Statement = concat(
       [{ Sid = "IdentityPoliciesDecide", Effect = "Allow", Principal = { AWS = "arn:aws:iam::${var.account_id}:root" }, Action = "kms:*", Resource = "*" }],

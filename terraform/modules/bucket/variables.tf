@@ -48,6 +48,10 @@ variable "inventory_bucket" {
   description = "Bucket that gets the weekly inventory; null for none."
   type        = string
   default     = null
+  validation {
+    condition     = var.inventory_bucket == null || can(regex("^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$", var.inventory_bucket))
+    error_message = "inventory_bucket must be the name of a bucket, or null."
+  }
 }
 
 variable "services" {

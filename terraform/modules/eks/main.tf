@@ -37,6 +37,18 @@ resource "aws_kms_alias" "this" {
   target_key_id = aws_kms_key.this.key_id
 }
 
+resource "aws_iam_role" "cluster" {
+  name                 = "${var.name}-eks"
+  permissions_boundary = var.boundary_arn
+  assume_role_policy = jsonencode({ Version = "2012-10-17", Statement = [
+  { Effect = "Allow", Principal = { Service = "eks.amazonaws.com" }, Action = "sts:AssumeRole" }] })
+}
+
+resource "aws_iam_role_policy_attachment" "cluster" {
+  role       = aws_iam_role.cluster.name
+  policy_arn = "arn:aws:iam::aws:policy/AmazonEKSClusterPolicy"
+}
+
 resource "aws_eks_cluster" "this" {
   name                      = var.name
   role_arn                  = aws_iam_role.cluster.arn

@@ -10,11 +10,6 @@ output "cluster" {
   }
 }
 
-output "node_role" {
-  description = "Role of every node."
-  value       = { name = aws_iam_role.node.name, arn = aws_iam_role.node.arn }
-}
-
 output "log_group" {
   description = "Log group of the control plane."
   value       = aws_cloudwatch_log_group.control_plane.name

@@ -61,18 +61,6 @@ variable "subnet_ids" {
   }
 }
 
-variable "system_nodes" {
-  description = "On-demand nodes that carry Karpenter, Argo CD and DNS; one a zone in production."
-  type = object({
-    instance_type = string
-    count         = number
-  })
-  validation {
-    condition     = var.system_nodes.count >= 2 && var.system_nodes.count <= 6 && can(regex("^[a-z0-9]+\\.[a-z0-9]+$", var.system_nodes.instance_type))
-    error_message = "system_nodes must be 2 to 6 nodes of one instance type such as m7i.xlarge."
-  }
-}
-
 variable "administrators" {
   description = "Role ARNs that administer the cluster: the identity centre's, for the one in-VPC apply of Argo CD."
   type        = list(string)
@@ -89,4 +77,3 @@ variable "boundary_arn" {
     error_message = "boundary_arn must be the ARN of an IAM policy."
   }
 }
-

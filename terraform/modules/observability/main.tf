@@ -1,5 +1,6 @@
 # Metrics go to a managed Prometheus; alarms here are only for what Prometheus cannot see, or needs to live itself.
 locals {
+  copy   = { SourceBucket = var.copied.source, DestinationBucket = var.copied.replica, RuleId = var.copied.rule }
   topics = { page = var.subscribers.page, notice = var.subscribers.notice }
   alarms = merge(
     { for zone, id in var.nat_gateways : "nat-ports-${zone}" => {
@@ -10,6 +11,14 @@ locals {
       interruptions-unread = {
         text  = "Nobody reads spot interruptions: is Karpenter down?"
         space = "AWS/SQS", metric = "ApproximateAgeOfOldestMessage", by = { QueueName = var.queue }, statistic = "Maximum", above = 120, topic = "page"
+      }
+      audit-not-copied = {
+        text  = "Part of the audit trail was not copied to the other region"
+        space = "AWS/S3", metric = "OperationsFailedReplication", by = local.copy, statistic = "Sum", above = 0, topic = "page"
+      }
+      audit-copy-late = {
+        text  = "The audit trail reaches the other region late"
+        space = "AWS/S3", metric = "ReplicationLatency", by = local.copy, statistic = "Maximum", above = 3600, topic = "notice"
       }
       logs-late = {
         text  = "Logs reach cold storage late"

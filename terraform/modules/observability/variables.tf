@@ -78,3 +78,16 @@ variable "subscribers" {
     error_message = "subscribers must be e-mail addresses."
   }
 }
+
+variable "copied" {
+  description = "The replication that is watched: source bucket, its copy, and the rule's id."
+  type = object({
+    source  = string
+    replica = string
+    rule    = string
+  })
+  validation {
+    condition     = alltrue([for name in [var.copied.source, var.copied.replica] : can(regex("^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$", name))]) && var.copied.rule != ""
+    error_message = "copied must name two buckets and a rule."
+  }
+}

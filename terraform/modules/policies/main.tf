@@ -1,12 +1,14 @@
 # One table in, one policy document a role out. Written as JSON from names alone, so that a plan shows it in full.
 locals {
   objects = {
-    read  = ["s3:GetObject", "s3:GetObjectVersion"]
-    write = ["s3:PutObject", "s3:AbortMultipartUpload"] # nobody is given a delete
+    read    = ["s3:GetObject", "s3:GetObjectVersion"]
+    write   = ["s3:PutObject", "s3:AbortMultipartUpload"] # nobody is given a delete
+    restore = ["s3:RestoreObject"]                        # a copy out of Deep Archive for some days; the object stays as it is
   }
   keys = {
-    read  = ["kms:Decrypt"]
-    write = ["kms:GenerateDataKey", "kms:Decrypt"] # a multipart upload decrypts its parts
+    read    = ["kms:Decrypt"]
+    write   = ["kms:GenerateDataKey", "kms:Decrypt"] # a multipart upload decrypts its parts
+    restore = ["kms:Decrypt"]
   }
 
   grants = { for role, row in var.roles : role => flatten([for number, grant in row.grants : [

@@ -41,8 +41,8 @@ variable "roles" {
   }))
   validation {
     condition = alltrue(flatten([for role in var.roles : [for grant in role.grants :
-    contains(["dvc", "releases", "predictions", "audit"], grant.class) && contains(["read", "write"], grant.access)]]))
-    error_message = "a grant's class must be dvc, releases, predictions or audit, and its access read or write."
+    contains(["dvc", "releases", "predictions", "audit"], grant.class) && contains(["read", "write", "restore"], grant.access)]]))
+    error_message = "a grant's class must be dvc, releases, predictions or audit, and its access read, write or restore."
   }
   validation {
     condition     = alltrue(flatten([for role in var.roles : [for grant in role.grants : grant.prefix == "" || endswith(grant.prefix, "/")]]))

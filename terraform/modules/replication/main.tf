@@ -54,9 +54,13 @@ resource "aws_s3_bucket_replication_configuration" "this" {
     destination {
       bucket        = local.replica
       storage_class = "GLACIER_IR"
+      metrics {
+        status = "Enabled" # modules/observability listens
+      }
       encryption_configuration {
         replica_kms_key_id = var.replica_key_arn
       }
     }
   }
+  lifecycle { prevent_destroy = true }
 }

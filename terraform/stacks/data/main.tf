@@ -6,11 +6,12 @@ locals {
 }
 
 module "logs" {
-  source         = "../../modules/bucket"
-  name           = local.logs
-  profile        = "logs"
-  account_id     = var.account_id
-  apply_role_arn = local.apply_role_arn
+  source           = "../../modules/bucket"
+  name             = local.logs
+  profile          = "logs"
+  account_id       = var.account_id
+  inventory_bucket = local.logs
+  apply_role_arn   = local.apply_role_arn
   services = {
     "delivery.logs.amazonaws.com" = "AWSLogs"
     "s3.amazonaws.com"            = "inventory"
@@ -28,6 +29,7 @@ module "bucket" {
   inventory_bucket = module.logs.name
 }
 
+# no inventory: one must lie in the same region, and in a bucket without a default lock; the source's says what is copied
 module "audit_copy" {
   source         = "../../modules/bucket"
   providers      = { aws = aws.replica }

@@ -10,7 +10,7 @@ locals {
     cluster-endpoint   = module.eks.cluster.endpoint
     cluster-ca         = module.eks.cluster.ca
     cluster-version    = module.eks.cluster.version
-    node-role          = module.eks.node_role.name
+    node-role          = module.system_nodes.role
     interruption-queue = module.karpenter.queue
     remote-write       = "${module.observability.prometheus}api/v1/remote_write"
     predictions-volume = module.volumes.predictions

@@ -24,9 +24,17 @@ module "eks" {
   vpc_id             = module.network.vpc_id
   cidr               = var.network.cidr
   subnet_ids         = values(module.network.private_subnets)
-  system_nodes       = var.system_nodes
   administrators     = var.people.administrators
   boundary_arn       = local.boundary_arn
+}
+
+module "system_nodes" {
+  source       = "../../modules/system_nodes"
+  name         = var.name
+  cluster_name = module.eks.cluster.name
+  subnet_ids   = values(module.network.private_subnets)
+  nodes        = var.system_nodes
+  boundary_arn = local.boundary_arn
 }
 
 module "volumes" {
@@ -47,7 +55,6 @@ module "karpenter" {
   cluster_arn   = local.cluster_arn
   node_role_arn = local.node_role_arn
   boundary_arn  = local.boundary_arn
-  depends_on    = [module.eks]
 }
 
 module "policies" {
@@ -78,6 +85,7 @@ module "observability" {
   log_bucket   = local.logs
   queue        = module.karpenter.queue
   nat_gateways = module.network.nat_gateways
+  copied       = { source = "${var.name}-audit", replica = "${var.name}-audit-copy", rule = "all" } # of the stack data
   subscribers  = { page = var.people.page, notice = var.people.notice }
   boundary_arn = local.boundary_arn
 }

@@ -1,10 +1,11 @@
-# Days after which an object moves on, by profile. Instant classes only where a rollback or a nightly run must read at
-# once; Deep Archive answers after hours and costs a tenth.
+# Days after which an object moves on, by profile. Who reads a class reads it at once, whatever its age: DVC uploads an
+# object once and never again, and the drift check takes the whole log. So only what is restored by an auditor, or by
+# nobody in years, goes to Deep Archive, which answers after hours and costs a tenth.
 locals {
   transitions = {
-    dvc         = { STANDARD_IA = 30, GLACIER_IR = 90, DEEP_ARCHIVE = 365 }
+    dvc         = { STANDARD_IA = 30, GLACIER_IR = 90 }
     releases    = { STANDARD_IA = 90, GLACIER_IR = 365 }
-    predictions = { STANDARD_IA = 30, GLACIER_IR = 90, DEEP_ARCHIVE = 365 }
+    predictions = { STANDARD_IA = 30, GLACIER_IR = 90 }
     audit       = { GLACIER_IR = 90, DEEP_ARCHIVE = 365 }
     logs        = { STANDARD_IA = 30, GLACIER_IR = 90, DEEP_ARCHIVE = 365 }
     state       = {}
@@ -14,7 +15,7 @@ locals {
 }
 
 resource "aws_s3_bucket_lifecycle_configuration" "this" {
-  bucket = aws_s3_bucket.this.bucket
+  bucket = var.bucket
 
   rule {
     id     = "age"
@@ -44,6 +45,4 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
       days_after_initiation = 7
     }
   }
-
-  depends_on = [aws_s3_bucket_versioning.this]
 }

@@ -1,16 +1,4 @@
 # A few on-demand nodes that are always there; every other node is Karpenter's, from the NodePools that Argo CD keeps.
-resource "aws_iam_role" "cluster" {
-  name                 = "${var.name}-eks"
-  permissions_boundary = var.boundary_arn
-  assume_role_policy = jsonencode({ Version = "2012-10-17", Statement = [
-  { Effect = "Allow", Principal = { Service = "eks.amazonaws.com" }, Action = "sts:AssumeRole" }] })
-}
-
-resource "aws_iam_role_policy_attachment" "cluster" {
-  role       = aws_iam_role.cluster.name
-  policy_arn = "arn:aws:iam::aws:policy/AmazonEKSClusterPolicy"
-}
-
 resource "aws_iam_role" "node" {
   name                 = "${var.name}-node"
   permissions_boundary = var.boundary_arn
@@ -52,12 +40,12 @@ resource "aws_launch_template" "system" {
 data "aws_default_tags" "this" {}
 
 resource "aws_eks_node_group" "system" {
-  cluster_name    = aws_eks_cluster.this.name
+  cluster_name    = var.cluster_name
   node_group_name = "system"
   node_role_arn   = aws_iam_role.node.arn
   subnet_ids      = var.subnet_ids
   ami_type        = "AL2023_x86_64_STANDARD"
-  instance_types  = [var.system_nodes.instance_type]
+  instance_types  = [var.nodes.instance_type]
   capacity_type   = "ON_DEMAND"
   labels          = { "sekisho.dev/pool" = "system" }
 
@@ -66,9 +54,9 @@ resource "aws_eks_node_group" "system" {
     version = aws_launch_template.system.latest_version
   }
   scaling_config {
-    min_size     = var.system_nodes.count
-    desired_size = var.system_nodes.count
-    max_size     = var.system_nodes.count + 1
+    min_size     = var.nodes.count
+    desired_size = var.nodes.count
+    max_size     = var.nodes.count + 1
   }
   update_config {
     max_unavailable = 1

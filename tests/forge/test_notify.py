@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
 import pytest
 from tests.forge.test_github import check
 
+from sekisho.errors import CannotCheck
 from sekisho.forge.github import GitHubForge
-from sekisho.forge.notify import settle
+from sekisho.forge.notify import settle, tell_failures
 
 TIME_LIMIT = "The job has exceeded the maximum execution time of 1h0m0s"
 LATER_RUN = "Canceling since a higher priority waiting request for 'release' exists"
@@ -84,3 +86,26 @@ def test_a_run_that_was_stopped_is_told_with_the_reason_and_not_run_again(monkey
     assert actions.again == 0
     (text,) = actions.chat
     assert cause in text
+
+
+def test_a_failed_night_on_the_cluster_is_told_with_its_steps(monkeypatch):
+    said = list[str]()
+
+    def chat(address: str, *, json: dict[str, str], timeout: float) -> httpx.Response:
+        said.append(json["text"])
+        return httpx.Response(200, request=httpx.Request("POST", address))
+
+    monkeypatch.setattr(httpx, "post", chat)
+    failures = json.dumps(
+        [{"displayName": "train(1)", "phase": "Failed", "message": "main: Error (exit code 2)"}]
+    )
+    tell_failures("nightly-1", json.dumps(failures), "https://chat.example.invalid", 5.0)
+    assert "nightly-1" in said[0]
+    assert "train(1): main: Error (exit code 2)" in said[0]
+
+
+def test_a_failed_night_with_nobody_to_tell_and_a_list_that_is_none_are_errors():
+    with pytest.raises(CannotCheck, match="nobody to tell: stage: Error"):
+        tell_failures("n", '[{"displayName": "stage", "phase": "Error"}]', None, 5.0)
+    with pytest.raises(CannotCheck, match="not Argo's list"):
+        tell_failures("n", "{{workflow.failures}}", "https://chat.example.invalid", 5.0)

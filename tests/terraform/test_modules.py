@@ -11,7 +11,7 @@ from terraform.offline import ROOTS, TERRAFORM, Workspace
 from tests.terraform.tool import needs_terraform
 
 LONGEST_MODULE = 150  # lines of code, without variables and outputs
-MODULES = sorted(p.parent.relative_to(TERRAFORM).as_posix() for p in TERRAFORM.glob("*/*/variables.tf"))
+MODULES = sorted(p.parent.relative_to(TERRAFORM).as_posix() for p in TERRAFORM.rglob("variables.tf"))
 TESTED = sorted(f"modules/{p.parents[1].name}" for p in TERRAFORM.glob("modules/*/tests/*.hcl"))
 
 
@@ -32,8 +32,7 @@ def test_a_module_is_small_and_its_variables_are_typed_described_and_validated(m
     for name, body in variables:
         assert "description" in body, name
         assert re.search(r"^  type\s+=", body, flags=re.MULTILINE), name
-        if module.startswith("modules/"):
-            assert "validation {" in body or re.search(r"default\s+= null", body), name
+        assert "validation {" in body or re.search(r"type\s+= bool", body), name
 
 
 @needs_terraform
@@ -72,43 +71,97 @@ def test_terraforms_own_tests_pass(tmp_path):
 @needs_terraform
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("root", "old", "new", "message"),
+    ("root", "file", "old", "new", "message"),
     [
         (
             "envs/production/platform",
+            None,
             '"10.20.0.0/16"',
             '"10.20.0.0/40"',
             "cidr must be a private /16 such as 10.20.0.0/16",
         ),
         (
             "envs/production/platform",
+            None,
             'environment = "production"',
             'environment = "live"',
             "environment must be staging or production",
         ),
         (
             "envs/production/platform",
-            "monthly_jpy = 10000000",
-            "monthly_jpy = 0",
+            "budget.yaml",
+            "monthly_jpy: {production: 10000000",
+            "monthly_jpy: {production: 0",
             "monthly_jpy must be more than 0 and at most 12,000,000",
         ),
         (
             "envs/production/platform",
+            None,
             "nat_gateways = 3",
             "nat_gateways = 1",
             "network.nat_gateways must be 3 in production",
         ),
         (
             "envs/production/data",
+            None,
             "retention_days = 2557",
             "retention_days = 365",
             "retention_days must be whole days from 2557 (seven years, the legal minimum",
         ),
+        (
+            "envs/production/platform",
+            None,
+            '"sekisho"\n  tags',
+            '"sekisho-staging"\n  tags',
+            "name must end with -staging in staging and nowhere else",
+        ),
+        (
+            "envs/production/data",
+            None,
+            '"sekisho"\n  tags',
+            '"sekisho-staging"\n  tags',
+            "name must end with -staging in staging and nowhere else",
+        ),
+        (
+            "envs/production/platform",
+            None,
+            'kubernetes_version = "1.34"',
+            'kubernetes_version = "1.99"',
+            "kubernetes_version must be 1.32, 1.33 or 1.34",
+        ),
+        (
+            "envs/production/platform",
+            None,
+            'region             = "ap-northeast-1"',
+            'region             = "us-west-1"',
+            "region must be ap-northeast-1",
+        ),
+        (
+            "envs/production/platform",
+            None,
+            "var.people",
+            "merge(var.people, { page = [] })",
+            "people must name somebody in each of",
+        ),
+        (
+            "envs/production/platform",
+            None,
+            "count = 3",
+            "count = 1",
+            "system_nodes.count must be 3 or more in production",
+        ),
+        (
+            "envs/staging/data",
+            None,
+            "= var.account_id\n  retention",
+            '= "000000000000"\n  retention',
+            "zeros mean that terraform.tfvars does not name one yet",
+        ),
     ],
 )
-def test_wrong_input_is_refused_at_plan_with_the_rule(tmp_path, root, old, new, message):
+def test_wrong_input_is_refused_at_plan_with_the_rule(tmp_path, root, file, old, new, message):
     workspace = Workspace(tmp_path)
-    main = workspace.folder(root) / "main.tf"
+    main = workspace.path / "terraform" / (file or f"{root}/main.tf")
     assert old in main.read_text()
     main.write_text(main.read_text().replace(old, new))
     workspace.init(root)

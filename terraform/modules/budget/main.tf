@@ -40,6 +40,7 @@ resource "aws_budgets_budget" "this" {
 }
 
 resource "aws_ce_anomaly_monitor" "services" {
+  count             = var.anomaly_monitor_arn == null ? 1 : 0 # an account has one of this kind at most
   name              = "${var.name}-services"
   monitor_type      = "DIMENSIONAL"
   monitor_dimension = "SERVICE"
@@ -48,7 +49,7 @@ resource "aws_ce_anomaly_monitor" "services" {
 resource "aws_ce_anomaly_subscription" "services" {
   name             = "${var.name}-services"
   frequency        = "IMMEDIATE"
-  monitor_arn_list = [aws_ce_anomaly_monitor.services.arn]
+  monitor_arn_list = concat(aws_ce_anomaly_monitor.services[*].arn, [for arn in [var.anomaly_monitor_arn] : arn if arn != null])
   subscriber {
     type    = "SNS"
     address = var.topic_arn
@@ -63,7 +64,7 @@ resource "aws_ce_anomaly_subscription" "services" {
 }
 
 resource "aws_ce_cost_allocation_tag" "this" {
-  for_each = var.tags
+  for_each = var.cost_tags # known to AWS a day after the first bill, and in the account that pays only
   tag_key  = each.key
   status   = "Active"
 }

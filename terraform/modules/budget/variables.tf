@@ -43,11 +43,22 @@ variable "topic_arn" {
   }
 }
 
-variable "tags" {
-  description = "Tags that costs are split by."
+variable "cost_tags" {
+  description = "Tags that costs are split by; empty until the first bill has carried them, and in accounts that another pays for."
   type        = set(string)
+  default     = []
   validation {
-    condition     = contains(var.tags, "CostCenter") && contains(var.tags, "Environment")
-    error_message = "tags must have CostCenter and Environment: without them nobody can say whose cost it is."
+    condition     = length(var.cost_tags) == 0 || (contains(var.cost_tags, "CostCenter") && contains(var.cost_tags, "Environment"))
+    error_message = "cost_tags must have CostCenter and Environment, or be empty: without them nobody can say whose cost it is."
+  }
+}
+
+variable "anomaly_monitor_arn" {
+  description = "The account's monitor of services where AWS has made one already; null makes it."
+  type        = string
+  default     = null
+  validation {
+    condition     = var.anomaly_monitor_arn == null || can(regex("^arn:aws:ce::[0-9]{12}:anomalymonitor/", var.anomaly_monitor_arn))
+    error_message = "anomaly_monitor_arn must be the ARN of a cost anomaly monitor, or null."
   }
 }

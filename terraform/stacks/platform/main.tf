@@ -2,6 +2,7 @@
 locals {
   boundary_arn = "arn:aws:iam::${var.account_id}:policy/${var.name}-boundary"
   logs         = "${var.name}-logs" # made by the stack data
+  money        = yamldecode(file("${path.module}/../../budget.yaml"))
   roles        = yamldecode(templatefile("${path.module}/../../roles.yaml", { environment = var.environment }))
 }
 
@@ -91,11 +92,12 @@ module "observability" {
 }
 
 module "budget" {
-  source             = "../../modules/budget"
-  name               = var.name
-  monthly_jpy        = var.budget.monthly_jpy
-  storage_yearly_jpy = var.budget.storage_yearly_jpy
-  jpy_per_usd        = var.budget.jpy_per_usd
-  topic_arn          = module.observability.topics["notice"]
-  tags               = ["Project", "Environment", "Stack", "DataClass", "CostCenter"]
+  source              = "../../modules/budget"
+  name                = var.name
+  monthly_jpy         = local.money.monthly_jpy[var.environment]
+  storage_yearly_jpy  = local.money.storage_yearly_jpy[var.environment]
+  jpy_per_usd         = local.money.jpy_per_usd
+  topic_arn           = module.observability.topics["notice"]
+  cost_tags           = var.billing.cost_tags ? ["Project", "Environment", "Stack", "DataClass", "CostCenter"] : []
+  anomaly_monitor_arn = var.billing.anomaly_monitor_arn
 }

@@ -42,6 +42,6 @@ module "platform" {
   kubernetes_version = "1.34"
   network            = { cidr = "10.20.0.0/16", nat_gateways = 3 }
   system_nodes       = { instance_type = "m7i.xlarge", count = 3 }
-  budget             = { monthly_jpy = 10000000, storage_yearly_jpy = 22000000, jpy_per_usd = 150 }
   people             = var.people
+  billing            = var.billing
 }

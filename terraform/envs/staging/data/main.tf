@@ -43,6 +43,7 @@ provider "aws" {
 module "data" {
   source         = "../../../stacks/data"
   providers      = { aws = aws, aws.replica = aws.replica }
+  environment    = local.environment
   name           = local.name
   account_id     = var.account_id
   retention_days = 2557

@@ -42,6 +42,6 @@ module "platform" {
   kubernetes_version = "1.34"
   network            = { cidr = "10.30.0.0/16", nat_gateways = 1 }
   system_nodes       = { instance_type = "m7i.large", count = 2 }
-  budget             = { monthly_jpy = 2000000, storage_yearly_jpy = 2000000, jpy_per_usd = 150 }
   people             = var.people
+  billing            = var.billing
 }

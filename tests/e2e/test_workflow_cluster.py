@@ -37,7 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ppo": {"samples": 262_144, "environments": 64},
     "backtest": {"bootstrap_samples": 500, "bootstrap_block": 4, "champion": "none"},
 }
-SESSIONS = 61  # three months, and the day that the night brings
+SESSIONS = 58  # three months, and the day that the night brings
 
 
 def kubectl(*words: str, stdin: object = None, check: bool = True) -> str:

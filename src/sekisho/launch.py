@@ -27,7 +27,7 @@ from sekisho.params import Params, Section, load_params
 from sekisho.train import end_with_parent
 from sekisho.trainer import Learn, train_fold
 
-LOOP = ("evaluate_every", "patience", "checkpoint_every", "device", "ranks")  # of `train:`, also options
+LOOP = ("evaluate_every", "patience", "checkpoint_every", "device", "ranks", "resident_sessions", "block_updates")  # of `train:`, also options
 NOTICE = 100  # seconds for the last update and checkpoint: a spot instance is told two minutes before its end
 PLACES = {
     "out": (Path, None, "folder to publish: model.onnx, curve.csv, run.json"),
@@ -80,6 +80,8 @@ def _under_torchrun(ranks: int) -> int:
         )
     words = [f"--nproc-per-node={ranks // nodes}", f"--shutdown-timeout={NOTICE}"]
     words += ["--standalone"] if nodes == 1 else []
+    # the store that torchrun would share lives on over a restart, with the addresses of ranks that are dead
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
         run(parse_args([*words, *sys.argv]))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:

@@ -38,7 +38,7 @@ $(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
 setup: $(READY) ## install everything from the hashed lock
 
 demo: $(READY) ## the whole loop on this machine, from a pull request to a retrain pull request (FAST=1: smaller)
-	python demo/loop.py $(if $(FAST),--fast)
+	python demo/loop.py $(if $(FAST),--fast) $(if $(PICTURE),--picture $(PICTURE))
 
 demo-real: $(READY) ## real prices through the same pipeline, to the honest report and the gate's verdict
 	python demo/real.py $(if $(FAST),--fast)
@@ -56,7 +56,7 @@ test-terraform: $(READY) $(CHECKOV)/.ready ## Terraform: applied to a server in 
 	else echo 'tflint: skipped, it is built with go, which is not installed here (CI has it)'; fi
 
 docs: $(MKDOCS)/.ready ## the documents as a site in build/site, which opens without a server
-	NO_MKDOCS_2_WARNING=1 $(MKDOCS)/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(MKDOCS)/bin/mkdocs build
 	@echo 'open build/site/en/index.html or build/site/ja/index.html'
 
 docs-reference: $(READY) ## the reference pages, written from the code

@@ -23,13 +23,14 @@ import yaml
 
 from sekisho.calendar import Calendar
 from sekisho.data.synthetic import BAR, CALENDAR, SAMPLE_SEED, sample_sessions
-from steps import REPO, Scratch, StepFailed, console, end_with_parent, merge_params, tell
+from steps import REPO, Scratch, StepFailed, console, end_with_parent, merge_params, picture, tell
 
 BOT = "sekisho[bot]"  # the account that forge.bot names in params.yaml
 CALM_SESSIONS = 8  # replayed before the market changes
 CHANGED_SESSIONS = 6
 CHANGE = ["--volatility", "2.0", "--correlation", "0.8"]
 MODEL = "policy"
+PICTURE_WIDTH = 124  # columns
 
 
 class Demo:
@@ -251,7 +252,7 @@ class Demo:
             with self.s.step(title) as notes:
                 self.sekisho(
                     "data", "synthetic", "--out", self.market, "--first", str(past[0]),
-                    "--keep-from", days[0], "--sessions", str(len(past) + len(days)),
+                    "--keep-from", str(past[-2]), "--sessions", str(len(past) + len(days)),
                     "--seed", str(SAMPLE_SEED), "--change-at", change_at, *CHANGE, cwd=self.server_side,
                 )  # fmt: skip
                 self.wait_until_ready(url)
@@ -342,8 +343,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--fast", action="store_true", help="less training, for CI")
-    fast = parser.parse_args().fast
-    return tell(lambda: the_loop(fast))
+    parser.add_argument("--picture", type=Path, help="draw what is shown into this SVG, for the README")
+    chosen = parser.parse_args()
+    if chosen.picture:
+        console.record, console.width = True, PICTURE_WIDTH
+    code = tell(lambda: the_loop(chosen.fast))
+    if chosen.picture:
+        chosen.picture.write_text(picture("make demo FAST=1"), encoding="utf-8")
+    return code
 
 
 def the_loop(fast: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -16,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.markup import escape
 from ruamel.yaml import YAML
@@ -148,6 +150,12 @@ def merge_params(path: Path, overlay: Path) -> None:
     for section, values in (YAML(typ="safe").load(overlay) or {}).items():
         params[section].update(values)
     yaml.dump(params, path)
+
+
+def picture(title: str) -> str:
+    """What the console has recorded, as an SVG that loads nothing from a network."""
+    plain = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    return console.export_svg(title=title, code_format=plain.replace("Fira Code", "ui-monospace"))
 
 
 def end_with_parent() -> None:

@@ -107,7 +107,7 @@ def alerts_page(words: Words) -> str:
         for rule in group["rules"]:
             if name := rule.get("alert"):
                 label, summary = rule["labels"], rule["annotations"]["summary"]
-                says = words(re.sub(r"\{\{ \$labels\.model \}\}:? ?", "", summary))
+                says = words(re.sub(r"^(\{\{[^}]*\}\}[/: ]*)+", "", summary))
                 team, how = (words.term(label[key]) for key in ("team", "severity"))
                 link = f"[`{name}`](../runbooks/{name}.md)"
                 parts.append(f"| {link} | {team} | {how} | {rule.get('for', '0m')} | {_cell(says)} |")

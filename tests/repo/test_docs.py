@@ -1,4 +1,4 @@
-"""The pages about workflows and commands list all there are, in both languages."""
+"""The documents list all there is, say the same in both languages, and no link in them is dead."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from docs.reference import LANGUAGES, render
+from docs.site import menu
+from docs.words import Words
 
 from sekisho.cli import VERBS, main
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-LANGUAGES = ("en", "ja")
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 
@@ -81,22 +83,101 @@ def test_no_verb_is_told_of_that_is_not_there(language):
     assert set(shown) <= set(VERBS)
 
 
-def shape(text: str) -> list[tuple[str, str]]:
-    """What both languages share: headings' levels, and what tables name in code in their first column."""
-    lines = re.findall(r"^(#+) |^\| (`[^|]*(?:\\\|[^|]*)*`)", text, flags=re.MULTILINE)
-    return [(level, code) for level, code in lines]
+def prose(text: str) -> str:
+    """A page without its code."""
+    return re.sub(r"```.*?```|`[^`\n]*`", "`", text, flags=re.DOTALL)
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"^(#+) ", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
+
+
+def first_columns(text: str) -> list[str]:
+    """What tables name in code in their first column."""
+    return re.findall(r"^\| (`[^|]*(?:\\\|[^|]*)*`)", text, flags=re.MULTILINE)
+
+
+def code(text: str) -> list[str]:
+    """Fenced blocks, without their comments: those may be in the reader's language."""
+    blocks = re.findall(r"^ *```[a-z]*\n.*?```", text, flags=re.MULTILINE | re.DOTALL)
+    return [re.sub(r"\s+#.*", "", block) for block in blocks]
+
+
+def links(text: str) -> list[str]:
+    """Where links lead, without the language and the anchor, which is a translated heading."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose(text))
+    return sorted(re.sub(r"((\.\./)+)(en|ja)/|README\.ja|#.*", "", target) for target in targets)
 
 
 def pages(language: str) -> list[str]:
     return sorted(path.relative_to(DOCS / language).as_posix() for path in DOCS.glob(f"{language}/**/*.md"))
 
 
-def test_the_pages_of_the_daily_work_are_there_in_both_languages():
-    daily = {"commands.md", "workflows.md", *(name for name in pages("en") if name.startswith("runbooks/"))}
-    assert daily <= set(pages("ja"))
-    assert set(pages("ja")) <= set(pages("en"))
+def test_every_page_is_there_in_both_languages():
+    assert pages("en") == pages("ja")
+
+
+@pytest.mark.parametrize("part", [headings, first_columns, code, links], ids=lambda part: part.__name__)
+@pytest.mark.parametrize("name", pages("ja"))
+def test_a_page_has_the_same_parts_in_japanese(name, part):
+    assert part(page("ja", name)) == part(page("en", name))
+
+
+def test_the_readmes_have_the_same_parts():
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ja.md")]
+    for part in (headings, code):
+        assert part(texts[0]) == part(texts[1])
+
+
+# a word that readers meet for an idea that has a term in docs/glossary.md
+NEVER = {"安全行動": "安全動作", "セッション": "立会日", "手順書": "ランブック", "切戻し": "切り戻し"}
 
 
 @pytest.mark.parametrize("name", pages("ja"))
-def test_a_page_has_the_same_shape_in_japanese(name):
-    assert shape(page("ja", name)) == shape(page("en", name))
+def test_a_japanese_page_uses_the_glossarys_terms(name):
+    assert {word: term for word, term in NEVER.items() if word in page("ja", name)} == {}
+
+
+def anchors(path: Path) -> set[str]:
+    """Of a page's headings, as GitHub and the site make them."""
+    titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+MARKDOWN = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_link_is_dead(path):
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(path.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = path.parent / name if name else path
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            dead.append(target)
+    assert dead == []
+
+
+def test_the_reference_is_that_of_the_code_and_all_of_it_is_in_japanese():
+    """Verbs, options, parameters, make targets, workflows, alerts, gate rules, figures, errors."""
+    words = {language: Words(language) for language in LANGUAGES}
+    files = render(words)
+    assert words["ja"].missing == []
+    assert words["ja"].unused == set(), "docs/words.yaml translates what the code no longer says"
+    stale = [path.name for path, text in files.items() if path.read_text(encoding="utf-8") != text]
+    assert stale == [], "make docs-reference"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_verb_and_alert_has_its_place(language):
+    told = re.findall(r"^## sekisho ([a-z-]+)", page(language, "reference/cli.md"), flags=re.MULTILINE)
+    assert set(told) == set(VERBS)
+    linked = re.findall(r"\.\./runbooks/([a-z-]+)\.md", page(language, "reference/alerts.md"))
+    assert set(linked) == {path.stem for path in (DOCS / language / "runbooks").glob("*.md")}
+
+
+def test_the_menu_of_the_site_names_every_page():
+    for language in LANGUAGES:
+        assert "…" not in {title for section in menu(DOCS, language) for title in section}

@@ -9,14 +9,15 @@ docs/ja/terraform.md. ``--check`` writes nothing and exits 1 where a page is sta
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import re
 import sys
 from pathlib import Path
 
 import yaml
+from terraform.cost import inputs
 from terraform.cost.gate import table
-from terraform.cost.model import HERE, CannotEstimate, estimate, load
+from terraform.cost.inputs import CannotEstimate
+from terraform.cost.model import estimate
 from terraform.offline import TERRAFORM, missing, plans
 
 PAGES = [TERRAFORM.parent / f"docs/{language}/terraform.md" for language in ("en", "ja")]
@@ -80,9 +81,9 @@ def roles() -> str:
 
 
 def cost() -> str:
-    prices, usage = load(HERE / "prices.yaml"), load(HERE / "usage.yaml")
-    found = estimate(plans(), prices, usage, dt.datetime.now(dt.UTC).date())
-    return f"{table(found, usage).strip()}\n\nPrices: {prices['date']}; ¥{usage['budget']['jpy_per_usd']}/$."
+    """The gate's table, without the age of the prices, which is another every day."""
+    prices = inputs.prices()
+    return table(estimate(plans(), prices, inputs.usage()), inputs.budget(), prices).strip()
 
 
 def filled(text: str, parts: dict[str, str]) -> str:

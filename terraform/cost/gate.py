@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from terraform.cost.model import CASES, HERE, CannotEstimate, Case, Estimate, estimate, load
+from terraform.cost import inputs
+from terraform.cost.inputs import Budget, CannotEstimate, Prices
+from terraform.cost.model import CASES, Case, Estimate, estimate
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
@@ -31,28 +33,27 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def yen(usd: float, usage: dict[str, Any]) -> float:
-    return float(usd * usage["budget"]["jpy_per_usd"])
-
-
-def over(found: Estimate, usage: dict[str, Any]) -> list[str]:
-    """Each budget that the high case breaks, with the figure."""
-    budget = usage["budget"]
-    month = yen(found.monthly("high"), usage)
+def over(found: Estimate, budget: Budget, prices: Prices) -> list[str]:
+    """Each budget, the platform's and its environments', that the high case breaks with the tolerance."""
+    rate = budget.jpy_per_usd * (1 + prices.tolerance)
+    limits = {None: budget.month} | budget.monthly_jpy
     broken = []
-    if month > budget["monthly_jpy"]:
-        broken.append(f"¥{month:,.0f} a month at worst, over the budget of ¥{budget['monthly_jpy']:,}")
+    for environment, limit in limits.items():
+        # written so that a figure that is no number breaks the budget
+        if not (month := found.monthly("high", environment) * rate) <= limit:
+            of = f" of {environment}" if environment else ""
+            broken.append(f"¥{month:,.0f} a month at worst, over the budget{of} of ¥{limit:,.0f}")
     for year, usd in enumerate(found.storage["high"], start=1):
-        if (cost := yen(usd, usage)) > budget["storage_yearly_jpy"]:
+        if not (cost := usd * rate) <= budget.storage_year:
             broken.append(
-                f"storage ¥{cost:,.0f} in year {year} at worst, over ¥{budget['storage_yearly_jpy']:,} a year"
+                f"storage ¥{cost:,.0f} in year {year} at worst, over ¥{budget.storage_year:,.0f} a year"
             )
     return broken
 
 
-def table(found: Estimate, usage: dict[str, Any]) -> str:
-    """The estimate as Markdown: by environment and kind, then storage by year."""
-    budget = usage["budget"]
+def table(found: Estimate, budget: Budget, prices: Prices) -> str:
+    """The estimate as Markdown: by environment and kind, then storage by year; shares with the tolerance."""
+    rate = budget.jpy_per_usd * (1 + prices.tolerance)
     rows = ["| environment | what | base $/month | high $/month |", "| --- | --- | ---: | ---: |"]
     groups = sorted({(line.environment, line.kind) for line in found.lines})
     for environment, kind in groups:
@@ -63,19 +64,17 @@ def table(found: Estimate, usage: dict[str, Any]) -> str:
         rows.append(f"| {environment} | {kind} | {sums[0]:,.0f} | {sums[1]:,.0f} |")
     totals = {case: found.monthly(case) for case in CASES}
     rows.append(f"| both | **total** | **{totals['base']:,.0f}** | **{totals['high']:,.0f}** |")
-    shares = " | ".join(f"{yen(totals[case], usage) / budget['monthly_jpy']:.0%}" for case in CASES)
-    rows.append(f"| | of ¥{budget['monthly_jpy']:,} a month | {shares} |")
-    rows += [
-        "",
-        "| storage in year | base $ | high $ | high, of ¥24 M |".replace(
-            "¥24 M", f"¥{budget['storage_yearly_jpy']:,}"
-        ),
-    ]
+    shares = " | ".join(f"{totals[case] * rate / budget.month:.0%}" for case in CASES)
+    rows.append(f"| | of ¥{budget.month:,.0f} a month | {shares} |")
+    rows += ["", f"| storage in year | base $ | high $ | high, of ¥{budget.storage_year:,.0f} |"]
     rows.append("| ---: | ---: | ---: | ---: |")
     for year, (base, high) in enumerate(zip(*(found.storage[case] for case in CASES), strict=True), start=1):
-        rows.append(
-            f"| {year} | {base:,.0f} | {high:,.0f} | {yen(high, usage) / budget['storage_yearly_jpy']:.0%} |"
-        )
+        rows.append(f"| {year} | {base:,.0f} | {high:,.0f} | {high * rate / budget.storage_year:.0%} |")
+    rows += [
+        "",
+        f"Prices: {prices.basis} ({prices.date}); ¥{budget.jpy_per_usd:g}/$; "
+        f"shares with {prices.tolerance:.0%} more.",
+    ]
     return "\n".join(rows) + "\n"
 
 
@@ -106,25 +105,38 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument(
         "--against", type=Path, help="folder of the base branch's plans, to show what changes"
     )
-    parser.add_argument("--usage", type=Path, default=HERE / "usage.yaml")
-    parser.add_argument("--prices", type=Path, default=HERE / "prices.yaml")
+    parser.add_argument("--usage", type=Path, default=inputs.HERE / "usage.yaml")
+    parser.add_argument("--prices", type=Path, default=inputs.HERE / "prices.yaml")
+    parser.add_argument("--budget", type=Path, default=inputs.HERE.parent / "budget.yaml")
     parser.add_argument("--out", type=Path, help="also write the tables to this file")
     options = parser.parse_args(words)
-    today = dt.datetime.now(dt.UTC).date()
     try:
-        prices, usage = load(options.prices), load(options.usage)
-        found = estimate(read(options.plans), prices, usage, today)
-        text = table(found, usage)
+        prices, usage, budget = (
+            inputs.prices(options.prices),
+            inputs.usage(options.usage),
+            inputs.budget(options.budget),
+        )
+        warning = prices.judge_age(dt.datetime.now(dt.UTC).date())
+        found = estimate(read(options.plans), prices, usage)
+        inputs.require_whole(found.stacks, set(budget.monthly_jpy))
+        text = table(found, budget, prices)
+        if warning:
+            text = f"**{warning}**\n\n{text}"
         if options.against:
-            text = changes(estimate(read(options.against), prices, usage, today), found) + "\n" + text
+            before = estimate(read(options.against), prices, usage)
+            inputs.require_whole(before.stacks, set(budget.monthly_jpy))
+            text = changes(before, found) + "\n" + text
     except CannotEstimate as error:
         print(f"Cannot estimate: {error}", file=sys.stderr)
+        return 2
+    except (KeyError, TypeError, IndexError) as error:  # a plan of another shape than this was written for
+        print(f"Cannot estimate: a plan lacks {error}", file=sys.stderr)
         return 2
     print(text)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text, encoding="utf-8")
-    broken = over(found, usage)
+    broken = over(found, budget, prices)
     for reason in broken:
         print(f"Over budget: {reason}", file=sys.stderr)
     return 1 if broken else 0

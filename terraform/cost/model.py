@@ -1,26 +1,21 @@
 """What a plan costs: dollars a month for every resource, and storage over seven years.
 
 Quantities come from the plan (how many, how large, which lifecycle), what it cannot know from ``usage.yaml``,
-prices from ``prices.yaml``. A resource type or an instance type not known raises :class:`CannotEstimate`.
+prices from ``prices.yaml``. What is not known, or counted in a way not known, raises :class:`CannotEstimate`.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from terraform.cost.inputs import CannotEstimate, Objects, Prices, Range, Usage, tags_of
 
-HERE = Path(__file__).parent
 Case = Literal["base", "high"]
 CASES: tuple[Case, ...] = ("base", "high")
 YEARS = 7
 DAYS_PER_MONTH = 30
-LONGEST_PRICE_AGE_DAYS = 366
-ZONES = 3
 
 # Types that cost nothing by themselves: what passes through them is counted elsewhere.
 FREE = {
@@ -36,13 +31,9 @@ FREE = {
     "aws_s3_bucket_ownership_controls", "aws_s3_bucket_policy", "aws_s3_bucket_public_access_block",
     "aws_s3_bucket_server_side_encryption_configuration", "aws_s3_bucket_versioning",
     "aws_security_group", "aws_sns_topic", "aws_sns_topic_policy", "aws_sns_topic_subscription",
-    "aws_sqs_queue_policy", "aws_ssm_parameter", "aws_subnet", "aws_vpc",
+    "aws_sqs_queue_policy", "aws_subnet", "aws_vpc",
     "aws_vpc_security_group_ingress_rule",
 }  # fmt: skip
-
-
-class CannotEstimate(ValueError):
-    """The plan, the prices or the usage lack something that the estimate needs."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +51,12 @@ class Estimate:
     """Lines of the running platform; by case, the dollars that storage costs in each of seven years."""
 
     lines: list[Line] = field(default_factory=list)
+    stacks: dict[str, set[str]] = field(default_factory=dict)  # planned, by environment
     storage: dict[Case, list[float]] = field(default_factory=lambda: {case: [0.0] * YEARS for case in CASES})
 
     def monthly(self, case: Case, environment: str | None = None) -> float:
         """Dollars a month, storage as in the seventh year."""
         return sum(line.usd[case] for line in self.lines if environment in (None, line.environment))
-
-
-def load(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise CannotEstimate(f"{path}: cannot be read: {error}") from error
-    return found
 
 
 def resources(module: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -82,66 +66,79 @@ def resources(module: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from resources(child)
 
 
-def environment_of(plan: dict[str, Any], name: str) -> str:
-    """The ``Environment`` tag that the plan's resources carry."""
-    found = {
-        str(tags["Environment"])
-        for r in resources(plan["planned_values"]["root_module"])
-        if (tags := r["values"].get("tags_all")) and "Environment" in tags
-    }
-    if len(found) != 1:
-        raise CannotEstimate(
-            f"{name}: its resources must carry one tag Environment, not {sorted(found) or 'none'}"
-        )
-    return found.pop()
-
-
 @dataclass(frozen=True)
 class Book:
-    """Prices and one environment's usage."""
+    """Prices, one environment's usage, and what one resource of the plan must know of the others."""
 
-    prices: dict[str, Any]
-    usage: dict[str, Any]
+    prices: Prices
+    usage: Usage
+    zones: int = 0
+    disk_gb: float = 0
+
+    @classmethod
+    def of(cls, prices: Prices, usage: Usage, found: list[dict[str, Any]]) -> Book:
+        subnets = [r["values"] for r in found if r["type"] == "aws_subnet"]
+        disks = [
+            sum(d["ebs"][0]["volume_size"] for d in r["values"]["block_device_mappings"])
+            for r in found
+            if r["type"] == "aws_launch_template"
+        ]
+        return cls(prices, usage, len({s["availability_zone"] for s in subnets}), max(disks, default=0))
 
     def ec2(self, instance: str) -> float:
-        if instance not in self.prices["ec2_hour"]:
-            raise CannotEstimate(
-                f"prices.yaml: ec2_hour has no {instance}: add its list price, with the date"
-            )
-        return float(self.prices["ec2_hour"][instance])
+        if instance not in self.prices.ec2:
+            raise CannotEstimate(f"prices.yaml: ec2 has no {instance}: add its list price, with the date")
+        return self.prices.ec2[instance].hour
 
-    def each(self, amount: Callable[[Case], float]) -> dict[Case, float]:
-        return {case: amount(case) for case in CASES}
+    def of_class(self, prices: dict[str, float], storage: str) -> float:
+        """A price by storage class. CannotEstimate for a class that is not priced."""
+        if storage not in prices:
+            raise CannotEstimate(f"prices.yaml: no price of the storage class {storage}")
+        return prices[storage]
+
+
+def at(case: Case, amount: Range) -> float:
+    return amount.high if case == "high" else amount.base
+
+
+def each(amount: Callable[[Case], float]) -> dict[Case, float]:
+    return {case: amount(case) for case in CASES}
 
 
 def priced(resource: dict[str, Any], book: Book) -> dict[Case, float] | None:
     """Dollars a month of one resource; None for a free one. CannotEstimate for an unknown type."""
-    p, u, v = book.prices, book.usage, resource["values"]
-    hours = p["hours_per_month"]
+    p, u, v, where = book.prices, book.usage, resource["values"], resource["address"]
+    hours = p.hours_per_month
     fixed: dict[str, Callable[[], float]] = {
-        "aws_eks_cluster": lambda: hours * p["eks_cluster_hour"],
-        "aws_nat_gateway": lambda: hours * p["nat_hour"],
-        "aws_eip": lambda: hours * p["public_ipv4_hour"],
-        "aws_kms_key": lambda: p["kms_key_month"],
-        "aws_cloudwatch_metric_alarm": lambda: p["alarm_month"],
-        "aws_cloudwatch_event_rule": lambda: 0.0,
-        "aws_vpc_endpoint": lambda: (
-            ZONES * hours * p["endpoint_zone_hour"] if v.get("vpc_endpoint_type") == "Interface" else 0.0
+        "aws_eks_cluster": lambda: (
+            hours * (p.eks_cluster_hour if supported(v) else p.eks_extended_support_hour)
         ),
-        "aws_eks_node_group": lambda: node_group(v, book),
+        "aws_nat_gateway": lambda: hours * p.nat_hour,
+        "aws_eip": lambda: hours * p.public_ipv4_hour,
+        "aws_kms_key": lambda: p.kms_key_month,
+        "aws_cloudwatch_metric_alarm": lambda: p.alarm_month,
+        "aws_cloudwatch_event_rule": lambda: 0.0,
+        "aws_vpc_endpoint": lambda: endpoint(v, where, book),
+        "aws_ssm_parameter": lambda: parameter(v, where),
     }
     used: dict[str, Callable[[Case], float]] = {
-        "aws_flow_log": lambda case: u["traffic_gb"]["flow_logs"][case] * p["flow_logs_to_s3_gb"],
-        "aws_cloudwatch_log_group": lambda case: logs(v, book, case),
-        "aws_kinesis_firehose_delivery_stream": lambda case: u["logs_gb"][case] * p["firehose_gb"],
+        "aws_eks_node_group": lambda case: node_group(v, book, case),
+        "aws_flow_log": lambda case: at(case, u.traffic_gb.flow_logs) * p.flow_logs_to_s3_gb,
+        "aws_cloudwatch_log_group": lambda case: logs(v, where, book, case),
+        "aws_kinesis_firehose_delivery_stream": lambda case: at(case, u.logs_gb) * p.firehose_gb,
         "aws_prometheus_workspace": lambda case: (
-            u["prometheus_million_samples"][case] * p["prometheus_million_samples"]
+            at(case, u.prometheus_million_samples) * p.prometheus_million_samples
+            + at(case, u.prometheus_stored_gb) * p.prometheus_gb_month
+            + at(case, u.prometheus_billion_queried) * p.prometheus_billion_queried
         ),
-        "aws_sqs_queue": lambda case: u["requests_million"][case] * (p["sqs_million"] + p["events_million"]),
+        "aws_sqs_queue": lambda case: at(case, u.requests_million) * (p.sqs_million + p.events_million),
+        "aws_efs_file_system": lambda case: (
+            at(case, u.files_gb) * p.efs_gb_month + at(case, u.files_written_gb) * p.efs_written_gb
+        ),
         "aws_s3_bucket": lambda case: requests(v, book, case),
-        "aws_s3_bucket_inventory": lambda case: p["s3_inventory_million"] * 100,
+        "aws_s3_bucket_inventory": lambda case: p.s3_inventory_million * 100,
         "aws_s3_bucket_replication_configuration": lambda case: (
-            u["objects"]["audit"]["gb"][case] * p["between_regions_gb"]
+            at(case, u.objects["audit"].gb) * p.between_regions_gb + p.s3_replication_metric_month
         ),
     }
     kind = resource["type"]
@@ -149,45 +146,67 @@ def priced(resource: dict[str, Any], book: Book) -> dict[Case, float] | None:
         return None
     if kind in fixed:
         amount = fixed[kind]()
-        return book.each(lambda case: amount)
+        return each(lambda case: amount)
     if kind in used:
-        return book.each(used[kind])
+        return each(used[kind])
     raise CannotEstimate(
-        f"{resource['address']}: no price is known for {kind}: add it to terraform/cost/model.py, "
+        f"{where}: no price is known for {kind}: add it to terraform/cost/model.py, "
         "to FREE if it costs nothing by itself"
     )
 
 
-def node_group(values: dict[str, Any], book: Book) -> float:
-    """Nodes that are always there, at the dearest type that may be chosen."""
-    count = values["scaling_config"][0]["desired_size"]
+def supported(values: dict[str, Any]) -> bool:
+    """Whether the cluster leaves a version before extended support begins to be charged."""
+    return any(policy["support_type"] == "STANDARD" for policy in values.get("upgrade_policy") or [])
+
+
+def endpoint(values: dict[str, Any], where: str, book: Book) -> float:
+    kind = values.get("vpc_endpoint_type") or "Gateway"
+    if kind == "Gateway":
+        return 0.0
+    if kind != "Interface" or not book.zones:
+        raise CannotEstimate(f"{where}: a {kind} endpoint over {book.zones} zones is not priced here")
+    return book.zones * book.prices.hours_per_month * book.prices.endpoint_zone_hour
+
+
+def parameter(values: dict[str, Any], where: str) -> float:
+    if values.get("tier") != "Standard":
+        raise CannotEstimate(f"{where}: only parameters of the tier Standard are free")
+    return 0.0
+
+
+def node_group(values: dict[str, Any], book: Book, case: Case) -> float:
+    """Nodes that are always there, at worst as many as may be, at the dearest type that may be chosen."""
+    scaling = values["scaling_config"][0]
+    count = scaling["max_size"] if case == "high" else scaling["desired_size"]
     hour = max(book.ec2(instance) for instance in values["instance_types"])
-    return float(count * (book.prices["hours_per_month"] * hour + 50 * book.prices["gp3_gb_month"]))
+    return float(count * (book.prices.hours_per_month * hour + book.disk_gb * book.prices.gp3_gb_month))
 
 
-def logs(values: dict[str, Any], book: Book, case: Case) -> float:
+def logs(values: dict[str, Any], where: str, book: Book, case: Case) -> float:
     """What comes in, and what is kept for the group's retention."""
+    if not values.get("retention_in_days"):
+        raise CannotEstimate(f"{where}: without retention_in_days it grows for ever, and so does its cost")
     months = values["retention_in_days"] / DAYS_PER_MONTH
-    gb = book.usage["logs_gb"][case]
-    return float(gb * (book.prices["logs_ingest_gb"] + months * book.prices["logs_keep_gb_month"]))
+    gb = at(case, book.usage.logs_gb)
+    return float(gb * (book.prices.logs_ingest_gb + months * book.prices.logs_keep_gb_month))
 
 
-def class_of(values: dict[str, Any], book: Book) -> dict[str, Any]:
+def class_of(values: dict[str, Any], book: Book) -> Objects:
     """Usage of the bucket's class, by its tag DataClass."""
     name = (values.get("tags") or {}).get("DataClass")
-    if name not in book.usage["objects"]:
+    if name not in book.usage.objects:
         raise CannotEstimate(
             f"usage.yaml: objects has no class {name!r}, which bucket {values['bucket']} is tagged with"
         )
-    found: dict[str, Any] = book.usage["objects"][name]
-    return found
+    return book.usage.objects[name]
 
 
 def requests(values: dict[str, Any], book: Book, case: Case) -> float:
     """Writing and reading objects; their later transitions are counted with the storage."""
     used = class_of(values, book)
-    puts = used["thousands"][case] * book.prices["s3_1k_puts"]["STANDARD"]
-    return float(puts + used["reads"][case] * book.prices["s3_1k_gets"])
+    puts = at(case, used.thousands) * book.of_class(book.prices.s3_1k_puts, "STANDARD")
+    return float(puts + at(case, used.reads) * book.prices.s3_1k_gets)
 
 
 @dataclass(frozen=True)
@@ -201,10 +220,14 @@ class Ageing:
     def read(cls, values: dict[str, Any] | None) -> Ageing:
         steps, expires = [(0, "STANDARD")], None
         for rule in (values or {}).get("rule", []):
+            if any(part for chosen in rule.get("filter") or [] for part in chosen.values()):
+                raise CannotEstimate(
+                    f"lifecycle rule {rule.get('id')}: a rule for a part of a bucket is not counted"
+                )
             if rule["status"] == "Enabled":
                 steps += [(t["days"], t["storage_class"]) for t in rule.get("transition") or []]
                 expires = next((e["days"] for e in rule.get("expiration") or [] if e.get("days")), expires)
-        return cls(sorted(steps), expires)
+        return cls(sorted(steps, key=lambda step: step[0]), expires)  # stable: on day 0 the rule wins
 
     def at(self, days: int) -> str | None:
         if self.expires is not None and days >= self.expires:
@@ -212,7 +235,7 @@ class Ageing:
         return [name for age, name in self.steps if age <= days][-1]
 
 
-def growth(ageing: Ageing, gb: float, thousands: float, prices: dict[str, Any]) -> list[float]:
+def growth(ageing: Ageing, gb: float, thousands: float, book: Book) -> list[float]:
     """Dollars of storage in each of 84 months when every month adds as much: each month's data ages alone."""
     by_age = []
     for months in range(YEARS * 12):
@@ -220,9 +243,9 @@ def growth(ageing: Ageing, gb: float, thousands: float, prices: dict[str, Any]) 
             ageing.at(months * DAYS_PER_MONTH),
             ageing.at((months - 1) * DAYS_PER_MONTH) if months else None,
         )
-        cost = gb * prices["s3_gb_month"][name] if name else 0.0
+        cost = gb * book.of_class(book.prices.s3_gb_month, name) if name else 0.0
         if name and months and name != before:
-            cost += thousands * prices["s3_1k_puts"][name]
+            cost += thousands * book.of_class(book.prices.s3_1k_puts, name)
         by_age.append(cost)
     return [sum(by_age[: month + 1]) for month in range(YEARS * 12)]
 
@@ -230,28 +253,31 @@ def growth(ageing: Ageing, gb: float, thousands: float, prices: dict[str, Any]) 
 def usage_lines(environment: str, book: Book) -> Iterator[Line]:
     """What no resource of the plan stands for: Karpenter's nodes and traffic."""
     p, u = book.prices, book.usage
-    for pool in u["nodes"]:
-        price, hours, factor = book.ec2(pool["instance"]), pool["hours"], pool["price_factor"]
-        usd: dict[Case, float] = {case: hours[case] * factor[case] * price for case in CASES}
-        yield Line(environment, f"{pool['for']} ({pool['instance']})", "nodes", usd)
-    prices = {
-        "nat": p["nat_gb"],
-        "endpoints": p["endpoint_gb"],
-        "between_zones": p["between_zones_gb"],
-        "internet": p["internet_out_gb"],
-    }
-    for way, price in prices.items():
-        usd = {case: u["traffic_gb"][way][case] * price for case in CASES}
-        yield Line(environment, f"traffic: {way.replace('_', ' ')}", "network", usd)
-    usd = {case: u["node_disk_gb"][case] * p["gp3_gb_month"] for case in CASES}
-    yield Line(environment, "disks of nodes", "nodes", usd)
-    usd = {case: u["kms_10k_requests"][case] * p["kms_10k_requests"] for case in CASES}
-    yield Line(environment, "KMS requests", "keys", usd)
+
+    def line(what: str, kind: str, amount: Range, price: float) -> Line:
+        return Line(environment, what, kind, each(lambda case: at(case, amount) * price))
+
+    for pool in u.nodes:
+        price, hours, factor = book.ec2(pool.instance), pool.hours, pool.price_factor
+        usd: dict[Case, float] = {case: at(case, hours) * at(case, factor) * price for case in CASES}
+        yield Line(environment, f"{pool.purpose} ({pool.instance})", "nodes", usd)
+    for way, price in {
+        "nat": p.nat_gb,
+        "endpoints": p.endpoint_gb,
+        "between_zones": p.between_zones_gb,
+        "internet": p.internet_out_gb,
+    }.items():
+        yield line(f"traffic: {way.replace('_', ' ')}", "network", getattr(u.traffic_gb, way), price)
+    balancer = p.hours_per_month * (p.load_balancer_hour + p.load_balancer_unit_hour)
+    yield line("load balancers", "network", u.load_balancers, balancer)
+    yield line("disks of nodes", "nodes", u.node_disk_gb, p.gp3_gb_month)
+    yield line("KMS requests", "keys", u.kms_10k_requests, p.kms_10k_requests)
 
 
 KINDS = {
     "aws_eks_cluster": "cluster",
     "aws_eks_node_group": "nodes",
+    "aws_efs_file_system": "storage",
     "aws_nat_gateway": "network",
     "aws_eip": "network",
     "aws_vpc_endpoint": "network",
@@ -260,41 +286,31 @@ KINDS = {
 }
 
 
-def estimate(
-    plans: dict[str, dict[str, Any]], prices: dict[str, Any], usage: dict[str, Any], today: dt.date
-) -> Estimate:
+def estimate(plans: dict[str, dict[str, Any]], prices: Prices, usage: dict[str, Usage]) -> Estimate:
     """Estimate plans (name to Terraform's plan JSON) of any number of environments.
 
-    Raises :class:`CannotEstimate` for an unknown type, old prices, an environment without usage.
+    Raises :class:`CannotEstimate` for an unknown type or an environment without usage.
     """
-    if (age := (today - prices["date"]).days) > LONGEST_PRICE_AGE_DAYS:
-        raise CannotEstimate(f"prices.yaml is {age} days old: check the prices and set date")
     total = Estimate()
     for name, plan in plans.items():
-        environment = environment_of(plan, name)
-        if environment not in usage["environments"]:
+        found = list(resources(plan["planned_values"]["root_module"]))
+        environment, stack = tags_of(found, name)
+        if environment not in usage:
             raise CannotEstimate(
                 f"usage.yaml: environments has no {environment}, which {name} is tagged with"
             )
-        book = Book(prices, usage["environments"][environment])
-        found = list(resources(plan["planned_values"]["root_module"]))
+        total.stacks.setdefault(environment, set()).add(stack)
+        book = Book.of(prices, usage[environment], found)
         lifecycles = {
             r["values"]["bucket"]: r["values"]
             for r in found
             if r["type"] == "aws_s3_bucket_lifecycle_configuration"
         }
         for resource in found:
-            usd = priced(resource, book)
-            kind = resource["type"]
+            usd, kind = priced(resource, book), resource["type"]
             if usd is not None:
-                total.lines.append(
-                    Line(
-                        environment,
-                        resource["address"],
-                        KINDS.get(kind, "storage" if "_s3_" in kind else "logs and metrics"),
-                        usd,
-                    )
-                )
+                of = KINDS.get(kind, "storage" if "_s3_" in kind else "logs and metrics")
+                total.lines.append(Line(environment, resource["address"], of, usd))
             if kind == "aws_s3_bucket":
                 add_storage(total, environment, resource["values"], lifecycles, book)
         if any(r["type"] == "aws_eks_cluster" for r in found):
@@ -305,12 +321,17 @@ def estimate(
 def add_storage(
     total: Estimate, environment: str, values: dict[str, Any], lifecycles: dict[str, Any], book: Book
 ) -> None:
-    """A bucket's growth: into the years, and as one line with the last month's cost."""
+    """A bucket's growth and what reading its aged part costs: into the years, and as a month's lines."""
     used, ageing = class_of(values, book), Ageing.read(lifecycles.get(values["bucket"]))
-    last: dict[Case, float] = {}
+    cold = [step for _, step in ageing.steps if step != "STANDARD"]
+    dearest = max((book.of_class(book.prices.s3_retrieval_gb, step) for step in cold), default=0.0)
+    stored: dict[Case, float] = {}
+    retrieved: dict[Case, float] = {}
     for case in CASES:
-        months = growth(ageing, used["gb"][case], used["thousands"][case], book.prices)
+        months = growth(ageing, at(case, used.gb), at(case, used.thousands), book)
+        stored[case], retrieved[case] = months[-1], at(case, used.cold_gb) * dearest
         for year in range(YEARS):
-            total.storage[case][year] += sum(months[year * 12 : (year + 1) * 12])
-        last[case] = months[-1]
-    total.lines.append(Line(environment, f"{values['bucket']}, stored for {YEARS} years", "storage", last))
+            total.storage[case][year] += sum(months[year * 12 : (year + 1) * 12]) + 12 * retrieved[case]
+    total.lines.append(Line(environment, f"{values['bucket']}, stored for {YEARS} years", "storage", stored))
+    if dearest:
+        total.lines.append(Line(environment, f"{values['bucket']}, read when cold", "storage", retrieved))

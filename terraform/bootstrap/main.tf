@@ -4,6 +4,8 @@ locals {
   region = "ap-northeast-1"
   name   = var.environment == "production" ? "sekisho" : "sekisho-${var.environment}"
   roles  = yamldecode(templatefile("${path.module}/../roles.yaml", { environment = var.environment }))
+  # by name, so that a plan shows every trust in full
+  boundary_arn = "arn:aws:iam::${var.account_id}:policy/${local.name}-boundary"
 }
 
 provider "aws" {
@@ -48,8 +50,7 @@ module "github_roles" {
   roles             = module.policies.roles
   documents         = module.policies.documents
   oidc_provider_arn = "arn:aws:iam::${var.account_id}:oidc-provider/token.actions.githubusercontent.com"
-  boundary_arn      = "arn:aws:iam::${var.account_id}:policy/${local.name}-boundary"
+  boundary_arn      = local.boundary_arn
   auditor_arn       = var.auditor_arn
-  # both by name, so that a plan shows every trust in full
-  depends_on = [aws_iam_openid_connect_provider.github, aws_iam_policy.boundary]
+  depends_on        = [aws_iam_openid_connect_provider.github, aws_iam_policy.boundary]
 }

@@ -1,7 +1,11 @@
 """A small evaluator of IAM policies: enough of AWS's rules to judge what ``terraform/`` renders.
 
-Source: "Policy evaluation logic" and "IAM JSON policy elements: condition operators" of the IAM User Guide.
-One account; no service or resource control policies, no session policies. What it does not know it refuses.
+Source: "Policy evaluation logic", "Cross-account policy evaluation logic" and "IAM JSON policy elements:
+condition
+operators" of the IAM User Guide; "Key policies" of the KMS Developer Guide. Identity policies, boundaries,
+policies of
+resources and keys, trust; no service or resource control policies, no session policies. What it does not
+know it refuses.
 """
 
 from __future__ import annotations
@@ -62,14 +66,10 @@ def holds(operator: str, key: str, wanted: list[str], context: Context) -> bool:
     actual = context.get(key)
     if operator == "Null":
         return (actual is None) == (wanted == ["true"])
-    if operator.startswith("ForAnyValue:"):
-        return any(
-            compare(operator.removeprefix("ForAnyValue:"), wanted, value) for value in listed(actual or [])
-        )
-    if operator.startswith("ForAllValues:"):  # met by a missing key too
-        return all(
-            compare(operator.removeprefix("ForAllValues:"), wanted, value) for value in listed(actual or [])
-        )
+    if operator.startswith(("ForAnyValue:", "ForAllValues:")):
+        quantity, _, each = operator.partition(":")
+        met = (holds(each, key, wanted, {key: value}) for value in listed(actual or []))
+        return any(met) if quantity == "ForAnyValue" else all(met)
     if operator.endswith("IfExists"):
         return actual is None or holds(operator.removesuffix("IfExists"), key, wanted, context)
     if operator in NEGATED:
@@ -99,23 +99,55 @@ def applies(
     )
 
 
-def names(statement: Statement, principal: str) -> bool:
-    """Whether a resource's or a role's policy names this principal: ARN, service or OIDC provider."""
+def account_of(arn: str) -> str:
+    return arn.split(":")[4] if arn.startswith("arn:") else ""
+
+
+def named(statement: Statement, principal: str) -> str | None:
+    """How a resource's or a role's policy names a principal (ARN, service or OIDC provider).
+
+    ``itself``; ``account`` where it names the principal's account, which leaves the rest to that account's
+    own
+    policies; None.
+    """
+    if "Principal" not in statement:
+        raise Unknown(f"a resource's statement without Principal: {sorted(statement)}")
     if statement["Principal"] == "*":
-        return True
-    return any(
-        text in ("*", principal) for texts in statement["Principal"].values() for text in listed(texts)
-    )
+        return "itself"
+    texts = {text for group in statement["Principal"].values() for text in listed(group)}
+    if texts & {"*", principal}:
+        return "itself"
+    account = account_of(principal)
+    return "account" if account and texts & {account, f"arn:aws:iam::{account}:root"} else None
+
+
+EVERYTHING: Statement = {"Sid": "Everything", "Effect": "Allow", "Action": "*", "Resource": "*"}
 
 
 @dataclass(frozen=True)
 class Role:
-    """A role as rendered: its own statements, the boundary's (None: no boundary), and whom it trusts."""
+    """A role as rendered: all its policies' statements, the boundary's (None: no boundary), and whom it
+    trusts.
+
+    A service's ``arn`` is its name (``s3.amazonaws.com``): it has no policies, a resource's policy decides
+    alone.
+    """
 
     arn: str
     statements: list[Statement]
     boundary: list[Statement] | None
     trust: list[Statement]
+
+
+@dataclass(frozen=True)
+class Resource:
+    """What is asked for: the policy it carries, the account it lies in, and whether that policy must
+    allow (KMS).
+    """
+
+    account: str
+    policy: tuple[Statement, ...] = ()
+    must_allow: bool = False
 
 
 def first(
@@ -124,7 +156,7 @@ def first(
     action: str,
     resource: str,
     context: Context,
-    conditions: bool,
+    conditions: bool = True,
 ) -> Statement | None:
     return next(
         (
@@ -141,25 +173,44 @@ def decide(
     action: str,
     resource: str,
     context: Context,
-    resource_policy: Iterable[Statement] = (),
+    target: Resource | None = None,
     conditions: bool = True,
 ) -> Decision:
-    """What IAM answers a role's request: a denial anywhere wins, then role and boundary must both allow."""
-    guards = [s for s in resource_policy if names(s, role.arn)]
+    """What IAM answers a role's request: a denial anywhere wins.
+
+    Then, in the resource's own account, the role's policies or the resource's must allow, and the boundary
+    too; from
+    another account both must. A key's policy must allow in every case, be it by naming the key's account.
+    """
+    target = target or Resource(account_of(role.arn))
+    guards = [s for s in target.policy if named(s, role.arn)]
     boundary = role.boundary if conditions else None  # moto ignores boundaries as it ignores conditions
+    asked = (action, resource, context, conditions)
     for where, statements in (("role", role.statements), ("boundary", boundary or []), ("resource", guards)):
-        if found := first(statements, "Deny", action, resource, context, conditions):
+        if found := first(statements, "Deny", *asked):
             return Decision(False, where, found)
-    allowed = first(role.statements, "Allow", action, resource, context, conditions)
-    if allowed is None:
-        return Decision(False, "role")
-    if boundary is not None and first(boundary, "Allow", action, resource, context, conditions) is None:
+    own = first(role.statements, "Allow", *asked)
+    direct = first((s for s in guards if named(s, role.arn) == "itself"), "Allow", *asked)
+    if not role.arn.startswith("arn:"):
+        return Decision(direct is not None, "resource", direct)
+    if boundary is not None and first(boundary, "Allow", *asked) is None:
         return Decision(False, "boundary")
-    return Decision(True, "role", allowed)
+    if account_of(role.arn) != target.account or target.must_allow:
+        opened = direct or first(guards, "Allow", *asked)
+        if opened is None:
+            return Decision(False, "resource")
+        if own is None and (direct is None or account_of(role.arn) != target.account):
+            return Decision(False, "role")
+        return Decision(True, "resource", opened)
+    if own is None and direct is None:
+        return Decision(False, "role")
+    return Decision(True, "role" if own else "resource", own or direct)
 
 
 def assumable(role: Role, principal: str, action: str, context: Context) -> bool:
-    """Whether a principal with these claims may take the role."""
-    return any(
-        s["Effect"] == "Allow" and names(s, principal) and applies(s, action, "", context) for s in role.trust
-    )
+    """Whether a principal with these claims may take the role, its own policies allowing all it could be
+    allowed.
+    """
+    trusted = [s for s in role.trust if named(s, principal) and applies(s, action, "", context)]
+    effects = {s["Effect"] for s in trusted}
+    return "Allow" in effects and "Deny" not in effects

@@ -13,15 +13,14 @@ locals {
   denials = [
     { Sid = "OnlyTls", Effect = "Deny", Principal = local.everyone, Action = ["s3:*"], Resource = [local.arn, "${local.arn}/*"],
     Condition = { Bool = { "aws:SecureTransport" = "false" } } },
-    # a request that names no encryption gets the bucket's own key
-    { Sid = "OnlyKms", Effect = "Deny", Principal = local.everyone, Action = ["s3:PutObject"], Resource = ["${local.arn}/*"],
-      Condition = {
-        Null            = { "s3:x-amz-server-side-encryption" = "false" }
-        StringNotEquals = { "s3:x-amz-server-side-encryption" = "aws:kms" }
-    } },
     { Sid = "OnlyApplyChangesProtection", Effect = "Deny", Principal = local.everyone, Action = local.protection, Resource = [local.arn],
     Condition = { ArnNotEquals = { "aws:PrincipalArn" = var.apply_role_arn } } },
   ]
+  # A request that names no encryption gets the bucket's own key. Any that names one is refused: AES256, another key, or a key
+  # that only the sender holds would lock away for years what nobody here can read.
+  own_key = [for number, header in ["s3:x-amz-server-side-encryption", "s3:x-amz-server-side-encryption-aws-kms-key-id", "s3:x-amz-server-side-encryption-customer-algorithm"] :
+    { Sid = "OnlyOwnKey${number}", Effect = "Deny", Principal = local.everyone, Action = ["s3:PutObject"], Resource = ["${local.arn}/*"],
+  Condition = { Null = { (header) = "false" } } }]
   worm = [
     { Sid = "NobodyShortensOrErases", Effect = "Deny", Principal = local.everyone, Action = local.erasure, Resource = ["${local.arn}/*"] },
   ]
@@ -34,7 +33,7 @@ resource "aws_s3_bucket_policy" "this" {
   bucket = aws_s3_bucket.this.bucket
   policy = jsonencode({
     Version   = "2012-10-17"
-    Statement = concat(local.denials, local.locked ? local.worm : [], local.services)
+    Statement = concat(local.denials, local.own_key, local.locked ? local.worm : [], local.services)
   })
   depends_on = [aws_s3_bucket_public_access_block.this]
   lifecycle { prevent_destroy = true }

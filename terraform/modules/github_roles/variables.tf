@@ -50,7 +50,7 @@ variable "oidc_provider_arn" {
 }
 
 variable "boundary_arn" {
-  description = "Permission boundary of every role but apply, which makes roles inside it."
+  description = "Permission boundary of every role but those that apply."
   type        = string
   validation {
     condition     = can(regex("^arn:aws:iam::[0-9]{12}:policy/", var.boundary_arn))

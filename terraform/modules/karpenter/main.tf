@@ -21,7 +21,7 @@ resource "aws_iam_role" "controller" {
         "aws:SourceAccount"                         = var.account_id
         "aws:RequestTag/kubernetes-namespace"       = "karpenter"
         "aws:RequestTag/kubernetes-service-account" = "karpenter"
-  } } }] })
+  }, ArnEquals = { "aws:SourceArn" = var.cluster_arn } } }] })
 }
 
 resource "aws_iam_role_policy" "controller" {

@@ -1,4 +1,5 @@
-# One role per service account, by EKS Pod Identity: no key, no annotation, and only from this cluster.
+# One role per service account, by EKS Pod Identity: no key, no annotation, and only from this cluster. The cluster is
+# told of them by stacks/platform.
 locals {
   pods = { for role, row in var.roles : role => row if row.pod != null }
 }
@@ -31,12 +32,4 @@ resource "aws_iam_role_policy" "this" {
   name     = "table"
   role     = each.value.name
   policy   = var.documents[each.key]
-}
-
-resource "aws_eks_pod_identity_association" "this" {
-  for_each        = local.pods
-  cluster_name    = var.cluster_name
-  namespace       = each.value.pod.namespace
-  service_account = each.value.pod.service_account
-  role_arn        = aws_iam_role.this[each.key].arn
 }

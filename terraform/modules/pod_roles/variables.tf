@@ -16,17 +16,8 @@ variable "account_id" {
   }
 }
 
-variable "cluster_name" {
-  description = "The cluster whose service accounts take the roles."
-  type        = string
-  validation {
-    condition     = can(regex("^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$", var.cluster_name))
-    error_message = "cluster_name must be the name of an EKS cluster."
-  }
-}
-
 variable "cluster_arn" {
-  description = "Its ARN: pods of another cluster cannot take the roles."
+  description = "The cluster whose service accounts take the roles; pods of another cannot."
   type        = string
   validation {
     condition     = can(regex("^arn:aws:eks:", var.cluster_arn))

@@ -1,54 +1,61 @@
-# What Terraform itself may do. It builds everything and reads no object but its own states; what guards it (its own
-# role, the boundary, the trust in GitHub) it cannot change: bootstrap/ is applied by a person.
+# What Terraform itself may do, in three roles. `plan` describes. `apply` builds the platform and touches no bucket but its
+# state's. `apply-data` sets up buckets and keys, and uses neither: no object, no decryption. No role here writes a policy of
+# a role that reaches data: that is bootstrap/, applied by a person.
 locals {
   role     = "arn:aws:iam::${var.account_id}:role/${var.name}"
-  policy   = "arn:aws:iam::${var.account_id}:policy/${var.name}"
-  states   = [for stack in ["data", "platform"] : "arn:aws:s3:::${var.name}-state/${stack}.tfstate"]
+  linked   = "arn:aws:iam::${var.account_id}:role/aws-service-role"
+  bucket   = "arn:aws:s3:::${var.name}"
+  state    = { for stack in ["data", "platform"] : stack => "${local.bucket}-state/${stack}.tfstate" }
   facts    = ["arn:aws:ssm:${var.region}:${var.account_id}:parameter/${var.name}/*"]
   keys_arn = ["arn:aws:kms:${var.region}:${var.account_id}:key/*"] # narrowed to one key by its alias
+  any_key  = "arn:aws:kms:*:${var.account_id}:key/*"               # the audit trail's copy lies in another region
 
-  # what a plan reads: the states, the settings of what is in them, and nothing that anybody stored
+  # the roles that apply makes; the boundary lets none of them reach data
+  made        = [for role in ["eks", "node", "karpenter", "log-export"] : "${local.role}-${role}"]
+  state_alias = { "ForAnyValue:StringEquals" = { "kms:ResourceAliases" = "alias/${var.name}-state" } }
+  own_keys    = { for stack in ["data", "platform"] : stack => { StringEquals = { "aws:ResourceTag/Stack" = stack } } }
+  own_aliases = {
+    platform = [for key in ["eks", "files"] : "arn:aws:kms:*:${var.account_id}:alias/${var.name}-${key}"]
+    data     = [for class in ["dvc", "releases", "predictions", "audit", "audit-copy", "logs"] : "arn:aws:kms:*:${var.account_id}:alias/${var.name}-${class}"]
+  }
+
+  # what a refresh reads: settings, and nothing that anybody stored. S3 knows no way to ask whether a bucket is there
+  # (HeadBucket) without the right to list it: names of objects are seen.
+  look = ["ec2:Describe*", "ec2:GetEbsEncryptionByDefault", "eks:Describe*", "eks:List*", "logs:Describe*", "logs:List*",
+    "cloudwatch:Describe*", "cloudwatch:List*", "kms:Describe*", "kms:List*", "kms:GetKeyPolicy", "kms:GetKeyRotationStatus",
+    "iam:GetRole", "iam:GetRolePolicy", "iam:ListRolePolicies", "iam:ListAttachedRolePolicies", "sns:Get*", "sns:List*", "sqs:Get*",
+    "sqs:List*", "events:Describe*", "events:List*", "firehose:Describe*", "firehose:List*", "aps:Describe*", "aps:List*",
+    "elasticfilesystem:Describe*", "elasticfilesystem:ListTagsForResource", "budgets:View*", "budgets:List*", "ce:Get*", "ce:List*", "ssm:Describe*", "ssm:ListTagsForResource",
+  "s3:Get*Configuration", "s3:GetBucket*", "s3:ListBucket"]
   describe = [
-    { Sid = "Describe", Effect = "Allow", Resource = ["*"], # most of these actions know no narrower resource
-      Action = ["ec2:Describe*", "eks:Describe*", "eks:List*", "logs:Describe*", "logs:List*", "cloudwatch:Describe*",
-        "cloudwatch:List*", "kms:Describe*", "kms:List*", "kms:GetKeyPolicy", "kms:GetKeyRotationStatus", "iam:Get*",
-        "iam:List*", "sns:Get*", "sns:List*", "sqs:Get*", "sqs:List*", "events:Describe*", "events:List*",
-        "firehose:Describe*", "firehose:List*", "elasticfilesystem:Describe*", "aps:Describe*", "aps:List*", "budgets:View*", "budgets:List*",
-    "ce:Get*", "ce:List*", "ssm:Describe*", "ssm:List*", "s3:Get*Configuration", "s3:GetBucket*", "s3:ListBucket"] },
-    { Sid = "StatesRead", Effect = "Allow", Resource = local.states, Action = ["s3:GetObject"] },
-    { Sid = "StateKeyRead", Effect = "Allow", Resource = local.keys_arn, Action = ["kms:Decrypt"],
-    Condition = { "ForAnyValue:StringEquals" = { "kms:ResourceAliases" = "alias/${var.name}-state" } } },
+    { Sid = "Describe", Effect = "Allow", Resource = ["*"], Action = local.look }, # most of these know no narrower resource
+    { Sid = "StatesRead", Effect = "Allow", Resource = values(local.state), Action = ["s3:GetObject"] },
+    { Sid = "StateKeyRead", Effect = "Allow", Resource = local.keys_arn, Action = ["kms:Decrypt"], Condition = local.state_alias },
     { Sid = "FactsRead", Effect = "Allow", Resource = local.facts, Action = ["ssm:GetParameter*"] },
-    { Sid = "NoData", Effect = "Deny", NotResource = local.states, Action = ["s3:GetObject*"] },
+    { Sid = "NoData", Effect = "Deny", NotResource = values(local.state), Action = ["s3:GetObject*"] },
     { Sid = "NoSecret", Effect = "Deny", NotResource = local.facts, Action = ["ssm:GetParameter*"] },
-    { Sid = "NoStep", Effect = "Deny", Resource = ["*"], Action = ["secretsmanager:*", "s3:PutObject*", "s3:DeleteObject*", "sts:AssumeRole"] },
+    { Sid = "NoUserData", Effect = "Deny", Resource = ["*"], Action = ["ec2:DescribeInstanceAttribute", "ec2:GetConsole*"] },
+    { Sid = "NoWrite", Effect = "Deny", Resource = ["*"], Action = ["s3:PutObject*"] }, # the boundary knows neither secrets nor roles to take
   ]
 
-  apply = [
-    { Sid = "Build", Effect = "Allow", Resource = ["*"], # creating has no resource yet; the account is the limit
-      Action = ["ec2:*", "eks:*", "logs:*", "cloudwatch:*", "sns:*", "sqs:*", "events:*", "firehose:*", "elasticfilesystem:*", "aps:*", "budgets:*",
-    "ce:*", "kms:Create*", "kms:Describe*", "kms:Get*", "kms:List*", "kms:Put*", "kms:Tag*", "kms:Update*", "kms:Enable*"] },
-    { Sid = "Buckets", Effect = "Allow", Resource = ["arn:aws:s3:::${var.name}-*"], # buckets, not objects: no "/"
-    Action = ["s3:CreateBucket", "s3:Get*Configuration", "s3:GetBucket*", "s3:ListBucket", "s3:PutBucket*", "s3:Put*Configuration"] },
-    { Sid = "Facts", Effect = "Allow", Resource = local.facts,
-    Action = ["ssm:*Parameter*", "ssm:*Tags*"] },
-    { Sid = "States", Effect = "Allow", Resource = [for state in local.states : "${state}*"] # and their locks,
-    Action = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"] },
-    { Sid    = "StateKey", Effect = "Allow", Resource = ["arn:aws:kms:${var.region}:${var.account_id}:key/*"],
-      Action = ["kms:Decrypt", "kms:GenerateDataKey"],
-    Condition = { "ForAnyValue:StringEquals" = { "kms:ResourceAliases" = "alias/${var.name}-state" } } },
-    { Sid    = "Roles", Effect = "Allow", Resource = ["${local.role}-*"], # made only inside the boundary
-      Action = ["iam:CreateRole", "iam:PutRolePolicy", "iam:AttachRolePolicy", "iam:PutRolePermissionsBoundary"],
-    Condition = { StringEquals = { "iam:PermissionsBoundary" = "${local.policy}-boundary" } } },
-    { Sid = "RolesKept", Effect = "Allow", Resource = ["${local.role}-*"],
-      Action = ["iam:Get*", "iam:List*", "iam:DeleteRole", "iam:DeleteRolePolicy", "iam:DetachRolePolicy", "iam:TagRole",
-    "iam:UntagRole", "iam:UpdateAssumeRolePolicy", "iam:PassRole"] },
-  ]
-
-  guard = [
-    { Sid = "NotItsOwnGuards", Effect = "Deny", Action = ["iam:*"], NotResource = ["${local.role}-pod-*", "${local.role}-eks*",
-    "${local.role}-node", "${local.role}-karpenter", "${local.role}-log-export", "${local.role}-audit-replication"] },
-    { Sid = "NoBoundaryRemoved", Effect = "Deny", Resource = ["*"], Action = ["iam:DeleteRolePermissionsBoundary"] },
+  # its own state and lock, its own stack's keys by their tag, and the denials that hold whatever is granted above
+  own_stack = { for stack, state in local.state : stack => [
+    { Sid = "State", Effect = "Allow", Resource = [state, "${state}.tflock"], Action = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"] },
+    { Sid = "StateList", Effect = "Allow", Resource = ["${local.bucket}-state"], Action = ["s3:ListBucket"] },
+    { Sid = "StateKey", Effect = "Allow", Resource = local.keys_arn, Action = ["kms:Decrypt", "kms:GenerateDataKey"], Condition = local.state_alias },
+    { Sid = "Settings", Effect = "Allow", Resource = ["*"], Action = ["kms:Describe*", "kms:List*", "kms:GetKeyPolicy", "kms:GetKeyRotationStatus"] },
+    { Sid = "KeyMade", Effect = "Allow", Resource = ["*"], Action = ["kms:CreateKey"], Condition = { StringEquals = { "aws:RequestTag/Stack" = stack } } },
+    { Sid = "KeyTagged", Effect = "Allow", Resource = [local.any_key], Action = ["kms:TagResource"], # a new key has no tag yet
+    Condition = { StringEqualsIfExists = { "aws:RequestTag/Stack" = stack, "aws:ResourceTag/Stack" = stack } } },
+    { Sid = "KeyKept", Effect = "Allow", Resource = [local.any_key], Condition = local.own_keys[stack],
+      Action = ["kms:PutKeyPolicy", "kms:EnableKeyRotation", "kms:UpdateKeyDescription", "kms:CreateAlias", "kms:UpdateAlias",
+    "kms:DeleteAlias", "kms:CreateGrant"] }, # EKS makes its grant for secrets with the caller's rights
+    { Sid = "Alias", Effect = "Allow", Resource = local.own_aliases[stack], Action = ["kms:CreateAlias", "kms:UpdateAlias", "kms:DeleteAlias"] },
     { Sid = "NoKeyLost", Effect = "Deny", Resource = ["*"], Action = ["kms:ScheduleKeyDeletion", "kms:DisableKey"] },
-  ]
+    { Sid = "NoLockout", Effect = "Deny", Resource = ["*"], Action = ["kms:PutKeyPolicy", "kms:CreateKey"],
+    Condition = { Bool = { "kms:BypassPolicyLockoutSafetyCheck" = "true" } } },
+    { Sid    = "OnlyItsKeys", Effect = "Deny", Resource = [local.any_key],
+      Action = ["kms:PutKeyPolicy", "kms:CreateGrant", "kms:CreateAlias", "kms:UpdateAlias", "kms:TagResource", "kms:UntagResource"],
+    Condition = { StringNotEqualsIfExists = { "aws:ResourceTag/Stack" = stack } } },
+  ] }
 }

@@ -25,8 +25,9 @@ locals {
   ]]) }
 
   blocks = {
-    describe = local.describe
-    apply    = concat(local.apply, local.guard)
+    describe   = local.describe
+    apply      = local.apply
+    apply-data = local.apply_data
     metrics = [
       { Sid = "Metrics", Effect = "Allow", Action = ["aps:RemoteWrite"],
       Resource = ["arn:aws:aps:${var.region}:${var.account_id}:workspace/*"] },

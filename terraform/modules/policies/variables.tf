@@ -49,7 +49,7 @@ variable "roles" {
     error_message = "a grant's prefix must be empty or end with \"/\": without it \"pr\" would also open \"private/\"."
   }
   validation {
-    condition     = alltrue(flatten([for role in var.roles : [for allow in role.allows : contains(["describe", "apply", "metrics"], allow)]]))
-    error_message = "allows must be describe, apply or metrics: the blocks of modules/policies."
+    condition     = alltrue(flatten([for role in var.roles : [for allow in role.allows : contains(["describe", "apply", "apply-data", "metrics"], allow)]]))
+    error_message = "allows must be describe, apply, apply-data or metrics: the blocks of modules/policies."
   }
 }

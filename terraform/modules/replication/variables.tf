@@ -25,20 +25,11 @@ variable "replica_key_arn" {
   }
 }
 
-variable "account_id" {
-  description = "AWS account that owns both buckets."
+variable "role_arn" {
+  description = "Role that S3 copies with, of modules/replication_role."
   type        = string
   validation {
-    condition     = can(regex("^[0-9]{12}$", var.account_id))
-    error_message = "account_id must be the 12 digits of an AWS account."
-  }
-}
-
-variable "boundary_arn" {
-  description = "Permission boundary of the role that copies."
-  type        = string
-  validation {
-    condition     = can(regex("^arn:aws:iam::[0-9]{12}:policy/", var.boundary_arn))
-    error_message = "boundary_arn must be the ARN of an IAM policy."
+    condition     = can(regex("^arn:aws:iam::[0-9]{12}:role/", var.role_arn))
+    error_message = "role_arn must be the ARN of an IAM role."
   }
 }

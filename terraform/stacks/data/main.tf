@@ -1,7 +1,6 @@
 # What must outlive every cluster: the buckets of one environment and the copy of its audit trail in another region.
 locals {
-  apply_role_arn = "arn:aws:iam::${var.account_id}:role/${var.name}-apply"
-  boundary_arn   = "arn:aws:iam::${var.account_id}:policy/${var.name}-boundary"
+  apply_role_arn = "arn:aws:iam::${var.account_id}:role/${var.name}-apply-data"
   logs           = "${var.name}-logs"
 }
 
@@ -45,6 +44,5 @@ module "replication" {
   source_bucket   = module.bucket["audit"].name
   replica_bucket  = module.audit_copy.name
   replica_key_arn = module.audit_copy.key_arn
-  account_id      = var.account_id
-  boundary_arn    = local.boundary_arn
+  role_arn        = "arn:aws:iam::${var.account_id}:role/${var.name}-audit-replication" # bootstrap's
 }

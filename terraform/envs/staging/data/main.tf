@@ -10,8 +10,7 @@ terraform {
     bucket       = "sekisho-staging-state"
     key          = "data.tfstate"
     region       = "ap-northeast-1"
-    encrypt      = true
-    use_lockfile = true
+    use_lockfile = true # no `encrypt`: it asks for AES256, and the bucket takes its own key only
   }
 }
 

@@ -21,12 +21,10 @@ run "audience_and_subject_are_matched_exactly" {
   command = plan
   assert {
     condition = jsondecode(aws_iam_role.this["plan"].assume_role_policy).Statement[0].Condition == {
-      StringEquals = {
-        "token.actions.githubusercontent.com:aud" = "sts.amazonaws.com"
-        "token.actions.githubusercontent.com:sub" = ["repo:sekisho/sekisho:pull_request:workflow:terraform"]
-      }
+      StringEquals = { "token.actions.githubusercontent.com:aud" = "sts.amazonaws.com" }
+      StringLike   = { "token.actions.githubusercontent.com:sub" = ["repo:sekisho/sekisho:pull_request:job_workflow_ref:sekisho/sekisho/.github/workflows/terraform.yml@refs/pull/*/merge"] }
     }
-    error_message = "exact aud and sub, by StringEquals"
+    error_message = "exact aud, and sub but for the pull request's number"
   }
 }
 

@@ -232,7 +232,7 @@ def _drift(world: World) -> None:
 
     world.today = str(days[7])
     ran = world.act("drift.yml", "schedule", world.schedule("30 7 * * 1-5"), sign_here=True)
-    assert ran.jobs == {"served": "success", "judge": "success"}
+    assert ran.jobs == {"served": "success", "judge": "success", "propose": "skipped", "publish": "skipped"}
     assert not [p for p in world.github.pulls.values() if p["head"]["ref"] == "retrain/policy"]
 
     world.github.dispatches.clear()
@@ -240,7 +240,7 @@ def _drift(world: World) -> None:
     for day in (12, 13):
         world.today = str(days[day])
         ran = world.act("drift.yml", "schedule", world.schedule("30 7 * * 1-5"), sign_here=True)
-        assert ran.jobs == {"served": "success", "judge": "success"}
+        assert set(ran.jobs.values()) == {"success"}, ran.jobs
         (number,) = [n for n, p in world.github.pulls.items() if p["head"]["ref"] == "retrain/policy"]
         pull = world.github.pull(number)
         assert pull["user"]["login"] == BOT  # its checks run: the App opened it, not the workflow's own token

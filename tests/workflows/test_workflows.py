@@ -169,17 +169,31 @@ def test_a_secret_is_read_only_in_a_job_with_an_environment(name):
 
 def test_retrainings_answer_leaves_the_runner_with_the_verdict():
     """Whatever came of it, verdict and answer are kept for people and put where the exporter reads."""
-    job = load("drift.yml")["jobs"]["judge"]
-    done = [step.get("run", step.get("uses", "")) for step in job["steps"]]
-    retrain = next(n for n, text in enumerate(done) if ".venv/bin/sekisho retrain " in text)
-    after = dict(zip(done[retrain + 1 :], job["steps"][retrain + 1 :], strict=True))
-    (published,) = [step for text, step in after.items() if "sekisho drift publish " in text]
-    (kept,) = [step for text, step in after.items() if text.startswith("actions/upload-artifact@")]
-    for step in (published, kept):
-        assert step["if"].startswith("always()")
-    assert published["run"].endswith('--to "$VERDICTS"')
-    assert job["env"]["VERDICTS"] == "${{ vars.VERDICTS }}"
+    jobs = load("drift.yml")["jobs"]
+    steps = jobs["propose"]["steps"]
+    (retrain,) = [n for n, step in enumerate(steps) if ".venv/bin/sekisho retrain " in step.get("run", "")]
+    (kept,) = [
+        step for step in steps[retrain + 1 :] if step.get("uses", "").startswith("actions/upload-artifact@")
+    ]
+    assert kept["if"] == "always()"
     assert kept["with"]["path"] == "build/verdicts"  # where `sekisho retrain` leaves its answer
+    after = jobs["publish"]
+    assert after["if"].startswith("always()")
+    (taken,) = [
+        step["with"]
+        for step in after["steps"]
+        if step.get("uses", "").startswith("actions/download-artifact@")
+    ]
+    assert taken == {"name": kept["with"]["name"], "path": "build/verdicts"}
+    assert after["steps"][-1]["run"].endswith('--to "$VERDICTS"')
+    assert after["env"]["VERDICTS"] == "${{ vars.VERDICTS }}"
+
+
+def test_the_job_that_judges_writes_its_verdict_only_and_has_no_key():
+    judge = load("drift.yml")["jobs"]["judge"]
+    assert "environment" not in judge
+    asked = reached([step["run"] for step in judge["steps"] if "run" in step])
+    assert {place for place in asked if place[2] == "write"} == {("predictions", "verdicts/", "write")}
 
 
 def test_jobs_that_sign_releases_have_the_identity_that_the_trust_policy_names():
@@ -281,7 +295,10 @@ def test_every_command_and_option_that_a_workflow_uses_exists(name):
             assert required <= set(given), line
 
 
-ROLES = {"PULL_REQUEST": "pull-request", "RELEASE": "releaser", "NIGHTLY": "trainer", "DRIFT": "drift"}
+ROLES = {
+    "PULL_REQUEST": "pull-request", "RELEASE": "releaser", "NIGHTLY": "trainer", "DRIFT": "drift",
+    "RETRAIN": "retrainer",
+}  # fmt: skip
 PLACES = {  # what the variables of the repository name, docs/en/workflows.md
     "$PREDICTIONS": ("predictions", "log/"), "$STAGING_PREDICTIONS": ("predictions", "log/"),
     "$LIVE_BARS": ("dvc", "bars/"), "$BARS_SOURCE": ("dvc", "bars/"),

@@ -16,13 +16,14 @@ from click.testing import CliRunner
 
 from sekisho.cli import main
 from sekisho.monitoring.check import Decisions, check_predictions
-from sekisho.monitoring.halt import halt
+from sekisho.monitoring.halt import FileSwitch, halt
 from sekisho.monitoring.verdict import Verdict, read_verdict
 from sekisho.serving.guard import Reason
 from sekisho.serving.predictions import HEAD, PredictionLog
 from sekisho.serving.switch import Position, Turned, read_switch, read_turn, write_switch
 
 REPO = Path(__file__).resolve().parents[2]
+NOW = dt.datetime(2026, 12, 1, tzinfo=dt.UTC)
 SECOND = dt.timedelta(seconds=1)
 TINY = 1e-5  # a loss that some session of the world surely has
 
@@ -163,7 +164,7 @@ def test_a_fault_of_the_data_does_not_disarm_the_kill_switch(
     verdict = judge(world, predictions, bars=True, limits={"max_session_loss": TINY})
     assert (verdict.state, verdict.action) == ("cannot-judge", "halt")
     assert "session-loss" in families(verdict)
-    assert halt(verdict, switch)
+    assert halt(verdict, FileSwitch(switch), NOW)
     assert read_switch(switch) is Position.OFF
 
 
@@ -227,7 +228,7 @@ def test_the_switch_stays_on_in_the_next_check_and_goes_off_at_the_next_loss(
     limits = {"max_session_loss": TINY}
     days = world.calm.sessions
     first = judge(world, predictions, bars=True, limits=limits)
-    assert halt(first, switch)
+    assert halt(first, FileSwitch(switch), NOW)
     assert read_turn(switch).at is not None
     write_switch(switch, Position.ON, "known", evening(days[4]))
     again = judge(
@@ -235,7 +236,7 @@ def test_the_switch_stays_on_in_the_next_check_and_goes_off_at_the_next_loss(
         as_of=evening(days[4]),
     )  # fmt: skip
     assert again.state == "ok"
-    assert not halt(again, switch)
+    assert not halt(again, FileSwitch(switch), NOW)
     assert read_switch(switch) is Position.ON
     world.log(predictions, world.calm, days[5:12])
     later = judge(
@@ -243,7 +244,7 @@ def test_the_switch_stays_on_in_the_next_check_and_goes_off_at_the_next_loss(
         as_of=evening(days[11]),
     )  # fmt: skip
     assert dt.date.fromisoformat(later.alarms[-1].session) > days[4]
-    assert halt(later, switch)
+    assert halt(later, FileSwitch(switch), NOW)
 
 
 def test_excluding_a_session_hides_no_loss(world, predictions: Path) -> None:
@@ -289,7 +290,17 @@ def test_bars_without_the_sessions_before_are_named(world, predictions: Path, tm
         shutil.copy(world.bars["calm"] / f"{day}.parquet", bars)
     verdict = judge(world, predictions, bars=bars)
     assert verdict.state == "cannot-judge"
-    assert f"which the features of {world.calm.sessions[0]} rest on" in verdict.problems[0]
+    assert f"session {world.calm.sessions[0]}: only 0 of 66 answered requests" in verdict.problems[0]
+
+
+def test_a_hole_in_the_bars_is_no_skew_of_the_session_after_it(
+    world, predictions: Path, tmp_path: Path
+) -> None:
+    bars = Path(shutil.copytree(world.bars["calm"], tmp_path / "bars"))
+    (bars / f"{world.calm.sessions[1]}.parquet").unlink()
+    verdict = judge(world, predictions, bars=bars)
+    assert (verdict.state, verdict.alarms) == ("cannot-judge", [])
+    assert any(f"which the features of {world.calm.sessions[2]} rest on" in what for what in verdict.problems)
 
 
 # what every caller may do

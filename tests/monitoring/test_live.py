@@ -19,12 +19,13 @@ from sekisho.errors import CannotCheck
 from sekisho.monitoring.check import check_predictions
 from sekisho.monitoring.decisions import acknowledged, load_acknowledgements
 from sekisho.monitoring.evidence import markdown
-from sekisho.monitoring.halt import halt
+from sekisho.monitoring.halt import FileSwitch, halt
 from sekisho.monitoring.performance import shortfall
 from sekisho.monitoring.verdict import Alarm, Verdict, read_verdict
 from sekisho.serving.switch import Position, read_switch, write_switch
 
 REPO = Path(__file__).resolve().parents[2]
+NOW = dt.datetime(2026, 12, 1, tzinfo=dt.UTC)
 
 
 def judge(world, predictions: Path, bars: Path | None = None, **changed) -> Verdict:  # type: ignore[no-untyped-def]
@@ -92,11 +93,13 @@ def test_a_loss_over_the_limit_turns_the_switch_off_and_nothing_here_turns_it_on
     assert "session-loss" in {alarm.family for alarm in verdict.alarms}
     switch = tmp_path / "switch"
     write_switch(switch, Position.ON, "trading")
-    assert halt(verdict, switch)
+    assert halt(verdict, FileSwitch(switch), NOW)
     assert read_switch(switch) is Position.OFF
     assert "session-loss" in switch.read_text()
-    assert not halt(verdict, switch)
-    assert not halt(judge(world, predictions), switch)  # a later calm verdict does not lift it
+    assert not halt(verdict, FileSwitch(switch), NOW)
+    assert not halt(
+        judge(world, predictions), FileSwitch(switch), NOW
+    )  # a later calm verdict does not lift it
     assert read_switch(switch) is Position.OFF
 
 

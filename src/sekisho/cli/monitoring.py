@@ -121,10 +121,10 @@ def check(
         environment=environment,
     )
     if switch:
-        from sekisho.monitoring.halt import halt
+        from sekisho.monitoring.halt import FileSwitch, halt
 
-        if halt(verdict, switch):
-            click.echo(f"{switch}: off", err=True)
+        if turned := halt(verdict, FileSwitch(switch), now):
+            click.echo(f"{switch}: {turned}", err=True)
     write_evidence(verdict, out)
     plot = out.with_suffix(".png") if verdict.levels else None
     write_status_page(verdict, plot, out.with_suffix(".html"))
@@ -137,9 +137,10 @@ def _decisions(excluded: Path, acknowledged: Path, switch: Path | None) -> tuple
     """What people decided; a file that cannot be read decides nothing, and is a problem of the check."""
     from sekisho.monitoring.check import Decisions
     from sekisho.monitoring.decisions import load_acknowledgements, load_excluded
-    from sekisho.serving.switch import read_turn
+    from sekisho.serving.switch import Position, read_turn
 
-    found, problems = Decisions(turned=read_turn(switch) if switch else None), []
+    turned = read_turn(switch) if switch else None
+    found, problems = Decisions(turned=turned if turned and turned.position is Position.ON else None), []
     try:
         found = replace(found, excluded=load_excluded(excluded))
     except SekishoError as error:
@@ -149,6 +150,48 @@ def _decisions(excluded: Path, acknowledged: Path, switch: Path | None) -> tuple
     except SekishoError as error:
         problems.append(error.message)
     return found, problems
+
+
+@drift.command()
+@click.option("--predictions", type=FOLDER, required=True, help="Folder written by `sekisho serve`.")
+@click.option("--release", required=True, help="MODEL/SEQ of the pointer, or its folder.")
+@click.option("--bars", type=FOLDER, required=True, help="Live bars, up to now.")
+@click.option(
+    "--switch",
+    required=True,
+    metavar="FILE|configmap:NAMESPACE/NAME",
+    help="What the servers read.",
+)
+@click.option(
+    "--kept", type=FOLDER, help="What the next call need not read again. [default: .kept beside it]"
+)
+@click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="Judge as then. [default: now]")
+@PARAMS
+@JSON
+def losses(
+    predictions: Path,
+    release: str,
+    bars: Path,
+    switch: str,
+    kept: Path | None,
+    at: dt.datetime | None,
+    params: Path,
+    as_json: bool,
+) -> None:
+    """Judge losses and the guard's verdicts, the running session included, and turn the kill switch.
+
+    Exits 0 ok, 1 alarm, 2 cannot judge. After a loss: off; in a later session: previous; if that loses: off.
+    """
+    from sekisho.cli.release import release_folder
+    from sekisho.monitoring.watch import watch_and_turn
+    from sekisho.params import load_params
+
+    every, now = load_params(params), at or dt.datetime.now(dt.UTC)
+    verdict, turned = watch_and_turn(predictions, release_folder(release), every, bars, switch, now, kept)
+    if turned:
+        click.echo(f"{switch}: {turned}", err=True)
+    click.echo(verdict.to_json() if as_json else verdict.sentence())
+    sys.exit(verdict.exit_code)
 
 
 @drift.command()

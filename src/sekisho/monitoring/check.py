@@ -27,11 +27,10 @@ from sekisho.monitoring.drift import alarms_of, distances, top_series
 from sekisho.monitoring.histogram import Histograms, quantiles
 from sekisho.monitoring.kept import FOLDER, Kept
 from sekisho.monitoring.live_bars import LiveBars
-from sekisho.monitoring.losses import known_losses, loss_alarms, performance_alarm, since_turned_on
-from sekisho.monitoring.performance import live_account, measure_performance
+from sekisho.monitoring.losses import judge_account
 from sekisho.monitoring.predictions import ANSWERED, find_logs
 from sekisho.monitoring.records import SessionRecord
-from sekisho.monitoring.reference import BAR_RETURN, session_gaps
+from sekisho.monitoring.reference import session_gaps
 from sekisho.monitoring.released import JudgedRelease, open_release
 from sekisho.monitoring.sessions import read_records
 from sekisho.monitoring.verdict import Alarm, State, Verdict
@@ -150,7 +149,7 @@ def _judge(
         f"computes from the bars, most often {alarm.series}"
         for alarm in skew
     ]
-    earned = _earned(served, judged, live, calendar, params, decided, as_of)
+    earned = judge_account(served, judged, live, params, decided.excluded, decided.turned, as_of)
     problems += earned.problems
     verdict = replace(
         verdict,
@@ -160,7 +159,7 @@ def _judge(
             *earned.alarms,
             *_age_alarms(records, judged, params),
             *skew,
-            *_serving_alarms(records, params),
+            *serving_alarms(records, params),
         ],
     )
     if not problems:
@@ -345,7 +344,7 @@ def _skew_alarms(
     return []
 
 
-def _serving_alarms(records: Sequence[SessionRecord], params: MonitoringParams) -> list[Alarm]:
+def serving_alarms(records: Sequence[SessionRecord], params: MonitoringParams) -> list[Alarm]:
     """First session in which the served model differs from the release, and first with too many safe
     answers.
     """
@@ -362,70 +361,6 @@ def _serving_alarms(records: Sequence[SessionRecord], params: MonitoringParams) 
             found.append(Alarm("safe-answers", worst, safe, params.max_safe_share, str(record.session)))
             break
     return found
-
-
-@dataclass(frozen=True)
-class Earned:
-    """What the live account says; ``known``: losses that people turned the switch on after."""
-
-    alarms: list[Alarm] = field(default_factory=list)
-    known: list[dict[str, str]] = field(default_factory=list)
-    figures: dict[str, Any] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    unwatched: list[str] = field(default_factory=list)
-
-
-def _earned(
-    served: Sequence[SessionRecord],
-    release: JudgedRelease,
-    live: LiveBars | None,
-    calendar: Calendar,
-    params: MonitoringParams,
-    decided: Decisions,
-    as_of: dt.datetime | None,
-) -> Earned:
-    """Losses of every session, those that people excluded too: an exclusion is for faults of the data."""
-    if live is None:
-        return Earned(unwatched=[f"{BAR_RETURN}, skew and the live account: no bars were given"])
-    traded = [record for record in served if record.sight]
-    earned = Earned()
-    if not traded:
-        return Earned(problems=["the live account: no session can be measured"])
-    try:
-        account = live_account(traded, live, release.market())
-    except SekishoError as error:
-        return Earned(problems=[f"the live account: {error.message}"])
-    earned.problems.extend(_unmeasured(traded, account.sessions, decided.excluded))
-    earned.unwatched.extend(
-        f"losses of {day}, which is excluded" for day in decided.excluded if day not in account.sessions
-    )
-    counted = since_turned_on(account, decided.turned, calendar, as_of)
-    earned.alarms.extend(loss_alarms(counted, params))
-    earned.known.extend(known_losses(account, counted, decided.turned, params))
-    judged = account.of([day for day in account.sessions if day not in decided.excluded])
-    if len(judged.sessions):
-        try:
-            found = measure_performance(judged, release.returns, params)
-        except SekishoError as error:
-            earned.problems.append(f"the live account: {error.message}")
-        else:
-            alarm = performance_alarm(found)
-            earned.alarms[:0] = [alarm] if alarm else []
-            earned.figures.update(found.as_dict())
-    return earned
-
-
-def _unmeasured(
-    traded: Sequence[SessionRecord], measured: Collection[dt.date], excluded: Collection[dt.date]
-) -> list[str]:
-    """Sessions whose losses are not known, though bars were given."""
-    lacking = [r.session for r in traded if r.session not in measured and r.session not in excluded]
-    if not lacking:
-        return []
-    return [
-        f"the live account: {len(lacking)} sessions cannot be measured, first {lacking[0]}: bring their bars"
-        " and those of the sessions before"
-    ]
 
 
 def _age_alarms(

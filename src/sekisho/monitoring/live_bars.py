@@ -133,7 +133,9 @@ class LiveBars:
             )
         days = self.warm_up(session)
         panel = self.panel(days)
-        if lacking := [day for day in days if not (panel.session == np.datetime64(day)).any()]:
+        held = set(panel.session.astype("datetime64[D]").tolist())
+        # before the first bar features are NaN; across a hole they would be others than were served
+        if lacking := [day for day in days if day not in held and (day > min(held) or day == session)]:
             what = "" if lacking[-1] == session else f", which the features of {session} rest on"
             raise CannotCheck(f"{self.folder}: no bars of {lacking[-1]}{what}", remedy="bring them")
         inside = panel.session == np.datetime64(session)

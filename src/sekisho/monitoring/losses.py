@@ -3,17 +3,92 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sekisho.calendar import Calendar
-from sekisho.monitoring.performance import Account, Performance
+from sekisho.errors import SekishoError
+from sekisho.monitoring.live_bars import LiveBars
+from sekisho.monitoring.performance import Account, Performance, live_account, measure_performance
+from sekisho.monitoring.records import SessionRecord
+from sekisho.monitoring.reference import BAR_RETURN
+from sekisho.monitoring.released import JudgedRelease
 from sekisho.monitoring.verdict import Alarm
 from sekisho.params import MonitoringParams
 from sekisho.serving.switch import Position, Turned
 
 Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Earned:
+    """What the live account says; ``known``: losses that people turned the switch on after."""
+
+    alarms: list[Alarm] = field(default_factory=list)
+    known: list[dict[str, str]] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    unwatched: list[str] = field(default_factory=list)
+
+
+def judge_account(
+    served: Sequence[SessionRecord],
+    release: JudgedRelease,
+    live: LiveBars | None,
+    params: MonitoringParams,
+    excluded: Collection[dt.date] = (),
+    turned: Turned | None = None,
+    as_of: dt.datetime | None = None,
+) -> Earned:
+    """Judge losses and earnings of the sessions served; never raises for what cannot be measured.
+
+    Losses count in every session, those that people ``excluded`` too: an exclusion is for faults of the data.
+    """
+    if live is None:
+        return Earned(unwatched=[f"{BAR_RETURN}, skew and the live account: no bars were given"])
+    traded = [record for record in served if record.sight]
+    earned = Earned()
+    if not traded:
+        return Earned(problems=["the live account: no session can be measured"])
+    try:
+        account = live_account(traded, live, release.market())
+    except SekishoError as error:
+        return Earned(problems=[f"the live account: {error.message}"])
+    earned.problems.extend(_unmeasured(traded, account.sessions, excluded))
+    earned.unwatched.extend(
+        f"losses of {day}, which is excluded" for day in excluded if day not in account.sessions
+    )
+    counted = since_turned_on(account, turned, Calendar(release.calendar, release.bar), as_of)
+    earned.alarms.extend(loss_alarms(counted, params))
+    earned.known.extend(known_losses(account, counted, turned, params))
+    judged = account.of([day for day in account.sessions if day not in excluded])
+    if len(judged.sessions):
+        try:
+            found = measure_performance(judged, release.returns, params)
+        except SekishoError as error:
+            earned.problems.append(f"the live account: {error.message}")
+        else:
+            alarm = performance_alarm(found)
+            earned.alarms[:0] = [alarm] if alarm else []
+            earned.figures.update(found.as_dict())
+    return earned
+
+
+def _unmeasured(
+    traded: Sequence[SessionRecord], measured: Collection[dt.date], excluded: Collection[dt.date]
+) -> list[str]:
+    """Sessions whose losses are not known, though bars were given."""
+    lacking = [r.session for r in traded if r.session not in measured and r.session not in excluded]
+    if not lacking:
+        return []
+    return [
+        f"the live account: {len(lacking)} sessions cannot be measured, first {lacking[0]}: bring their bars"
+        " and those of the sessions before"
+    ]
 
 
 def loss_alarms(account: Account, params: MonitoringParams) -> list[Alarm]:
@@ -52,12 +127,12 @@ def _first_over(family: str, series: str, statistic: Array, limit: Array, accoun
 def since_turned_on(
     account: Account, turned: Turned | None, calendar: Calendar, now: dt.datetime | None
 ) -> Account:
-    """The account from a person's dated decision on: the sessions that closed after the switch was turned on.
+    """The account from a dated turn of the switch on: the sessions that closed after it was turned.
 
     Who turns it on in the middle of a session takes that whole session's loss with it. A moment later than
     ``now`` is none: nobody decides about losses to come.
     """
-    if turned is None or turned.position is not Position.ON or turned.at is None or (now and turned.at > now):
+    if turned is None or turned.position is Position.OFF or turned.at is None or (now and turned.at > now):
         return account
     decided = np.datetime64(turned.at.astimezone(dt.UTC).replace(tzinfo=None), "us")
     return account.of([day for day in account.sessions if calendar.closes(day)[-1] > decided])

@@ -248,7 +248,7 @@ def _uncompared(skew: Skew | None, params: MonitoringParams) -> tuple[str, ...]:
         return ()
     return (
         f"only {skew.compared} of {skew.answered} answered requests could be compared with the live bars: "
-        "the others' bars are missing",
+        "their bars, or those of the sessions before, are missing",
     )
 
 

@@ -252,7 +252,7 @@ class Demo:
             with self.s.step(title) as notes:
                 self.sekisho(
                     "data", "synthetic", "--out", self.market, "--first", str(past[0]),
-                    "--keep-from", str(past[-2]), "--sessions", str(len(past) + len(days)),
+                    "--keep-from", days[0], "--sessions", str(len(past) + len(days)),
                     "--seed", str(SAMPLE_SEED), "--change-at", change_at, *CHANGE, cwd=self.server_side,
                 )  # fmt: skip
                 self.wait_until_ready(url)

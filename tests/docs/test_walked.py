@@ -49,6 +49,7 @@ def run(script: str, folder: Path) -> str:
     """What a shell says to the script, until it ends; nothing that it started is left."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+    env["PYTHONPATH"] = str(folder / "src")  # the clone's own code, as after its own `make setup`
     log = folder / "tutorial.log"
     with log.open("w") as out:
         shell = subprocess.Popen(

@@ -152,15 +152,19 @@ def rendered(plans: list[dict[str, Any]]) -> Rendered:
 
 
 def rows(environment: str) -> list[Row]:
-    """Every row, one for each of its roles, actions and resources."""
-    name = NAMES[environment]
-    expanded = []
-    for row in yaml.safe_load(MATRIX.read_text())["requests"]:
-        for role in listed(row["role"]):
-            for action in listed(row["action"]):
-                for resource in listed(row["resource"]):
-                    expanded.append(request(name, role, action, resource, row))
-    return expanded
+    """The matrix's requests."""
+    return expanded(environment, yaml.safe_load(MATRIX.read_text())["requests"])
+
+
+def expanded(environment: str, entries: list[dict[str, Any]]) -> list[Row]:
+    """Every entry, one row for each of its roles, actions and resources."""
+    return [
+        request(NAMES[environment], role, action, resource, row)
+        for row in entries
+        for role in listed(row["role"])
+        for action in listed(row["action"])
+        for resource in listed(row["resource"])
+    ]
 
 
 def listed(value: Any) -> list[Any]:
@@ -201,8 +205,9 @@ def request(name: str, role: str, action: str, short: str, row: dict[str, Any]) 
     else:
         arn = short.format(name=name, account=ACCOUNT, region=REGION)
     given = {"everything": True, None: False}[row.get("given")]
+    names = {"name": name, "account": ACCOUNT, "region": REGION}
     extra = {
-        k: v.format(name=name, account=ACCOUNT, region=REGION) if isinstance(v, str) else v
+        k.format(**names): v.format(**names) if isinstance(v, str) else v
         for k, v in row.get("with", {}).items()
     }
     return Row(

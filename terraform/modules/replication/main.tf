@@ -1,3 +1,7 @@
+locals {
+  replica = "arn:aws:s3:::${var.replica_bucket}"
+}
+
 resource "aws_s3_bucket_replication_configuration" "this" {
   bucket = var.source_bucket
   role   = var.role_arn
@@ -16,7 +20,7 @@ resource "aws_s3_bucket_replication_configuration" "this" {
       }
     }
     destination {
-      bucket        = "arn:aws:s3:::${var.replica_bucket}"
+      bucket        = local.replica
       storage_class = "GLACIER_IR"
       metrics {
         status = "Enabled" # modules/observability listens

@@ -1,1 +1,4 @@
-# Nothing: who needs the copy names it.
+output "replica" {
+  description = "ARN of the bucket that the copies go to."
+  value       = local.replica
+}

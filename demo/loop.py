@@ -26,7 +26,8 @@ from sekisho.data.synthetic import BAR, CALENDAR, SAMPLE_SEED, sample_sessions
 from steps import REPO, Scratch, StepFailed, console, end_with_parent, merge_params, picture, tell
 
 BOT = "sekisho[bot]"  # the account that forge.bot names in params.yaml
-CALM_SESSIONS = 8  # replayed before the market changes
+WARM_UP = 2  # sessions of live bars that the first replayed one's features and costs rest on
+CALM_SESSIONS = 8  # before the market changes, the warm-up included
 CHANGED_SESSIONS = 6
 CHANGE = ["--volatility", "2.0", "--correlation", "0.8"]
 MODEL = "policy"
@@ -258,7 +259,7 @@ class Demo:
                 self.wait_until_ready(url)
                 notes.append(f"{days[0]} to {self.last}; changed from {change_at}; served at {url}")
             with self.s.step("The market is replayed through it: calm sessions, then changed ones") as notes:
-                notes.extend(self._replay(url, days[0], self.last))
+                notes.extend(self._replay(url, days[WARM_UP], self.last))
             with self.s.step(
                 "The scheduled check, after the calm sessions and after the changed ones"
             ) as notes:

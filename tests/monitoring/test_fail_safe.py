@@ -379,6 +379,16 @@ def test_missing_inputs_are_a_fault_of_the_data(world, tmp_path: Path) -> None:
     assert "inputs are missing (NaN) in 6 of 66 requests" in verdict.problems[0]
 
 
+def test_features_in_another_order_are_seen_without_bars(world, tmp_path: Path) -> None:
+    with opened(tmp_path / "log") as log:
+        for number, day in enumerate(world.calm.sessions[:3]):
+            turned = {"see": lambda features: features[:, ::-1].copy()} if number == 1 else {}
+            world.add(log, world.calm, day, **turned)
+    (problem,) = judge(world, tmp_path / "log").problems
+    assert str(world.calm.sessions[1]) in problem
+    assert "are the features in another order?" in problem
+
+
 # every failure is a verdict
 
 

@@ -120,16 +120,77 @@ def test_a_retrained_release_in_service_ends_the_response_and_meets_its_goals(hi
     assert "missed" in slow["lead time, first commit to promotion (median)"]
 
 
-def test_a_release_that_was_rolled_back_is_a_failed_change_from_its_first_alarm_on(history: Path) -> None:
-    events = [("export", 1, 5.5), ("promote", 1, 6), ("rollback", 2, 43), ("promote", 2, 44)]
-    audit(history, *events, environment="production")  # type: ignore[arg-type]
+def judged(repo: Path, hours: float, *families: str, seq: int = 1, state: str = "") -> None:
+    """A verdict of release ``seq`` with alarms of these families."""
+    at = dt.datetime.fromtimestamp(START + hours * HOUR, dt.UTC).isoformat()
+    alarms = [Alarm(family, "x", 2.0, 1.0, "2026-07-01") for family in families]
+    digest = ("a" if seq == 1 else str(seq)) * 64
+    state = state or ("alarm" if alarms else "ok")
+    verdict = Verdict("policy", seq, digest, "b" * 64, state, alarms=alarms, checked_at=at)  # type: ignore[arg-type]
+    verdict.write(repo / "verdicts" / f"{seq}-{hours}" / "verdict.json")
+
+
+ROLLED_BACK = [("export", 1, 5.5), ("promote", 1, 6), ("rollback", 2, 43), ("promote", 2, 44)]
+
+
+def test_the_time_to_restore_begins_with_the_anomaly_that_the_rollback_answers(history: Path) -> None:
+    audit(history, *ROLLED_BACK, environment="production")  # type: ignore[arg-type]
+    judged(history, 10, "safe-answers")  # over again: another matter
+    judged(history, 11)
+    drift_only = measure(history, history / "verdicts", environment="production")
+    assert drift_only.failures == {"policy/1": 1 * HOUR}  # from the rollback's entry: a drift is no failure
+    judged(history, 42, "session-loss")
+    judged(history, 42.5, state="cannot-judge")  # ends nothing
     found = measure(history, history / "verdicts", environment="production")
-    assert found.failures == {"policy/1": 4 * HOUR}  # alarm at 40, in service again at 44
-    assert found.failure_rate == 1.0
-    assert dict(found.rows())["time to restore (median)"] == "4.0 hours"
-    assert measure(history, history / "none", environment="production").failures == {"policy/1": 1 * HOUR}
+    assert found.failures == {"policy/1": 2 * HOUR}
+    assert (found.changes, found.failure_rate) == (1, 1.0)
+    assert dict(found.rows())["time to restore (median)"] == "2.0 hours"
     elsewhere = measure(history, history / "verdicts", environment="staging")
     assert (elsewhere.promotions, elsewhere.failures, elsewhere.failure_rate) == (0, {}, None)
+
+
+def test_a_halt_and_a_release_that_another_had_to_replace_are_failures_too(history: Path) -> None:
+    audit(history, ("promote", 1, 6), ("promote", 2, 60), ("promote", 3, 70), environment="production")
+    judged(history, 50, "parity")  # stands while 2 replaces it
+    judged(history, 61, "drawdown", seq=2)
+    judged(history, 62, seq=2)  # over when 3 replaces it
+    judged(history, 75, "session-loss", seq=3)
+    found = measure(history, history / "verdicts", environment="production")
+    assert found.failures == {"policy/1": 10 * HOUR, "policy/2": None, "policy/3": None}
+    assert (found.restored, found.failure_rate) == (10 * HOUR, 1.0)
+
+
+def test_failures_are_a_share_of_all_changes_also_of_those_whose_first_commit_is_not_known(
+    history: Path,
+) -> None:
+    events = [
+        ("promote", 1, 6),
+        ("promote", 4, 7),
+        ("promote", 5, 8),
+        ("rollback", 6, 9),
+        ("promote", 6, 9.5),
+    ]
+    audit(history, *events, environment="production")  # type: ignore[arg-type]
+    found = measure(history, history / "none", environment="production")
+    assert (len(found.lead_times), found.changes) == (1, 3)
+    assert found.failures == {"policy/5": 0.5 * HOUR}
+    assert found.failure_rate == pytest.approx(1 / 3)
+
+
+def test_each_anomaly_of_a_release_has_its_own_response(history: Path) -> None:
+    judged(history, 45)  # the first one is over
+    judged(history, 60, "mean")
+    first, second = measure(history, history / "verdicts").responses
+    assert (first["family"], first["to_branch"]) == ("volatility", 2 * HOUR)
+    assert (second["family"], second["to_branch"]) == ("mean", None)  # the commit of the first is no answer
+
+
+def test_after_a_squash_the_first_commit_is_not_known(history: Path) -> None:
+    squashed = commit(history, "Squash of another request", 55)
+    release_at(history, 2, squashed)
+    audit(history, ("promote", 2, 60))
+    found = measure(history, history / "none")
+    assert (found.lead_times, found.changes) == ({}, 1)
 
 
 def test_what_is_not_recorded_is_not_known(tmp_path: Path) -> None:

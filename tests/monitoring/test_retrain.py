@@ -127,7 +127,7 @@ def test_one_cause_from_the_first_alarm_to_its_cooldown(place: Place, tmp_path: 
     assert len({each.number for each in made}) == 1
     assert [(each.reason, each.added) for each in made] == [("opened", 2), ("updated", 1), ("updated", 0)]
     (pull,) = place.forge.list_pull_requests("all")
-    assert (pull.author, pull.key) == ("bot", "retrain:policy:volatility")
+    assert (pull.author, pull.key) == ("bot", f"retrain:policy:{'b' * 12}:volatility")
     assert pull.body.count("- seen up to") == 2  # the third told nothing new
     for needed in (
         "400",

@@ -83,8 +83,8 @@ def open_retrain(
             found=verdict.alarms[0].family,
             remedy="retraining mends neither the serving side nor a loss: follow that alarm's runbook",
         )
-    # without the reference's digest: a retrained model has another, and the cause would begin anew each time
-    key = f"retrain:{verdict.model}:{alarm.family}"
+    # of this reference; the cooldown goes by the cause alone, as a retrained model has another reference
+    key = f"retrain:{verdict.model}:{verdict.reference_digest[:12]}:{alarm.family}"
     _git(repo, "fetch", "--quiet", "--prune", "origin")
     pulls = [pull for pull in forge.list_pull_requests("all") if pull.branch == branch]
     open_pull = next((pull for pull in pulls if pull.state == "open"), None)

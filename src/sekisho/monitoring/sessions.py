@@ -15,6 +15,7 @@ import polars as pl
 
 from sekisho.calendar import Calendar
 from sekisho.errors import SekishoError
+from sekisho.features.compute import CLOCKS
 from sekisho.monitoring.histogram import Histograms, histograms
 from sekisho.monitoring.kept import Kept
 from sekisho.monitoring.live_bars import LiveBars, SessionBars
@@ -27,6 +28,7 @@ from sekisho.params import MonitoringParams
 Float32 = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 MICROSECOND = np.float32(1e-6)
+TIME_OF_DAY = CLOCKS[0]
 
 
 def read_records(
@@ -160,7 +162,11 @@ def _filled(
     once = np.flatnonzero(seen)[times.is_first_distinct().to_numpy()]
     once = once[np.argsort(_naive(log.rows["ts_close"])[once], kind="stable")]
     features = observations[once, :, :-1]
-    problems = record.problems or tuple(_poor_inputs(observations, features, release, params))
+    problems = (
+        record.problems
+        or tuple(_poor_inputs(observations, features, release, params))
+        or tuple(_other_order(features, _naive(log.rows["ts_close"])[once], release))
+    )
     skew = _skew(log, observations, bars) if bars else None
     return replace(
         record,
@@ -214,6 +220,22 @@ def _poor_inputs(
             value = features[0, asset, feature]
             what = f"{names[feature]} of {symbols[asset]} stood still at {value:.4g}{more}"
             yield f"{what}: is the feed frozen?"
+
+
+def _other_order(
+    features: Float32, closes: npt.NDArray[np.datetime64], release: JudgedRelease
+) -> Iterator[str]:
+    """The one feature whose values are known without bars: where it holds something else, the caller gave the
+    features in another order, or those of another time.
+    """
+    if TIME_OF_DAY not in release.reference.features:
+        return
+    place = release.reference.features.index(TIME_OF_DAY)
+    day = closes.astype("datetime64[D]").astype("datetime64[us]")
+    known = ((closes - day).astype(np.int64) / 86_400e6).astype(np.float32)
+    if wrong := int((features[:, :, place] != known[:, None]).any(axis=1).sum()):
+        share = f"{wrong} of {len(features)} bar ends"
+        yield f"{TIME_OF_DAY} is not that of the bar at {share}: are the features in another order?"
 
 
 def _histograms(features: Float32, latency: pl.Series) -> Histograms:

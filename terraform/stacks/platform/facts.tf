@@ -6,6 +6,8 @@ locals {
   node_role_arn = "arn:aws:iam::${var.account_id}:role/${var.name}-node"
 
   facts = {
+    environment        = var.environment
+    releases-bucket    = "${var.name}-releases" # made by the stack data
     cluster-name       = module.eks.cluster.name
     cluster-endpoint   = module.eks.cluster.endpoint
     cluster-ca         = module.eks.cluster.ca

@@ -1,4 +1,4 @@
-"""PPO and APG on one process and on two: samples a second, and what is lost on the way.
+"""PPO and APG on one process and on two, and the data's stages by size: what `sekisho plan` reckons with.
 
     python bench/distributed.py
 
@@ -13,24 +13,24 @@ import os
 import socket
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from distributed_data import data_figures, write_rates
 from results import Figure, publish
-from sekisho.market import Agent
-from sekisho.market.linear_quadratic import LinearQuadratic, Problem
+from sekisho.market import Agent, TradingMarket, derive_units
 from sekisho.market.ranks import Ranks
 from sekisho.params import load_params
 from sekisho.trainer import Run, Task
+from synthetic_market import costs_on, market_data, random_panel
 
 ROOT = Path(__file__).parents[1]
 UPDATES, WARM = 12, 2
-PROBLEM = Problem(
-    assets=16, decay=(0.05, 0.3), risk_aversion=1.0, cost=10.0, discount=0.95, correlation=0.3, noise=1.0
-)
+ASSETS, FEATURES, SESSIONS = 10, 6, 100
 
 
 class Timed(Ranks):
@@ -53,17 +53,22 @@ def load_trainer(name: str) -> ModuleType:
     return module
 
 
-def work(name: str, rank: int, size: int, port: int, answers: Any) -> None:
-    """Learn as one of ``size`` ranks; the first answers with samples a second and its share of waiting."""
+def work(name: str, rank: int, size: int, port: int) -> tuple[float, float]:
+    """Learn as one of ``size`` ranks: samples a second of all, and this one's share of waiting."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = str(port)
     torch.set_num_threads(1)
     ranks = Timed.join("cpu")
-    options = getattr(load_params(ROOT / "params.yaml"), name)
+    params = load_params(ROOT / "params.yaml")
+    options, costs = getattr(params, name), costs_on(params.market)
     each = options.steps * options.environments
+    data = market_data(random_panel(ASSETS, SESSIONS), FEATURES, costs)
+    window = (data.first_bar, len(data))
+    units = derive_units(data, *window, costs)
     torch.manual_seed(1)
-    agent = Agent(len(PROBLEM.decay), PROBLEM.assets, options.hidden, None)
-    market = LinearQuadratic(PROBLEM, ranks.share(options.environments), episode_steps=100)
+    agent = Agent(FEATURES, ASSETS, options.hidden, costs)
+    agent.fit_scales(data, *window, units)
+    market = TradingMarket(data, costs, units, options.environments, window, ranks=ranks)
     seen: list[tuple[float, float]] = []
 
     class Watched(Run):
@@ -74,9 +79,8 @@ def work(name: str, rank: int, size: int, port: int, answers: Any) -> None:
     task = Task(market, agent, lambda: 0.0)
     run = Watched(task, (WARM + UPDATES) * each, evaluate_every=10**9, ranks=ranks)
     load_trainer(name).learn(task, options, 1, run)
-    if rank == 0:
-        (began, before), (ended, after) = seen[WARM - 1], seen[-1]
-        answers.put((UPDATES * each / (ended - began), (after - before) / (ended - began)))
+    (began, before), (ended, after) = seen[WARM - 1], seen[-1]
+    return UPDATES * each / (ended - began), (after - before) / (ended - began)
 
 
 def measure(name: str, size: int) -> tuple[float, float]:
@@ -84,20 +88,19 @@ def measure(name: str, size: int) -> tuple[float, float]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    workers = [context.Process(target=work, args=(name, rank, size, port, answers)) for rank in range(size)]
-    for worker in workers:
-        worker.start()
-    answer: tuple[float, float] = answers.get(timeout=300)
-    for worker in workers:
-        worker.join()
-    return answer
+    with ProcessPoolExecutor(size, context) as pool:
+        working = [pool.submit(work, name, rank, size, port) for rank in range(size)]
+        return working[0].result(timeout=300)
 
 
 def training_figures() -> list[Figure]:
+    """The rates of the configured trainer are left for `sekisho plan`."""
     figures = []
     for name in ("ppo", "apg"):
         (one, _), (two, waited) = measure(name, 1), measure(name, 2)
+        if name == load_params(ROOT / "params.yaml").train.trainer:
+            rates = {"samples_per_second": {"cpu": one}, "speedup": {"1": 1.0, "2": two / one}}
+            write_rates("train", {"trainer": name} | rates)
         figures += [
             Figure(f"{name}_1_process", one, "samples/s"),
             Figure(f"{name}_2_processes", two, "samples/s", "one process", one),
@@ -111,17 +114,13 @@ def training_figures() -> list[Figure]:
 
 def main() -> int:
     compared = (
-        f"The trainers with the options of params.yaml on a market of {PROBLEM.assets} assets, {UPDATES} "
-        "updates after two that warm up, one thread a process, Gloo; the ideal is twice the speed of one "
-        "process. What is neither message nor work on own accounts is done by all: noise, permutations, "
-        "the optimizer."
+        f"The trainers with the options of params.yaml on {ASSETS} assets with all costs, {UPDATES} updates "
+        "after two that warm up, one thread a process, Gloo; the ideal is twice the speed of one process. "
+        "What is neither message nor work on own accounts is done by all: noise, permutations, optimizer. "
+        "Data: GB of raw Parquet, each stage in a process of its own."
     )
-    figures = training_figures()
-    if (ROOT / "bench/distributed_data.py").is_file():
-        from distributed_data import data_figures
-
-        figures += data_figures()
-    return publish("distributed", figures, compared, ["torch"])
+    figures = training_figures() + data_figures()
+    return publish("distributed", figures, compared, ["torch", "polars", "dvc"])
 
 
 if __name__ == "__main__":

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from bench.results import Figure, _processor, publish
 
+from results import Figure, _processor, publish
 from sekisho.calendar import Calendar
 from sekisho.data.contract import COLUMNS
 
 WORK = Path("build/bench/partitions")
 RATES = Path("bench/rates.json")
 SYMBOLS, DVC_FILES = 6_000, 10_000
-SIZES, QUICK = (1.0, 4.0, 16.0), (0.05, 0.1)  # GB
+SIZES, QUICK = (0.25, 1.0, 4.0), (0.05, 0.1)  # GB
 
 
 def generate(size: float) -> Path:
@@ -78,10 +78,8 @@ def session(ends: np.ndarray, seed: int) -> pl.DataFrame:
 
 def stage(name: str, raw: Path, out: Path) -> tuple[float, float]:
     """Wall seconds and peak MB of one stage in a process of its own, with the store below ``out``."""
-    words = [sys.executable, "-m", "bench.distributed_data", "--stage", name, str(raw), str(out)]
-    done = subprocess.run(
-        words, check=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."}
-    )
+    words = [sys.executable, __file__, "--stage", name, str(raw), str(out)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
     seconds, peak = json.loads(done.stdout.splitlines()[-1])
     return seconds, peak
 

@@ -49,6 +49,9 @@ def learn(task: Task, options: PpoParams, seed: int, run: Run) -> None:
 
     for _ in run.updates(options.steps * accounts * ranks.size):
         optimizer.param_groups[0]["lr"] = options.learning_rate * (1.0 - run.share)
+        if run.opened is not None:
+            observation = run.opened
+            state.zero_()
 
         # Collect trajectories
         with torch.no_grad():

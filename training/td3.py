@@ -76,6 +76,8 @@ def learn(task: Task, options: Td3Params, seed: int, run: Run) -> None:
     for _ in run.updates(each):
         for optimizer in (actor_optimizer, critic_optimizer):
             optimizer.param_groups[0]["lr"] = options.learning_rate * (1.0 - run.share)
+        if run.opened is not None:
+            observation = run.opened
         figures: dict[str, list[torch.Tensor]] = {"reward": [], "turnover": [], "q_loss": [], "q": []}
         for _ in range(options.steps):
             # Collect: one step of every account into the ring

@@ -27,7 +27,10 @@ from sekisho.params import Params, Section, load_params
 from sekisho.train import end_with_parent
 from sekisho.trainer import Learn, train_fold
 
-LOOP = ("evaluate_every", "patience", "checkpoint_every", "device", "ranks", "resident_sessions", "block_updates")  # of `train:`, also options
+LOOP = (
+    *("evaluate_every", "patience", "checkpoint_every", "device", "ranks"),
+    *("resident_sessions", "block_updates"),
+)  # of `train:`, also options
 NOTICE = 100  # seconds for the last update and checkpoint: a spot instance is told two minutes before its end
 PLACES = {
     "out": (Path, None, "folder to publish: model.onnx, curve.csv, run.json"),

@@ -80,6 +80,8 @@ class TrainParams(Section):
     evaluate_every: Count
     patience: NonNegativeInt
     checkpoint_every: Count
+    resident_sessions: NonNegativeInt
+    block_updates: Count
 
     @model_validator(mode="after")
     def _names_each_run_once(self) -> Self:

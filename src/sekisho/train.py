@@ -159,7 +159,8 @@ def run_key(bars: Path, features: Path, params: Params, trainer: Path) -> str:
     digest = hashlib.sha256()
     for section in (params.features, params.market, params.split, getattr(params, trainer.stem)):
         digest.update(section.model_dump_json().encode())
-    digest.update(params.train.model_dump_json(include={"evaluate_every", "patience", "device"}).encode())
+    loop = {"evaluate_every", "patience", "device", "resident_sessions", "block_updates"}
+    digest.update(params.train.model_dump_json(include=loop).encode())
     digest.update(version("torch").encode())
     code = [PACKAGE / "checkpoints.py", PACKAGE / "trainer.py"]
     code += [PACKAGE / "backtest/splits.py", PACKAGE / "data/panel.py"]

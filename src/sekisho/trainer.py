@@ -40,7 +40,8 @@ from sekisho.data.panel import load_panel
 from sekisho.data.store import replaced
 from sekisho.errors import Interrupted, TrainingError
 from sekisho.features import load_features
-from sekisho.market import Agent, MarketData, TradingMarket, Units, derive_units, export_onnx
+from sekisho.market import Agent, MarketData, TradingMarket, derive_units, export_onnx
+from sekisho.market.blocks import PROBE, Blocks
 from sekisho.market.ranks import ALONE, Ranks
 from sekisho.params import MarketParams, Params
 from sekisho.train import SCRATCH, Finished, derived_key, require_listed, run_key, run_name, sessions_of
@@ -63,12 +64,14 @@ class Task:
     ``market``: observations ``(N, A, F+1)`` float32 whose last column is the position, actions ``(N, A)``
     trades in units, ``infos["asset_reward"]`` ``(N, A)``, ``final_obs`` and ``_final_obs`` where an episode
     ended, ``state()`` and ``load_state()`` (which returns the observation). ``validate``: the figure that
-    decides which agent is kept, higher is better.
+    decides which agent is kept, higher is better. ``turn``: has the market hold the bars of an update, and
+    says whether it held others before.
     """
 
     market: Market
     agent: Agent
     validate: Callable[[], float]
+    turn: Callable[[int], bool] = lambda update: False
 
 
 class Run:
@@ -86,7 +89,8 @@ class Run:
 
     ``curve`` has one row per update (``update``, ``samples``, the recorded figures, ``validation`` or None);
     ``best`` is the best update, its figure and its weights. When the updates are through, ``task.agent`` has
-    the best weights.
+    the best weights. ``opened`` is, where an update begins on other bars than the one before, the observation
+    of the accounts, which are all new: what is carried from step to step begins anew.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class Run:
         self.ranks, self.told_to_end = ranks, told_to_end
         self.tensorboard, self.title = (tensorboard, title) if ranks.first else (None, "")
         self.update, self.total, self.samples_each = 0, 1, samples
+        self.opened: torch.Tensor | None = None
         self.curve: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"update": 0, "validation": -math.inf, "agent": _weights(task.agent)}
         self._stateful: dict[str, Any] = {}
@@ -130,6 +135,7 @@ class Run:
             for name, thing in stateful.items():
                 _put_back(thing, (own if isinstance(thing, torch.Tensor) else shared)["stateful"][name])
             self.update, self.best, self.curve = shared["update"], shared["best"], shared["curve"]
+            self.task.turn(self.update)
             market = own["market"] | {"generator": shared["generator"]}
             observation = self.task.market.load_state(market)  # type: ignore[attr-defined]
         if self.tensorboard is not None:
@@ -159,6 +165,7 @@ class Run:
         with _progress(self.title, self.update, self.total) as show:
             while self.update < self.total and not self._out_of_patience():
                 self.update += 1
+                self.opened = self.task.market.reset()[0] if self.task.turn(self.update) else None
                 yield self.update
                 show(self.update)
         self.task.agent.load_state_dict(self.best["agent"])
@@ -320,16 +327,10 @@ def train_fold(
         raise TrainingError(f"there is no fold {fold}", remedy=f"choose one of 0 to {len(folds) - 1}")
     chosen = folds[fold]
     require_listed(bars, [chosen])
-    panel = load_panel(bars, last=chosen.validation[1])
-    data = MarketData.from_panel(panel, load_features(features, panel), params.market, device)
-    train, validation = data.window(*chosen.train), data.window(*chosen.validation)
-    units = derive_units(data, *train, params.market)
-    agent = _agent(data, train, units, options, params.market, seed)
-    task = Task(
-        market=TradingMarket(data, params.market, units, options.environments, train, ranks=ranks),
-        agent=agent,
-        validate=lambda: evaluate(agent, data, validation, params.market),
-    )
+    if params.train.resident_sessions:
+        task, probe = _by_block(bars, features, params, options, chosen, seed, device, ranks)
+    else:
+        task, probe = _whole(bars, features, params, options, chosen, seed, device, ranks)
     key = derived_key(key, fold=fold, seed=seed, device=device)
     saved = Checkpoints(checkpoints or f"{store or SCRATCH}/checkpoints/{key}", key, ranks)
     run = Run(
@@ -349,7 +350,7 @@ def train_fold(
         record = {"trainer": source.stem, "fold": fold, "seed": seed, "windows": _windows(chosen)}
         with TemporaryDirectory() as scratch:
             place = out or Path(scratch) / "run"
-            publish(place, agent, data.features[train[0] : train[0] + 64].cpu(), run, record)
+            publish(place, task.agent, probe, run, record)
             if finished:
                 finished.put(run_name(fold, seed), place)
     ranks.any(False)  # nobody leaves before it is published
@@ -357,14 +358,47 @@ def train_fold(
     return True
 
 
-def _agent(
-    data: MarketData, train: tuple[int, int], units: Units, options: Any, params: MarketParams, seed: int
-) -> Agent:
+def _whole(
+    bars: Path, features: Path, params: Params, options: Any, fold: Fold, seed: int, device: str, ranks: Ranks
+) -> tuple[Task, torch.Tensor]:
+    """The task of a fold all of which is in memory, and features of it to probe the agent with."""
+    panel = load_panel(bars, last=fold.validation[1])
+    data = MarketData.from_panel(panel, load_features(features, panel), params.market, device)
+    train, validation = data.window(*fold.train), data.window(*fold.validation)
+    units = derive_units(data, *train, params.market)
+    market = TradingMarket(data, params.market, units, options.environments, train, ranks=ranks)
+    agent = _agent(market, options, params.market, seed)
+    agent.fit_scales(data, *train, units)
+    task = Task(market, agent, validate=lambda: evaluate(agent, data, validation, params.market))
+    return task, data.features[train[0] : train[0] + PROBE].cpu()
+
+
+def _by_block(
+    bars: Path, features: Path, params: Params, options: Any, fold: Fold, seed: int, device: str, ranks: Ranks
+) -> tuple[Task, torch.Tensor]:
+    """The same where the market holds one block of the training window at a time."""
+    updates = options.samples // (options.environments * options.steps)
+    blocks = Blocks(
+        bars, features, params,
+        train=fold.train, validation=fold.validation, updates=updates, seed=seed, device=device,
+    )  # fmt: skip
+    market = blocks.market(options.environments, ranks=ranks)
+    agent = _agent(market, options, params.market, seed)
+    agent.set_scales(*blocks.scales, blocks.units)
+    task = Task(
+        market,
+        agent,
+        validate=lambda: evaluate(agent, *blocks.validation, params.market),
+        turn=lambda update: blocks.turn(market, update),
+    )
+    return task, blocks.probe
+
+
+def _agent(market: TradingMarket, options: Any, params: MarketParams, seed: int) -> Agent:
     torch.manual_seed(seed)  # initial weights only; everything later draws from its own generator
     recurrent = getattr(options, "recurrent", 0)
-    agent = Agent(data.features.shape[2], len(data.symbols), options.hidden, params, recurrent)
-    agent.fit_scales(data, *train, units)
-    return agent.to(data.close.device)
+    features = market.data.features.shape[2]
+    return Agent(features, market.assets, options.hidden, params, recurrent).to(market.device)
 
 
 def device_of(name: str) -> str:

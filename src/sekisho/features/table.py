@@ -17,15 +17,17 @@ from sekisho.errors import DataError
 from sekisho.features.compute import CLOCKS
 
 
-def load_features(folder: Path, panel: Panel) -> npt.NDArray[np.float32]:
+def load_features(folder: Path, panel: Panel, files: list[Path] | None = None) -> npt.NDArray[np.float32]:
     """Features ``(T, A, F)`` float32 of the panel's bars, NaN in the warm-up.
+
+    ``files``: those of the folder that hold them; by default all are looked through.
 
     Raises:
         DataError: the table does not hold every bar of the panel: it was built from other bars.
     """
-    files = pl.scan_parquet(partitions(folder), glob=False)
+    scan = pl.scan_parquet(files or partitions(folder), glob=False)
     inside = pl.col("session").is_between(panel.session[0].item(), panel.session[-1].item())
-    table = files.filter(inside & pl.col("symbol").is_in(panel.symbols)).sort("ts_close", "symbol").collect()
+    table = scan.filter(inside & pl.col("symbol").is_in(panel.symbols)).sort("ts_close", "symbol").collect()
     names = [name for name in table.columns if name not in ("symbol", "ts_close", "session")]
     times = table["ts_close"].dt.replace_time_zone(None).to_numpy().astype("datetime64[us]")
     bar = np.searchsorted(panel.ts_close, times)

@@ -54,8 +54,11 @@ class Agent(nn.Module):
 
     def fit_scales(self, data: MarketData, start: int, stop: int, units: Units) -> None:
         """Freeze the normalisation to the bars ``[start, stop)`` (the training window) and the trade unit."""
-        values = data.features[start:stop].double()
-        std, mean = torch.std_mean(values, dim=(0, 1))
+        std, mean = torch.std_mean(data.features[start:stop].double(), dim=(0, 1))
+        self.set_scales(mean, std, units)
+
+    def set_scales(self, mean: torch.Tensor, std: torch.Tensor, units: Units) -> None:
+        """Freeze the normalisation to the features' ``mean`` and ``std`` ``(F,)``, and the trade unit."""
         self.feature_mean.copy_(mean)
         self.feature_scale.copy_(torch.where(std > SMALLEST_STD, 1.0 / std, 0.0))
         self.trade_unit.copy_(units.trade)

@@ -16,6 +16,25 @@ from sekisho.params import MarketParams
 
 
 @dataclass(frozen=True)
+class History:
+    """What a part of a panel cannot tell by itself: the whole's sessions, and where its symbols end."""
+
+    sessions: npt.NDArray[np.datetime64]  # (S,) D, ascending
+    bars: npt.NDArray[np.int64]  # (S,) of each session
+    last_bar: npt.NDArray[np.datetime64]  # (A,) us, end of each symbol's last bar; NaT where it has none
+    last_session: npt.NDArray[np.datetime64]  # (A,) D, that bar's
+
+    @classmethod
+    def of(cls, panel: Panel) -> History:
+        sessions, bars = np.unique(panel.session, return_counts=True)
+        present = panel.tradable | (panel.volume > 0)
+        last, none = len(panel) - 1 - np.argmax(present[::-1], axis=0), ~present.any(axis=0)  # (A,)
+        last_bar, last_session = panel.ts_close[last], panel.session[last]
+        last_bar[none], last_session[none] = np.datetime64("NaT"), np.datetime64("NaT")
+        return cls(sessions, bars, last_bar, last_session)
+
+
+@dataclass(frozen=True)
 class MarketData:
     """What the environment reads: ``T`` bars of ``A`` assets.
 
@@ -42,13 +61,22 @@ class MarketData:
 
     @classmethod
     def from_panel(
-        cls, panel: Panel, features: npt.NDArray[np.float32], params: MarketParams, device: str = "cpu"
+        cls,
+        panel: Panel,
+        features: npt.NDArray[np.float32],
+        params: MarketParams,
+        device: str = "cpu",
+        history: History | None = None,
     ) -> MarketData:
         """Put a panel and its features ``(T, A, F)`` on ``device``.
+
+        ``history``: the one that the panel is a part of; without, the panel is all there is. A part has the
+        rows of the whole wherever ``vol_window`` bars and a session of its own lie before.
 
         Raises:
             TrainingError: no bar has features, or a price or a feature after the warm-up is not finite.
         """
+        history = history or History.of(panel)
         ready = np.asarray(np.isfinite(features).all(axis=(1, 2)))
         if not ready.any():
             raise TrainingError("no bar has all its features", remedy="bring a longer history")
@@ -78,9 +106,9 @@ class MarketData:
             half_spread=tensor(panel.half_spread),
             borrow_rate=tensor(panel.borrow_rate),
             funding_rate=tensor(panel.funding_rate),
-            volatility=tensor(_daily_volatility(panel, params.vol_window)),
+            volatility=tensor(_daily_volatility(panel, params.vol_window, history)),
             tradable=tensor(panel.tradable),
-            delisted=tensor(delisting_bars(panel, params.delisting_sessions)),
+            delisted=tensor(delisting_bars(panel, params.delisting_sessions, history)),
             first_bar=first,
         )
 
@@ -125,7 +153,11 @@ def derive_units(data: MarketData, start: int, stop: int, params: MarketParams) 
         TrainingError: the prices do not move in this window.
     """
     returns = data.close[start + 1 : stop] / data.close[start : stop - 1] - 1
-    volatility = returns.square().mean(dim=0).sqrt()  # (A,) per bar
+    return units_of(returns.square().mean(dim=0).sqrt(), params)
+
+
+def units_of(volatility: torch.Tensor, params: MarketParams) -> Units:
+    """`derive_units` from the assets' root mean square returns ``(A,)`` per bar of a training window."""
     moving = volatility > 0
     if not bool(moving.any()):
         raise TrainingError("the prices do not move", remedy="check the bars: `sekisho data check`")
@@ -136,22 +168,23 @@ def derive_units(data: MarketData, start: int, stop: int, params: MarketParams) 
     return Units(trade=trade, risk=risk)
 
 
-def delisting_bars(panel: Panel, sessions: int) -> npt.NDArray[np.bool_]:
+def delisting_bars(panel: Panel, sessions: int, history: History | None = None) -> npt.NDArray[np.bool_]:
     """Where a position is paid out ``(T, A)``: the bar after the last one of a symbol that is delisted.
 
-    A symbol counts as delisted when the panel goes on for at least ``sessions`` whole sessions after the one
-    of its last bar. A suspension that lasts to the end cannot be told from that.
+    A symbol counts as delisted when the ``history``, or without one the panel, goes on for at least
+    ``sessions`` whole sessions after the one of its last bar. A suspension that lasts to the end cannot be
+    told from that.
     """
-    present = panel.tradable | (panel.volume > 0)
-    _, number = np.unique(panel.session, return_inverse=True)
-    last = len(panel) - 1 - np.argmax(present[::-1], axis=0)  # (A,)
-    gone = present.any(axis=0) & (number[-1] - number[last] >= sessions)
-    found = np.zeros_like(present)
-    found[last[gone] + 1, np.flatnonzero(gone)] = True
+    history = history or History.of(panel)
+    later = len(history.sessions) - 1 - np.searchsorted(history.sessions, history.last_session)  # NaT: -1
+    after = np.searchsorted(panel.ts_close, history.last_bar, side="right")
+    here = (later >= sessions) & (after > 0) & (after < len(panel))
+    found = np.zeros(panel.close.shape, dtype=np.bool_)
+    found[after[here], np.flatnonzero(here)] = True
     return found
 
 
-def _daily_volatility(panel: Panel, window: int) -> npt.NDArray[np.float64]:
+def _daily_volatility(panel: Panel, window: int, history: History) -> npt.NDArray[np.float64]:
     """Trailing zero-mean volatility ``(T, A)`` per day; 0 in the warm-up.
 
     A day has as many bars as the sessions before had on average; in the first one, its own, which the
@@ -159,7 +192,7 @@ def _daily_volatility(panel: Panel, window: int) -> npt.NDArray[np.float64]:
     """
     squares = np.zeros_like(panel.close)
     squares[1:] = (panel.close[1:] / panel.close[:-1] - 1.0) ** 2
-    _, number, bars = np.unique(panel.session, return_inverse=True, return_counts=True)
+    bars, number = history.bars, np.searchsorted(history.sessions, panel.session)
     finished = np.concatenate((bars[:1], bars[:-1].cumsum() / np.arange(1, len(bars))))
     daily = np.sqrt(trailing_sum(squares, window) / window) * np.sqrt(finished[number])[:, None]
     return np.asarray(np.nan_to_num(daily), dtype=np.float64)

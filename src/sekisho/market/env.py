@@ -32,7 +32,7 @@ from sekisho.errors import TrainingError
 from sekisho.market.core import Account, bar_table, feature_table, mark, observe, step_accounts
 from sekisho.market.data import MarketData, Units
 from sekisho.market.ranks import ALONE, Ranks
-from sekisho.market.regimes import REGIMES, volatility_regimes
+from sekisho.market.regimes import REGIMES, market_volatility, numbered, volatility_regimes
 from sekisho.params import MarketParams
 
 RUIN = 0.1  # share of the starting equity below which an episode terminates: the account would be closed
@@ -61,6 +61,7 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         compiled: fuse the step with torch.compile; on a GPU it is replayed as a CUDA graph. The first step
             takes seconds. Results differ from the eager ones in the last bits, where operations are fused or
             summed in another order.
+        edges: volatilities ``(2,)`` between the regimes; by default the terciles of the window.
         ranks: processes that share the ``num_envs`` accounts evenly: ``N`` is then this one's part, and
             episodes start where those of one process would.
 
@@ -89,31 +90,42 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         capital: float | torch.Tensor | None = None,
         compiled: bool = False,
         seed: int = 0,
+        edges: npt.NDArray[np.float64] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        start, stop = window
         num_envs = ranks.share(num_envs)
         self.ranks = ranks
-        self.episode_bars = stop - start - 1 if sequential else params.episode_bars
+        self.params, self.units, self.mode = params, units, mode
+        self.sequential, self.edges = sequential, edges
+        self.num_envs, self.assets = num_envs, len(data.symbols)
+        self.device = data.close.device
+        self._set_spaces(data.features.shape[2])
+        self._trade_unit = units.trade.to(self.device, torch.float64) if mode == "trade" else None
+        self._multiple = self._per_account(cost_multiple)[:, None]
+        self.capital = self._per_account(params.capital if capital is None else capital).expand(num_envs)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self._step = _compiled(self.device) if compiled else step_accounts
+        self.hold(data, window)
+
+    def hold(self, data: MarketData, window: tuple[int, int]) -> None:
+        """Trade the bars ``[start, stop)`` of ``data``, of the same symbols, from the next `reset` on.
+
+        Raises:
+            TrainingError: the window is shorter than an episode.
+        """
+        start, stop = window
+        self.episode_bars = stop - start - 1 if self.sequential else self.params.episode_bars
         if start < data.first_bar or stop > len(data) or stop - start < max(self.episode_bars + 1, 2):
             raise TrainingError(
                 f"{stop - start} bars in the window, an episode needs {self.episode_bars + 1} with features",
                 remedy="shorten market.episode_bars or bring a longer history",
             )
-        self.data, self.params, self.units, self.mode = data, params, units, mode
-        self.start, self.stop, self.sequential = start, stop, sequential
-        self.num_envs, self.assets = num_envs, len(data.symbols)
-        self.device = data.close.device
-        self._set_spaces(data.features.shape[2])
-        self._table, self._features = bar_table(data, start, stop, params), feature_table(data, start, stop)
-        self._trade_unit = units.trade.to(self.device, torch.float64) if mode == "trade" else None
-        self._multiple = self._per_account(cost_multiple)[:, None]
-        self.capital = self._per_account(params.capital if capital is None else capital).expand(num_envs)
-        self.generator = torch.Generator(self.device).manual_seed(seed)
-        strata = [] if sequential else self._starts_by_stratum()
+        self.data, self.start, self.stop = data, start, stop
+        self._table = bar_table(data, start, stop, self.params)
+        self._features = feature_table(data, start, stop)
+        strata = [] if self.sequential else self._starts_by_stratum()
         self._starts = torch.cat(strata) if strata else None
         self._stratum_sizes = torch.tensor([len(stratum) for stratum in strata], device=self.device)
-        self._step = _compiled(self.device) if compiled else step_accounts
         self._open_accounts()
 
     def _set_spaces(self, features: int) -> None:
@@ -134,7 +146,11 @@ class TradingMarket(VectorEnv[torch.Tensor, torch.Tensor, torch.Tensor]):
         if not self.params.stratify:
             return [bars]
         close = self.data.close.cpu().numpy()
-        regimes = volatility_regimes(close, self.params.vol_window, self.start, self.stop)
+        window = self.params.vol_window
+        if self.edges is None:
+            regimes = volatility_regimes(close, window, self.start, self.stop)
+        else:
+            regimes = numbered(market_volatility(close, window), self.edges)
         regime = torch.as_tensor(regimes, device=self.device)[bars]
         strata = [bars[regime == number] for number in range(len(REGIMES))]
         return [stratum for stratum in strata if len(stratum)]

@@ -27,16 +27,36 @@ def volatility_regimes(
     Raises:
         TrainingError: fewer than three bars of ``[start, stop)`` have a full window.
     """
+    volatility = market_volatility(close, window)
+    edges = regime_edges(volatility[start:stop], window, f"[{start}, {stop})")
+    return numbered(volatility, edges)
+
+
+def market_volatility(close: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:
+    """The market's trailing volatility per bar ``(T,)``; NaN in the warm-up of ``window`` bars."""
     returns = (close[1:] / close[:-1] - 1.0).mean(axis=1, keepdims=True)  # of bars 1 … T-1
     volatility = np.full(len(close), np.nan)
     volatility[1:] = np.sqrt(trailing_sum(returns**2, window)[:, 0] / window)
     volatility[:window] = np.nan
-    known = volatility[start:stop]
-    known = known[np.isfinite(known)]
+    return volatility
+
+
+def regime_edges(volatility: npt.NDArray[np.float64], window: int, where: str) -> npt.NDArray[np.float64]:
+    """Terciles ``(2,)`` of the finite ones of ``volatility``, that of the bars ``where``.
+
+    Raises:
+        TrainingError: they are fewer than three.
+    """
+    known = volatility[np.isfinite(volatility)]
     if len(known) < len(REGIMES):
         raise TrainingError(
-            f"{len(known)} bars of [{start}, {stop}) have {window} returns before them: no regimes",
+            f"{len(known)} bars of {where} have {window} returns before them: no regimes",
             remedy="bring a longer history or shorten market.vol_window",
         )
-    edges = np.quantile(known, np.arange(1, len(REGIMES)) / len(REGIMES))
+    edges: npt.NDArray[np.float64] = np.quantile(known, np.arange(1, len(REGIMES)) / len(REGIMES))
+    return edges
+
+
+def numbered(volatility: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """The regime of each ``volatility``, -1 where it is NaN."""
     return np.where(np.isfinite(volatility), np.searchsorted(edges, volatility, side="right"), -1)

@@ -4,6 +4,8 @@
 PYTHON ?= python3
 REMOTE ?= sample
 SECONDS ?= 3600
+BASE ?= origin/main
+OUT ?= build/terraform/cost.md
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -49,9 +51,9 @@ test: $(READY) ## all tests but those that apply Terraform
 quick: $(READY) ## the tests that take seconds
 	pytest -n 2 -m "not slow and not applied"
 
-test-terraform: $(READY) $(CHECKOV)/.ready ## Terraform: applied to a server in AWS's place, checkov, tflint (15 minutes)
+test-terraform: $(READY) $(CHECKOV)/.ready ## Terraform: applied to a server in AWS's place, checkov, tflint (10 minutes)
 	pytest -n 2 -m "not applied" tests/terraform
-	pytest -m applied tests/terraform
+	pytest -n 6 -m applied tests/terraform # they mostly wait
 	@if command -v go >/dev/null; then echo tflint && go run $(TFLINT) --chdir=terraform --recursive --config=$(CURDIR)/terraform/.tflint.hcl; \
 	else echo 'tflint: skipped, it is built with go, which is not installed here (CI has it)'; fi
 
@@ -68,14 +70,19 @@ $(MKDOCS)/.ready: $(READY) requirements/docs.txt
 	uv pip sync --quiet --python $(MKDOCS)/bin/python --require-hashes requirements/docs.txt
 	@touch $@
 
-terraform-mirror: ## fetch the AWS provider for the tests, where terraform may download it
-	terraform -chdir=terraform/bootstrap providers mirror $(CURDIR)/build/terraform/mirror
+terraform-mirror: ## fetch the AWS provider for the tests, where terraform may download it and none is there
+	@PYTHONPATH=. $(PYTHON) -c 'import sys; from terraform.offline import mirror; sys.exit(mirror() is None)' || terraform -chdir=terraform/bootstrap providers mirror $(CURDIR)/build/terraform/mirror
 
 terraform-docs: $(READY) ## the generated parts of the pages on Terraform
 	PYTHONPATH=. python terraform/reference.py
 
 cost: $(READY) ## what the platform costs, judged against its budgets
 	python terraform/offline.py && PYTHONPATH=. python terraform/cost/gate.py build/terraform/plans
+
+cost-change: $(READY) ## what this branch changes in it (BASE: what to compare with; OUT: a file for the tables)
+	rm -rf build/terraform/base && git worktree prune && git worktree add --quiet --detach build/terraform/base $(BASE)
+	SEKISHO_TERRAFORM_MIRROR=$(or $(SEKISHO_TERRAFORM_MIRROR),$(CURDIR)/build/terraform/mirror) python build/terraform/base/terraform/offline.py --out $(CURDIR)/build/terraform/plans-of-base
+	python terraform/offline.py && PYTHONPATH=. python terraform/cost/gate.py build/terraform/plans --against build/terraform/plans-of-base --out $(OUT)
 
 $(CHECKOV)/.ready: $(READY) requirements/checkov.txt
 	rm -rf $(CHECKOV)
@@ -167,4 +174,4 @@ lock: $(READY) ## recompile the hashed locks after a change of dependencies (UPG
 clean: ## remove what the targets made (keeps the environment and DVC's cache)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: docs docs-reference conformance e2e soak help setup demo demo-real test quick test-terraform terraform-mirror terraform-docs cost check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean
+.PHONY: docs docs-reference conformance e2e soak help setup demo demo-real test quick test-terraform terraform-mirror terraform-docs cost cost-change check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from terraform.cost import inputs
-from terraform.cost.inputs import Budget, CannotEstimate, Prices
+from terraform.cost.inputs import Budget, CannotEstimate, Prices, Usage
 from terraform.cost.model import CASES, Case, Estimate, estimate
 
 
@@ -97,6 +97,18 @@ def changes(old: Estimate, new: Estimate) -> str:
     )
 
 
+def compared(folder: Path, found: Estimate, prices: Prices, usage: dict[str, Usage], budget: Budget) -> str:
+    """What changes against the base branch's plans; its words where that branch cannot be estimated now."""
+    try:
+        before = estimate(read(folder), prices, usage)
+        inputs.require_whole(before.stacks, set(budget.monthly_jpy))
+    except (
+        CannotEstimate
+    ) as error:  # its plans are from before this model: the branch itself is judged all the same
+        return f"The change cannot be shown, since the base cannot be estimated: {error}\n"
+    return changes(before, found)
+
+
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -123,9 +135,7 @@ def main(words: list[str] | None = None) -> int:
         if warning:
             text = f"**{warning}**\n\n{text}"
         if options.against:
-            before = estimate(read(options.against), prices, usage)
-            inputs.require_whole(before.stacks, set(budget.monthly_jpy))
-            text = changes(before, found) + "\n" + text
+            text = compared(options.against, found, prices, usage, budget) + "\n" + text
     except CannotEstimate as error:
         print(f"Cannot estimate: {error}", file=sys.stderr)
         return 2

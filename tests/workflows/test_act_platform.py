@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("terraform") is None, reason="terraform is not installed"),
 ]
 STACKS = ("staging/data", "staging/platform", "production/data", "production/platform")
+PLANS, APPLIES = ("plan-staging", "plan-production"), ("apply-staging", "apply-production")
 SECRET = "correct-horse-battery-staple"  # what a plan must not show
 STACK = """\
 terraform {
@@ -50,7 +51,7 @@ def stacks(world: World) -> None:
         text = STACK.replace("STATE", str(state)).replace("SECRET", SECRET).replace("STACK", stack)
         (folder / "main.tf").write_text(text)
     makefile = world.clone / "Makefile"  # the real stacks have tests of their own
-    rule = r"^(terraform-mirror|test-terraform):.*\n(?:\t.*\n)*"
+    rule = r"^(terraform-mirror|test-terraform|cost-change):.*\n(?:\t.*\n)*"
     said = r"\1:\n\t@echo $@ was called\n"
     makefile.write_text(re.sub(rule, said, makefile.read_text(), flags=re.MULTILINE))
     world.commit("engineer", "Small stacks")
@@ -78,8 +79,10 @@ def test_a_pull_request_is_planned_and_its_plan_is_a_comment_without_secrets(wor
     number, head = propose(world, "paint", '"blue"', '"red"')
     opened = world.pull_request(number, "opened")
     ran = world.act("terraform.yml", "pull_request", opened, sha=head, ref=f"refs/pull/{number}/merge")
-    assert ran.jobs == {"test": "success", "plan": "success", "apply": "skipped"}
-    assert ran.times["plan"] == len(STACKS)
+    assert ran.jobs == {"test": "success"} | dict.fromkeys(PLANS, "success") | dict.fromkeys(
+        APPLIES, "skipped"
+    )
+    assert sum(ran.times[job] for job in PLANS) == len(STACKS)
     assert "test-terraform was called" in ran.output("test")
     assert SECRET not in ran.log
     assert all(state(world, stack) is None for stack in STACKS)
@@ -115,20 +118,20 @@ def test_a_forks_code_is_not_planned_here(world, github, stacks):
     opened = world.pull_request(number, "opened")
     opened["pull_request"]["head"]["repo"] = {"full_name": "someone/sekisho"}
     ran = world.act("terraform.yml", "pull_request", opened, sha=head, ref=f"refs/pull/{number}/merge")
-    assert (ran.jobs["plan"], ran.jobs["apply"]) == ("skipped", "skipped")
+    assert {ran.jobs[job] for job in (*PLANS, *APPLIES)} == {"skipped"}
 
 
 def test_main_is_applied_stack_by_stack_and_nothing_but_what_was_planned(world, github, stacks):
     ran = world.act("terraform.yml", "push", world.push(world.head()))
-    assert ran.jobs == {"test": "skipped", "plan": "success", "apply": "success"}
-    assert (ran.times["plan"], ran.times["apply"]) == (len(STACKS), len(STACKS))
+    assert ran.jobs == {"test": "skipped"} | dict.fromkeys((*PLANS, *APPLIES), "success")
+    assert all(sum(ran.times[job] for job in jobs) == len(STACKS) for jobs in (PLANS, APPLIES))
     for stack in STACKS:
         (resource,) = state(world, stack)["resources"]
         assert resource["instances"][0]["attributes"]["input"]["value"]["name"] == stack
     assert SECRET not in ran.log
     again = world.act("terraform.yml", "push", world.push(world.head()))
-    assert again.jobs["apply"] == "success"
-    assert again.output("apply").count("No changes.") >= len(STACKS)
+    assert {again.jobs[job] for job in APPLIES} == {"success"}
+    assert sum(again.output(job).count("No changes.") for job in APPLIES) >= len(STACKS)
 
 
 def test_what_moved_since_people_looked_is_not_applied(world, github, stacks):
@@ -138,10 +141,12 @@ def test_what_moved_since_people_looked_is_not_applied(world, github, stacks):
     world.branch("moving", "terraform/envs/staging/data/main.tf", '"blue"', uploads)
     world.run_git("push", "--quiet", "origin", "moving:main")
     ran = world.act("terraform.yml", "push", world.push(world.head()))
-    assert (ran.jobs["plan"], ran.jobs["apply"]) == ("success", "failure")
-    ended = [result for name, result in ran.steps["apply"] if name.startswith("diff ")]
+    assert [ran.jobs[job] for job in (*PLANS, "apply-staging")] == ["success", "success", "failure"]
+    assert ran.jobs["apply-production"] == "success"  # it waits for no other environment
+    applied = [step for job in APPLIES for step in ran.steps[job]]
+    ended = [result for name, result in applied if name.startswith("diff ")]
     assert sorted(ended) == ["failure"] + ["success"] * (len(STACKS) - 1)
-    assert len([name for name, _ in ran.steps["apply"] if " apply " in name]) == len(STACKS) - 1
+    assert len([name for name, _ in applied if " apply " in name]) == len(STACKS) - 1
     assert state(world, "staging/data") == before
 
 

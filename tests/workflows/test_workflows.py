@@ -140,9 +140,33 @@ def test_the_jobs_that_a_pull_request_can_edit_hold_no_secret_and_write_nothing(
 def test_the_jobs_that_a_pull_request_starts_are_these():
     found = {(name, job) for name in NAMES for job in started_by_a_pull_request(name)}
     assert found == {
-        ("pr.yml", "check"), ("pr.yml", "pipeline"), ("terraform.yml", "test"), ("terraform.yml", "plan"),
-        ("images.yml", "build"),
+        ("pr.yml", "check"), ("pr.yml", "pipeline"), ("terraform.yml", "test"),
+        ("terraform.yml", "plan-staging"), ("terraform.yml", "plan-production"), ("images.yml", "build"),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_an_environment_is_planned_by_its_own_role_and_applied_whatever_becomes_of_the_other(environment):
+    jobs = load("terraform.yml")["jobs"]
+    plan, apply = jobs[f"plan-{environment}"], jobs[f"apply-{environment}"]
+    assert f"vars.AWS_ROLE_PLAN_{environment.upper()} " in yaml.safe_dump(plan)
+    assert apply["needs"] == f"plan-{environment}"
+    assert plan["strategy"]["matrix"]["stack"] == [f"{environment}/data", f"{environment}/platform"]
+    rows = [(row["environment"], row["stack"]) for row in apply["strategy"]["matrix"]["include"]]
+    assert rows == [
+        (f"{environment}-data", f"{environment}/data"), (environment, f"{environment}/platform"),
+    ]  # fmt: skip
+
+
+def test_a_pull_request_runs_the_tests_of_terraform_and_shows_what_it_costs():
+    check = [step.get("uses", step.get("run", "")) for step in load("pr.yml")["jobs"]["check"]["steps"]]
+    ready = next(n for n, step in enumerate(check) if step.startswith("hashicorp/setup-terraform@"))
+    assert ready < check.index("make terraform-mirror") < check.index("make test")
+    workflow = load("terraform.yml")
+    shown = [step.get("run", "") for step in workflow["jobs"]["test"]["steps"]]
+    assert 'make cost-change BASE=origin/main OUT="$GITHUB_STEP_SUMMARY"' in shown
+    paths = workflow.get("on", workflow.get(True))["pull_request"]["paths"]
+    assert {"terraform/**", "tests/terraform/**", "deploy/platform/**", "deploy/clusters/**"} <= set(paths)
 
 
 def test_the_report_of_a_dispatched_run_is_of_mains_file():

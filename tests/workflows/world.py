@@ -323,7 +323,16 @@ class World:
             "secret:SEKISHO_APP_KEY": "the-private-key-of-the-app",
             "secret:NOTIFY_WEBHOOK": f"{self.github.url}/chat",
         }  # fmt: skip
-        for role in ("PULL_REQUEST", "RELEASE", "NIGHTLY", "DRIFT", "RETRAIN", "PLAN", "APPLY"):
+        for role in (
+            "PULL_REQUEST",
+            "RELEASE",
+            "NIGHTLY",
+            "DRIFT",
+            "RETRAIN",
+            "PLAN_STAGING",
+            "PLAN_PRODUCTION",
+            "APPLY",
+        ):
             given[f"var:AWS_ROLE_{role}"] = f"arn:aws:iam::123456789012:role/{role.lower()}"
         ran = run_act(checkout, workflow, event, payload, work / "act", given | (env or {}), self._programs())
         self.started.append((workflow, ran))

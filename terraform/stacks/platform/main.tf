@@ -58,13 +58,12 @@ module "karpenter" {
   boundary_arn  = local.boundary_arn
 }
 
-# The roles are bootstrap's: whoever builds the cluster does not write what its pods may reach.
-resource "aws_eks_pod_identity_association" "this" {
-  for_each        = { for role, row in local.roles : role => row.pod if can(row.pod) }
-  cluster_name    = module.eks.cluster.name
-  namespace       = each.value.namespace
-  service_account = each.value.service_account
-  role_arn        = "arn:aws:iam::${var.account_id}:role/${var.name}-pod-${each.key}"
+module "pod_identities" {
+  source       = "../../modules/pod_identities"
+  name         = var.name
+  account_id   = var.account_id
+  cluster_name = module.eks.cluster.name
+  pods         = { for role, row in local.roles : role => row.pod if can(row.pod) }
 }
 
 module "observability" {

@@ -17,7 +17,7 @@ from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSou
 
 OUT = Path(__file__).with_name("dashboards")
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
-MODEL = 'model=~"$model"'
+MODEL = 'environment=~"$environment",model=~"$model"'
 Queries = Sequence[tuple[str, str]]  # expression and legend
 
 
@@ -27,7 +27,7 @@ def graph(title: str, unit: str, *queries: tuple[str, str], text: str = "") -> t
     return panel.targets([query(*one).ref_id(chr(ord("A") + n)) for n, one in enumerate(queries)])
 
 
-def figure(title: str, unit: str, expression: str, legend: str = "{{model}}") -> stat.Panel:
+def figure(title: str, unit: str, expression: str, legend: str = "{{environment}}/{{model}}") -> stat.Panel:
     """The last value in large letters."""
     panel = stat.Panel().title(title).unit(unit).span(6).height(5).datasource(SOURCE)
     panel = panel.reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
@@ -39,7 +39,11 @@ def query(expression: str, legend: str) -> prometheus.Dataquery:
 
 
 def board(uid: str, title: str, panels: Sequence[stat.Panel | timeseries.Panel]) -> dashboard.Dashboard:
-    model = dashboard.QueryVariable("model").label("Model").datasource(SOURCE).include_all(True).multi(True)
+    variables = []
+    for name in ("environment", "model"):  # what has pods or verdicts
+        one = dashboard.QueryVariable(name).label(name.capitalize()).datasource(SOURCE)
+        source = f'{{__name__=~"sekisho_switch|sekisho_check_timestamp_seconds"}}, {name}'
+        variables.append(one.include_all(True).multi(True).query(f"label_values({source})"))
     found = (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -49,7 +53,8 @@ def board(uid: str, title: str, panels: Sequence[stat.Panel | timeseries.Panel])
         .timezone("Asia/Tokyo")
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .readonly()
-        .with_variable(model.query("label_values(sekisho_check_timestamp_seconds, model)"))
+        .with_variable(variables[0])
+        .with_variable(variables[1])
     )
     for panel in panels:
         found = found.with_panel(panel)
@@ -63,7 +68,9 @@ def desk() -> dashboard.Dashboard:
         [
             figure("Market open", "bool_on_off", "market:open", "open"),
             figure(
-                "Kill switch on", "bool_on_off", f'min by (model) (sekisho_switch{{position="on",{MODEL}}})'
+                "Kill switch on",
+                "bool_on_off",
+                f'min by (environment, model) (sekisho_switch{{position="on",{MODEL}}})',
             ),
             figure(
                 "Net return since the first session", "percentunit", f"sekisho_live_net_return{{{MODEL}}}"
@@ -72,8 +79,8 @@ def desk() -> dashboard.Dashboard:
             graph(
                 "Live account over the backtest's band",
                 "percentunit",
-                (f"sekisho_live_net_return{{{MODEL}}}", "{{model}} live"),
-                (f"sekisho_live_band_low{{{MODEL}}}", "{{model}} band"),
+                (f"sekisho_live_net_return{{{MODEL}}}", "{{environment}}/{{model}} live"),
+                (f"sekisho_live_band_low{{{MODEL}}}", "{{environment}}/{{model}} band"),
                 text="Net of modelled costs; below the band a retraining is due.",
             ),
             graph(
@@ -85,10 +92,14 @@ def desk() -> dashboard.Dashboard:
             graph(
                 "Live minus replayed model",
                 "percentunit",
-                (f"sekisho_live_minus_replay{{{MODEL}}}", "{{model}}"),
+                (f"sekisho_live_minus_replay{{{MODEL}}}", "{{environment}}/{{model}}"),
                 text="What the guard, the safe action and faults of serving cost.",
             ),
-            graph("Releases in memory", "short", (f"sekisho_release_seq{{{MODEL}}}", "{{model}} {{role}}")),
+            graph(
+                "Releases in memory",
+                "short",
+                (f"sekisho_release_seq{{{MODEL}}}", "{{environment}}/{{model}} {{role}}"),
+            ),
         ],
     )
 
@@ -98,31 +109,41 @@ def model() -> dashboard.Dashboard:
         "sekisho-model",
         "Sekisho: model",
         [
-            figure("Alarms", "short", f"sum by (model) (sekisho_alarm{{{MODEL}}})"),
+            figure("Alarms", "short", f"sum by (environment, model) (sekisho_alarm{{{MODEL}}})"),
             figure("Cannot judge", "bool_yes_no", f'sekisho_verdict{{state="cannot-judge",{MODEL}}}'),
             figure(
                 "Retraining proposed or due",
                 "bool_yes_no",
-                f'max by (model) (sekisho_action{{action=~"propose|retrain",{MODEL}}})',
+                f'max by (environment, model) (sekisho_action{{action=~"propose|retrain",{MODEL}}})',
             ),
             figure("Since the last check", "s", f"time() - sekisho_check_timestamp_seconds{{{MODEL}}}"),
             graph(
                 "E-detector over its limit",
                 "short",
-                (f"sekisho_drift_level{{{MODEL}}} / sekisho_drift_level_limit{{{MODEL}}}", "{{model}}"),
+                (
+                    f"sekisho_drift_level{{{MODEL}}} / sekisho_drift_level_limit{{{MODEL}}}",
+                    "{{environment}}/{{model}}",
+                ),
                 text="Above 1 it alarms: once in monitoring.alarm_level sessions at most without any change.",
             ),
             graph(
                 "CUSUM over its limit",
                 "short",
-                (f"sekisho_drift_cusum{{{MODEL}}} / sekisho_drift_cusum_limit{{{MODEL}}}", "{{model}}"),
+                (
+                    f"sekisho_drift_cusum{{{MODEL}}} / sekisho_drift_cusum_limit{{{MODEL}}}",
+                    "{{environment}}/{{model}}",
+                ),
                 text="Its limit comes from the reference by a double block bootstrap.",
             ),
-            graph("Alarms by family", "short", (f"sekisho_alarm{{{MODEL}}} > 0", "{{model}} {{family}}")),
+            graph(
+                "Alarms by family",
+                "short",
+                (f"sekisho_alarm{{{MODEL}}} > 0", "{{environment}}/{{model}} {{family}}"),
+            ),
             graph(
                 "From anomaly to retrained",
                 "s",
-                (f"time() - sekisho_alarm_since_timestamp_seconds{{{MODEL}}}", "{{model}}"),
+                (f"time() - sekisho_alarm_since_timestamp_seconds{{{MODEL}}}", "{{environment}}/{{model}}"),
                 text="Warned at 20 hours, broken at 24.",
             ),
         ],
@@ -130,7 +151,7 @@ def model() -> dashboard.Dashboard:
 
 
 def platform() -> dashboard.Dashboard:
-    buckets = f"sum by (le, model) (rate(sekisho_decision_seconds_bucket{{{MODEL}}}[5m]))"
+    buckets = f"sum by (le, environment, model) (rate(sekisho_decision_seconds_bucket{{{MODEL}}}[5m]))"
     return board(
         "sekisho-platform",
         "Sekisho: platform",
@@ -138,33 +159,45 @@ def platform() -> dashboard.Dashboard:
             figure(
                 "Answers a second",
                 "reqps",
-                f"sum by (model) (rate(sekisho_decision_seconds_count{{{MODEL}}}[5m]))",
+                f"sum by (environment, model) (rate(sekisho_decision_seconds_count{{{MODEL}}}[5m]))",
             ),
             figure("Burn rate, 1 hour", "short", f"model:burn:1h{{{MODEL}}}"),
             figure(
                 "Predictions lost in 24 hours",
                 "short",
-                f"sum by (model) (increase(sekisho_log_lost_total{{{MODEL}}}[24h]))",
+                f"sum by (environment, model) (increase(sekisho_log_lost_total{{{MODEL}}}[24h]))",
             ),
-            figure("Breaker open", "bool_yes_no", f"max by (model) (sekisho_breaker_open{{{MODEL}}})"),
+            figure(
+                "Breaker open",
+                "bool_yes_no",
+                f"max by (environment, model) (sekisho_breaker_open{{{MODEL}}})",
+            ),
             graph(
                 "Latency",
                 "s",
-                (f"histogram_quantile(0.5, {buckets})", "{{model}} p50"),
-                (f"histogram_quantile(0.99, {buckets})", "{{model}} p99"),
-                (f"histogram_quantile(0.999, {buckets})", "{{model}} p99.9"),
+                (f"histogram_quantile(0.5, {buckets})", "{{environment}}/{{model}} p50"),
+                (f"histogram_quantile(0.99, {buckets})", "{{environment}}/{{model}} p99"),
+                (f"histogram_quantile(0.999, {buckets})", "{{environment}}/{{model}} p99.9"),
                 text="The objective is 300 ms for 99.99 % of the answers in market hours.",
             ),
             graph(
                 "Burn rates",
                 "short",
-                (f"model:burn:15m{{{MODEL}}}", "{{model}} 15 min"),
-                (f"model:burn:1h{{{MODEL}}}", "{{model}} 1 h"),
-                (f"model:burn:session{{{MODEL}}}", "{{model}} session"),
+                (f"model:burn:15m{{{MODEL}}}", "{{environment}}/{{model}} 15 min"),
+                (f"model:burn:1h{{{MODEL}}}", "{{environment}}/{{model}} 1 h"),
+                (f"model:burn:session{{{MODEL}}}", "{{environment}}/{{model}} session"),
                 text="1 spends the month's budget of 6,680 open minutes in a month.",
             ),
-            graph("Prediction log", "short", (f"sekisho_log_queued{{{MODEL}}}", "{{model}} queued")),
-            graph("Prediction log's lag", "s", (f"sekisho_log_lag_seconds{{{MODEL}}}", "{{model}}")),
+            graph(
+                "Prediction log",
+                "short",
+                (f"sekisho_log_queued{{{MODEL}}}", "{{environment}}/{{model}} queued"),
+            ),
+            graph(
+                "Prediction log's lag",
+                "s",
+                (f"sekisho_log_lag_seconds{{{MODEL}}}", "{{environment}}/{{model}}"),
+            ),
         ],
     )
 

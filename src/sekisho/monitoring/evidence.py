@@ -30,7 +30,7 @@ ACTIONS = {
     "none": "nothing to do",
     "propose": "a drift proposes a retraining; people decide whether it is one to answer",
     "retrain": "a retraining is due by policy; champion against challenger decides which model serves",
-    "halt": "the kill switch is off; no retraining turns it on again, people do",
+    "halt": "a loss over its limit: the kill switch belongs off; no retraining turns it on again, people do",
     "mend": "mend the data or the serving side; no retraining mends them",
 }
 

@@ -204,7 +204,8 @@ class Demo:
                 "serve", "--release", tampered, "--environment", "local",
                 "--predictions", tampered / "predictions", "--port", "0", cwd=self.server_side, expect=(1,),
             )  # fmt: skip
-            notes.append(next(line for line in refusal.splitlines() if "refused" in line)[:150])
+            line = next(line for line in refusal.splitlines() if "refused" in line)
+            notes.append(line.replace(f"{REPO}/", "")[:150])
 
     @contextmanager
     def serving(self) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """Grafana's dashboards as code: `python deploy/monitoring/dashboards.py` writes dashboards/*.json.
 
+It also writes prometheusrule.yaml: rules.yml, which promtool tests, as the resource that the operator reads.
+
 One for each reader: the desk (is the agent trading, and what does it earn), the model's owners (drift,
 limits, data) and the platform (latency, log, check). ``--check`` writes nothing and fails on stale files.
 """
@@ -10,12 +12,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from grafana_foundation_sdk.builders import dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.builders.common import ReduceDataOptions
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSourceRef
 
 OUT = Path(__file__).with_name("dashboards")
+RULES, RESOURCE = (Path(__file__).with_name(name) for name in ("rules.yml", "prometheusrule.yaml"))
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
 MODEL = 'environment=~"$environment",model=~"$model"'
 Queries = Sequence[tuple[str, str]]  # expression and legend
@@ -208,13 +212,21 @@ BOARDS = {"desk": desk, "model": model, "platform": platform}
 def render() -> dict[Path, str]:
     """Each file with what it should hold."""
     encoder = JSONEncoder(sort_keys=True, indent=1)
-    return {OUT / f"{name}.json": encoder.encode(make().build()) + "\n" for name, make in BOARDS.items()}
+    boards = {OUT / f"{name}.json": encoder.encode(make().build()) + "\n" for name, make in BOARDS.items()}
+    resource = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": "sekisho"},
+        "spec": yaml.safe_load(RULES.read_text(encoding="utf-8")),
+    }
+    head = "# Written by dashboards.py from rules.yml; do not edit.\n"
+    return boards | {RESOURCE: head + yaml.safe_dump(resource, sort_keys=False, width=1000)}
 
 
 def main() -> int:
     files = render()
     if "--check" in sys.argv[1:]:
-        here = {path: path.read_text(encoding="utf-8") for path in OUT.glob("*.json")}
+        here = {path: path.read_text(encoding="utf-8") for path in (*OUT.glob("*.json"), RESOURCE)}
         if stale := sorted(path.name for path in {*files, *here} if files.get(path) != here.get(path)):
             print(f"{OUT}: stale: {', '.join(stale)}; run `python deploy/monitoring/dashboards.py`")
             return 1

@@ -233,8 +233,9 @@ def stack_of(key: str) -> str:
 
 
 def answer(found: Rendered, row: Row, conditions: bool = True) -> Decision:
-    """What the rendered policies say of a row."""
-    role = found.roles.get(row.role) or HYPOTHETICAL.get(row.role) or Role(row.role, [], None, [])
+    """What the rendered policies say of a row. KeyError for a role that nobody makes."""
+    services = {row.role: Role(row.role, [], None, [])} if row.role.endswith(".amazonaws.com") else {}
+    role = (found.roles | HYPOTHETICAL | services)[row.role]  # KeyError: the row names a role that is no more
     if row.given:
         role = Role(role.arn, [*role.statements, EVERYTHING], role.boundary, role.trust)
     policy = found.policies[row.carrier] if row.carrier else ()

@@ -61,6 +61,8 @@ def test_every_bucket_is_encrypted_versioned_blocked_and_ages(plan, found):
         name = bucket["bucket"]
         encryption = named(found, "aws_s3_bucket_server_side_encryption_configuration")[name]["rule"][0]
         assert encryption["apply_server_side_encryption_by_default"][0]["sse_algorithm"] == "aws:kms"
+        # known before an apply only if it is no key of this plan
+        assert "kms_master_key_id" not in encryption["apply_server_side_encryption_by_default"][0]
         assert encrypted_with(found, plan, name).endswith("aws_kms_key.this"), (
             "the bucket's own key, never AWS's"
         )

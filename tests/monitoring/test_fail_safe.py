@@ -324,6 +324,24 @@ def test_a_second_caller_a_retry_and_a_second_release_do_not_mute_the_check(worl
     assert verdict.levels == plain.levels
 
 
+def test_a_session_that_a_swap_left_a_few_bars_of_is_not_judged_for_drift_and_no_fault(
+    world, tmp_path: Path
+) -> None:
+    days = world.calm.sessions[:3]
+    with opened(tmp_path / "log") as log:
+        world.add(log, world.calm, days[0], rows=range(50), seq=2)
+        world.add(log, world.calm, days[0], rows=range(50, 66))
+        for day in days[1:]:
+            world.add(log, world.calm, day)
+    verdict = judge(world, tmp_path / "log")
+    assert (verdict.state, verdict.problems, list(verdict.levels)) == ("ok", [], [str(d) for d in days[1:]])
+    assert any(f"drift in session {days[0]}: 16 predicted bars" in what for what in verdict.unwatched)
+    with opened(tmp_path / "only") as log:
+        world.add(log, world.calm, days[0], rows=range(50), seq=2)
+        world.add(log, world.calm, days[0], rows=range(50, 66))
+    assert judge(world, tmp_path / "only").problems == ["no session with 30 predicted bars"]
+
+
 def test_one_id_for_two_observations_is_a_fault(world, tmp_path: Path) -> None:
     with opened(tmp_path / "log") as log:
         world.add(log, world.calm, world.calm.sessions[0])

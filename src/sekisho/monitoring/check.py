@@ -154,7 +154,7 @@ def _judge(
     verdict = replace(
         verdict,
         performance=earned.figures,
-        unwatched=earned.unwatched,
+        unwatched=[*earned.unwatched, *_shared(records, params)],
         alarms=[
             *earned.alarms,
             *_age_alarms(records, judged, params),
@@ -162,9 +162,13 @@ def _judge(
             *serving_alarms(records, params),
         ],
     )
+    # of a session that releases share, one may have answered too little to judge drift by, and no fault in it
+    whole = [record for record in records if record.bars >= params.min_rows]
+    if not problems and not whole:
+        problems = [f"no session with {params.min_rows} predicted bars"]
     if not problems:
         try:
-            verdict = _judge_drift(verdict, records, judged, live, calendar)
+            verdict = _judge_drift(verdict, whole, judged, live, calendar)
         except SekishoError as error:
             problems = [error.message]
     stand, known = acknowledged(verdict.alarms, judged.model, decided.acknowledgements)
@@ -252,10 +256,19 @@ def _session_problems(records: Sequence[SessionRecord], params: MonitoringParams
         if record.mistimed:
             refused = ", ".join(sorted(record.answers))
             said.insert(0, f"no service: every one of its {record.rows} requests was refused as {refused}")
-        elif record.bars < params.min_rows and not record.problems:
+        elif record.bars < params.min_rows and not record.problems and not record.others:
             said.insert(0, f"{record.bars} predicted bars, {params.min_rows} are needed")
         found += [f"session {record.session}: {what}" for what in said]
     return found
+
+
+def _shared(records: Sequence[SessionRecord], params: MonitoringParams) -> list[str]:
+    """Sessions that are not judged for drift, as other releases answered most of them."""
+    return [
+        f"drift in session {record.session}: {record.bars} predicted bars, other releases answered the rest"
+        for record in records
+        if record.others and record.bars < params.min_rows
+    ]
 
 
 def _silences(

@@ -6,7 +6,6 @@ output "cluster" {
     endpoint = aws_eks_cluster.this.endpoint
     ca       = aws_eks_cluster.this.certificate_authority[0].data
     version  = aws_eks_cluster.this.version
-    security = aws_eks_cluster.this.vpc_config[0].cluster_security_group_id
   }
 }
 

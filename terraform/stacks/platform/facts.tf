@@ -16,7 +16,6 @@ locals {
     interruption-queue = module.karpenter.queue
     remote-write       = "${module.observability.prometheus}api/v1/remote_write"
     predictions-volume = module.volumes.predictions
-    security-group     = module.eks.cluster.security
     topic-page         = module.observability.topics["page"]
     topic-notice       = module.observability.topics["notice"]
     private-subnets    = jsonencode(module.network.private_subnets)

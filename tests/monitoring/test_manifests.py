@@ -32,9 +32,7 @@ def relabelled(labels: dict[str, str], rules: list[dict[str, Any]]) -> dict[str,
         assert rule["action"] == "replace"
         joined = ";".join(labels.get(name, "") for name in rule["sourceLabels"])
         if found := re.fullmatch(rule.get("regex", "(.*)"), joined):
-            value = re.sub(
-                r"\$(\d)", lambda group, found=found: found[int(group[1])], rule.get("replacement", "$1")
-            )
+            value = found.expand(rule.get("replacement", "$1").replace("$", "\\"))
             labels = labels | {rule["targetLabel"]: value}
     return labels
 

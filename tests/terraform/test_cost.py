@@ -295,6 +295,15 @@ def test_a_pull_request_shows_what_changes(folder, tmp_path, capsys):
     assert "No change in cost." in capsys.readouterr().out
 
 
+@needs_terraform
+def test_a_branch_is_judged_even_where_its_base_cannot_be_estimated(folder, tmp_path, capsys):
+    shutil.copy(next(folder.glob("*staging-data.json")), tmp_path)
+    assert main([str(folder), "--against", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "The change cannot be shown, since the base cannot be estimated: no plan of" in said
+    assert "of ¥12,000,000 a month" in said
+
+
 def test_a_folder_without_plans_or_with_something_else_is_refused(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert "holds no plan" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from blocks import block_figures
 from distributed_data import data_figures, write_rates
 from results import Figure, publish
 from sekisho.market import Agent, TradingMarket, derive_units
@@ -117,9 +118,9 @@ def main() -> int:
         f"The trainers with the options of params.yaml on {ASSETS} assets with all costs, {UPDATES} updates "
         "after two that warm up, one thread a process, Gloo; the ideal is twice the speed of one process. "
         "What is neither message nor work on own accounts is done by all: noise, permutations, optimizer. "
-        "Data: GB of raw Parquet, each stage in a process of its own."
+        "Data: GB of raw Parquet, each stage in a process of its own; blocks as bench/blocks.py says."
     )
-    figures = training_figures() + data_figures()
+    figures = training_figures() + data_figures() + block_figures()
     return publish("distributed", figures, compared, ["torch", "polars", "dvc"])
 
 

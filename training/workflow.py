@@ -62,6 +62,8 @@ ON_CAPACITY = (
 
 COMMIT, DATA = "{{inputs.parameters.commit}}", "{{inputs.parameters.data}}"
 PUSHED = "dvc push --run-cache"
+# a path that is not there: DVC brings the folder's list of files and no file
+LISTING = "dvc fetch data/.listing"
 # torchrun's own variables, which `sekisho train` leaves to it: the pods of a run meet at the rendezvous
 ELASTIC = {
     "PET_NNODES": "{{workflow.parameters.nodes}}",
@@ -162,13 +164,14 @@ def steps() -> list[Container]:
     partition = "data/bars/{{inputs.parameters.partition}}.parquet"
     one = ("commit", "data", "partition")
     ingest = 'sekisho data ingest --from "$BARS_SOURCE" --mapping "$BARS_MAPPING"'
-    ingest += " && dvc add data && dvc push data.dvc"
+    # each file by its name: `dvc add` of the folder would take those that are not on this disk out of it
+    ingest += " && find data/bars -type f -exec dvc add {} + && dvc push data.dvc"
     hook = SecretEnv(name="NOTIFY_WEBHOOK", secret_name="notify", secret_key="webhook", optional=True)  # noqa: S106
     return [
         step("commit", "git rev-parse HEAD", inputs=(), revision="{{workflow.parameters.revision}}"),
         step("session", "sekisho session", inputs=("commit",)),
-        step("ingest", shell(ingest), inputs=("commit",), outputs=[digest], before="dvc pull data.dvc"),
-        step("partitions", "sekisho data partitions --new --labels", before="dvc pull data.dvc"),
+        step("ingest", shell(ingest), inputs=("commit",), outputs=[digest], before=LISTING),
+        step("partitions", "sekisho data partitions --new --labels", before=LISTING),
         step(
             "validate-partition",
             "sekisho data validate --partition {{inputs.parameters.partition}}",
@@ -176,7 +179,10 @@ def steps() -> list[Container]:
             before=f"dvc pull {partition}",
         ),
         step(
-            "features-partition", "sekisho features --partition {{inputs.parameters.partition}}", inputs=one
+            "features-partition",
+            "sekisho features --partition {{inputs.parameters.partition}}",
+            inputs=one,
+            before=LISTING,  # the validated bars of its lookback are in the store
         ),
         step(
             "stage",
@@ -311,8 +317,9 @@ def workflow() -> WorkflowTemplate:
             annotations={"karpenter.sh/do-not-disrupt": "true"},  # spot may still take it
         ),
         pod_priority_class_name="training",
-        # only voluntary disruption is refused: a drain waits for the night
-        pod_disruption_budget=m.PodDisruptionBudgetSpec(min_available=m.IntOrString(root="100%")),
+        # only voluntary disruption is refused: a drain waits for the night. More than there ever are, since
+        # Kubernetes cannot count a share of a workflow's pods
+        pod_disruption_budget=m.PodDisruptionBudgetSpec(min_available=m.IntOrString(root=9999)),
         pod_gc=m.PodGC(strategy="OnPodSuccess"),
         ttl_strategy=m.TTLStrategy(seconds_after_success=86_400, seconds_after_failure=7 * 86_400),
     ) as made:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sekisho.data.panel import load_panel
+from sekisho.data.panel import load_panel, partitions
 from sekisho.data.store import write_partition
 from sekisho.errors import DataError
 
@@ -31,6 +31,13 @@ def test_the_panel_holds_every_bar_in_its_place(bars: Path, three_sessions: pl.D
         np.testing.assert_array_equal(panel.volume[:, a], rows["volume"].to_numpy())
     assert (np.diff(panel.ts_close) > np.timedelta64(0)).all()
     assert panel.tradable.all()
+
+
+def test_a_month_comes_before_the_days_that_follow_it_in_the_same_month(tmp_path: Path) -> None:
+    inside = ["2025-03", "2025-04", "2025-04-04", "2025-04-07", "2025-05", "2026"]
+    for label in reversed(inside):
+        (tmp_path / f"{label}.parquet").touch()
+    assert [path.stem for path in partitions(tmp_path)] == inside
 
 
 def test_a_missing_bar_carries_the_last_close_and_cannot_be_traded(

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 NAMESPACE = "sekisho-night"
 HOST = os.environ.get("SEKISHO_E2E_HOST", "10.244.0.1")  # of this machine, as its pods see it
 PORT = 9418
+LINKS = "links" in os.environ.get("SEKISHO_E2E_IMAGE", "")
 PATIENCE = 1500.0
 SMALL: dict[str, dict[str, Any]] = {
     "split": {"folds": 1, "test_sessions": 20, "validation_sessions": 10},
@@ -155,6 +156,9 @@ class Night:
                 for container in [template.get("container"), *template.get("initContainers", [])]:
                     if container:
                         container["volumeMounts"] += self.mounts()
+                        if LINKS:  # the image may name another environment
+                            path = f"{ROOT}/.venv/bin:/usr/bin:/bin"
+                            container["env"].append({"name": "PATH", "value": path})
             for subject in thing.get("subjects", []):
                 subject["namespace"] = NAMESPACE
         kubectl("apply", "--server-side", "-f", "-", stdin=mine)
@@ -168,7 +172,7 @@ class Night:
             ROOT / ".venv",
             Path(sys.base_prefix),
         ]
-        return [self.folder, *(links if "links" in os.environ["SEKISHO_E2E_IMAGE"] else [])]
+        return [self.folder, *(links if LINKS else [])]
 
     def mounts(self) -> list[dict[str, str]]:
         return [{"name": f"place-{n}", "mountPath": str(place)} for n, place in enumerate(self.places())]
@@ -310,6 +314,62 @@ def test_a_night_ends_well_and_a_lost_machine_changes_no_agent(night: Night) -> 
     assert len(digests) == 2
     assert night.digests("broken") == digests
     print(digests)
+
+
+PROBES = {  # what a pod does, and how often it is tried
+    "refused": ("exit 1", 1),
+    "bad-data": ("exit 2", 1),
+    "told-to-end": ("exit $([ {{retries}} = 0 ] && echo 75 || echo 0)", 2),
+    "killed": ("[ {{retries}} != 0 ] || kill -9 $$$$", 2),
+    "taken-each-time": ("exit $([ {{retries}} = 4 ] && echo 0 || echo 75)", 5),
+}
+
+
+def probe(night: Night, name: str) -> None:
+    """A step of the night as it is installed, with other commands and no waiting."""
+    found = json.loads(kubectl("-n", NAMESPACE, "get", "workflowtemplate", "nightly", "-o", "json"))["spec"]
+    step = next(t for t in found["templates"] if t["name"] == "session")
+    step["retryStrategy"]["backoff"] |= {"duration": "1s", "factor": 1}
+    del step["inputs"]
+    step["container"]["workingDir"] = "/"
+    pods = [
+        step | {"name": one, "container": step["container"] | {"command": ["sh", "-c", line]}}
+        for one, (line, _) in PROBES.items()
+    ]
+    graph = {"name": "all", "dag": {"tasks": [{"name": one, "template": one} for one in PROBES]}}
+    graph["dag"] |= {"failFast": False}
+    kept = {key: found[key] for key in ("volumes", "serviceAccountName", "securityContext")}
+    parameters = [{"name": "image", "value": os.environ["SEKISHO_E2E_IMAGE"]}] + [
+        one for one in found["arguments"]["parameters"] if one["name"] != "image"
+    ]
+    spec = kept | {"entrypoint": "all", "templates": [*pods, graph], "podSpecPatch": night.patch()}
+    spec |= {"arguments": {"parameters": parameters}}
+    head = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": named(name)}
+    kubectl("create", "-f", "-", stdin=head | {"spec": spec})
+
+
+def test_a_refusal_ends_a_step_at_once_and_a_lost_machine_does_not_and_the_last_try_is_on_demand(
+    night: Night,
+) -> None:
+    probe(night, "probe")
+
+    def last_try() -> str:
+        waiting = [p for p in night.pods("taken-each-time(4)") if p["status"]["phase"] == "Pending"]
+        return str(waiting[0]["spec"]["nodeSelector"]["karpenter.sh/capacity-type"] if waiting else "")
+
+    assert wait_for("tried a last time", last_try, "probe") == "on-demand"
+    earlier = [p for p in night.pods("taken-each-time(") if p["status"]["phase"] != "Pending"]
+    assert {p["spec"]["nodeSelector"]["karpenter.sh/capacity-type"] for p in earlier} == {"spot"}
+    try:  # this one node was spot: it becomes the on-demand one that the pod waits for
+        kubectl("label", "node", "--all", "--overwrite", "karpenter.sh/capacity-type=on-demand")
+        assert ended("probe") == "Failed"  # two were refused
+    finally:
+        kubectl("label", "node", "--all", "--overwrite", "karpenter.sh/capacity-type=spot")
+    nodes = night.nodes("probe")
+    tries = {one: [n for n in nodes if n["displayName"].startswith(f"{one}(")] for one in PROBES}
+    assert {one: len(found) for one, found in tries.items()} == {one: n for one, (_, n) in PROBES.items()}
+    phases = {n["displayName"]: n["phase"] for n in nodes if n["displayName"] in PROBES}
+    assert phases == {one: "Failed" if one in ("refused", "bad-data") else "Succeeded" for one in PROBES}
 
 
 def is_of(pod: dict[str, Any], name: str) -> bool:

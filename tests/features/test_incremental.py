@@ -343,8 +343,25 @@ def test_a_machine_with_only_its_partitions_of_a_tracked_folder_does_them(
     shown = raw_partitions(world.raw, params, store)
     assert [part.label for part in shown] == DAYS
     assert [part.bytes is None for part in shown] == [True, False, False, False, True, True]
-    with pytest.raises(DataError, match=f"{DAYS[0]}.parquet"):
+    with pytest.raises(DataError, match=f"{DAYS[0]}.parquet: not on this disk") as caught:
         featurise_some(world.raw, [DAYS[1]], params, store)
+    assert f"dvc pull {world.raw / DAYS[0]}.parquet" in caught.value.remedy
+
+
+def test_features_need_no_raw_file_where_the_store_has_the_validated_bars(
+    world: World, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for day in DAYS:
+        world.add(day)
+    store = PartitionStore(world.store)
+    validate_some(world.raw, DAYS, params, store)
+    listing = {f"{day}.parquet": validate.file_md5(world.raw / f"{day}.parquet") for day in DAYS}
+    monkeypatch.setattr(from_store, "listing", lambda folder: listing)
+    away = world.raw.rename(world.raw.with_name("away"))
+    assert featurise_some(world.raw, [DAYS[3]], params, store) == [DAYS[3]]
+    away.rename(world.raw)
+    world.check()
+    assert DAYS[3] not in world.made
 
 
 def run(command: object, *words: object) -> str:

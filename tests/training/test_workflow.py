@@ -100,6 +100,8 @@ def lines(template: dict[str, Any]) -> list[list[str]]:
 @pytest.mark.parametrize("name", STEPS)
 def test_every_command_is_one_that_a_laptop_has(name):
     for words in lines(templates()[name]):
+        if words[:3] == ["find", "data/bars", "-type"]:
+            words = words[words.index("-exec") + 1 :]
         assert words[0] in ("sekisho", "dvc", "git")
         if words[0] == "sekisho":
             group: click.Command = main
@@ -253,7 +255,7 @@ def test_it_runs_as_the_account_that_the_table_of_roles_names():
 
 def test_nothing_disturbs_it_and_it_cleans_up_behind_itself():
     assert spec()["podMetadata"]["annotations"]["karpenter.sh/do-not-disrupt"] == "true"
-    assert spec()["podDisruptionBudget"] == {"minAvailable": "100%"}
+    assert spec()["podDisruptionBudget"] == {"minAvailable": 9999}
     assert spec()["podGC"]["strategy"] == "OnPodSuccess"
     assert set(spec()["ttlStrategy"]) == {"secondsAfterSuccess", "secondsAfterFailure"}
 

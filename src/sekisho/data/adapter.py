@@ -21,6 +21,7 @@ from ruamel.yaml.error import YAMLError
 from sekisho.calendar import BAR_MINUTES, Calendar
 from sekisho.data.contract import COLUMNS
 from sekisho.data.store import add_partitions
+from sekisho.data.tracked import listing
 from sekisho.data.validate import BarEnds
 from sekisho.errors import DataError
 from sekisho.params import DataParams, parse_yaml
@@ -104,13 +105,14 @@ def _constant_fault(name: str, value: bool | float | str) -> str:
 def ingest(source: str, mapping: Mapping, out: Path, params: DataParams) -> tuple[int, int]:
     """Add the source's partitions to ``out``; returns how many are new and how many were there already.
 
-    Nothing that is there is ever changed. The rows are judged later, by `validate_bars`.
+    Nothing that is there is ever changed; where DVC tracks ``out``, what its listing names is there too. The
+    rows are judged later, by `validate_bars`.
 
     Raises:
         DataError: as `adapted`; a partition that exists with other rows; the disk is full.
     """
     parts = ((label, frame.select(list(COLUMNS))) for label, frame in adapted(source, mapping, params))
-    return add_partitions(out, parts)
+    return add_partitions(out, parts, listing(out))
 
 
 def adapted(source: str, mapping: Mapping, params: DataParams) -> Iterator[tuple[str, pl.DataFrame]]:

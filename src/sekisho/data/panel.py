@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -49,17 +50,23 @@ class Panel:
 
 
 def partitions(folder: Path) -> list[Path]:
-    """Parquet files of a bars or features folder in time order (their names sort by time).
+    """Parquet files of a bars or features folder in time order.
 
     Raises:
         DataError: no such folder, or no Parquet file in it.
     """
-    files = sorted(folder.glob("*.parquet"))
-    if not files:
+    names = in_time_order(path.name for path in folder.glob("*.parquet"))
+    if not names:
         raise DataError(
             f"{folder}: no Parquet file there", remedy="run `dvc pull data.dvc`, then `dvc repro`"
         )
-    return files
+    return [folder / name for name in names]
+
+
+def in_time_order(names: Iterable[str]) -> list[str]:
+    """Names of partitions as their time goes: as they sort, but a month before the days that follow it in
+    the same month, which plain text would turn round (``2025-04-04.parquet`` < ``2025-04.parquet``)."""
+    return sorted(names, key=lambda name: name.removesuffix(".parquet"))
 
 
 def load_panel(bars: Path, first: dt.date | None = None, last: dt.date | None = None) -> Panel:

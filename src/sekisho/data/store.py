@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import io
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 
+from sekisho.data.tracked import file_md5
 from sekisho.errors import DataError
 
 SHOWN = 3  # names in a message
@@ -52,16 +53,20 @@ def replaced(*targets: Path) -> Iterator[tuple[Path, ...]]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def add_partitions(out: Path, parts: Iterable[tuple[str, pl.DataFrame]]) -> tuple[int, int]:
+def add_partitions(
+    out: Path, parts: Iterable[tuple[str, pl.DataFrame]], known: Mapping[str, str] | None = None
+) -> tuple[int, int]:
     """Add ``(label, frame)`` partitions to a folder; returns how many are new and how many were there.
 
-    All are written beside the folder first; an existing partition is never changed.
+    All are written beside the folder first; an existing partition is never changed. ``known``: MD5 by name of
+    partitions that exist even where they are not on this disk, as DVC lists them.
 
     Raises:
         DataError: a partition exists with other rows (nothing is added then); the disk is full.
     """
+    known = known or {}
     beside = out.parent / f".{out.name}.add"
-    new, same, other = [], 0, []
+    new, same, other, absent = [], 0, [], []
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
@@ -69,7 +74,12 @@ def add_partitions(out: Path, parts: Iterable[tuple[str, pl.DataFrame]]) -> tupl
             target = out / f"{label}.parquet"
             if not target.exists():
                 write_partition(frame, beside / target.name)
-                new.append(target)
+                if target.name not in known:
+                    new.append(target)
+                elif file_md5(beside / target.name) == known[target.name]:
+                    same += 1
+                else:
+                    absent.append(target)
             elif _holds(target, frame):
                 same += 1
             else:
@@ -79,6 +89,12 @@ def add_partitions(out: Path, parts: Iterable[tuple[str, pl.DataFrame]]) -> tupl
                 f"{', '.join(map(str, other[:SHOWN]))}{' …' if len(other) > SHOWN else ''}: "
                 f"{len(other)} partitions exist with other rows; nothing was added",
                 remedy="history does not change silently: remove the old partitions in a commit of their own",
+            )
+        if absent:
+            raise DataError(
+                f"{', '.join(map(str, absent[:SHOWN]))}{' …' if len(absent) > SHOWN else ''}: {len(absent)} "
+                "partitions are tracked with other bytes and are not on this disk; nothing was added",
+                remedy="`dvc pull` them, so that their rows can be compared, and run the command again",
             )
         out.mkdir(parents=True, exist_ok=True)
         for target in new:  # in time order, each whole: a killed run has added the earlier ones

@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 
 from sekisho.calendar import Calendar
+from sekisho.data.panel import in_time_order
 from sekisho.data.tracked import check_tracked, file_md5, listing
 from sekisho.data.validate import BarEnds, validate_partition, validated_key
 from sekisho.errors import DataError
@@ -86,7 +87,8 @@ def featurise_some(raw: Path, labels: Collection[str], params: Params, store: Pa
     """Compute the named partitions' features into the store; returns those that were not there.
 
     Raises:
-        DataError: no partition of such a name, or one before it is not on this disk; as `validate_partition`.
+        DataError: no partition of such a name; it or one before it is neither in ``store`` nor on this disk;
+            as `validate_partition`.
     """
     made = []
     for name in _named(raw, labels):
@@ -100,19 +102,14 @@ def _digests(raw: Path) -> dict[str, str]:
     known = listing(raw)
     if known is None:
         known = {path.name: file_md5(path) for path in raw.glob("*.parquet")}
-    names = sorted(name for name in known if name.endswith(".parquet") and "/" not in name)
+    names = in_time_order(name for name in known if name.endswith(".parquet") and "/" not in name)
     if not names:
         raise DataError(f"{raw}: no Parquet file there", remedy="run `dvc pull data.dvc`")
     return {name: known[name] for name in names}
 
 
-def _names(raw: Path) -> list[str]:
-    known = listing(raw)
-    return sorted(path.name for path in raw.glob("*.parquet")) if known is None else list(_digests(raw))
-
-
 def _named(raw: Path, labels: Collection[str]) -> list[str]:
-    names, wanted = _names(raw), {f"{label}.parquet" for label in labels}
+    names, wanted = list(_digests(raw)), {f"{label}.parquet" for label in labels}
     if unknown := sorted(wanted - set(names)):
         raise DataError(
             f"--partition {Path(unknown[0]).stem}: {raw} has no such partition",
@@ -123,17 +120,34 @@ def _named(raw: Path, labels: Collection[str]) -> list[str]:
 
 def _with_lookback(raw: Path, name: str, params: Params, store: PartitionStore) -> Iterator[Part]:
     """The named partition and those before it as far as the lookback reaches, newest first."""
-    names = _names(raw)
+    digests = _digests(raw)
+    names = list(digests)
     ends = BarEnds(Calendar(params.data.calendar, params.data.bar))
     needed = lookback(params.features)
-    for index in range(names.index(name), -1, -1):
-        path = raw / names[index]
-        md5 = check_tracked(raw, only=[names[index]])[names[index]]
-        part = _part(path, validate_partition(path, md5, ends, params.data, store).record, store)
+    for one in names[names.index(name) :: -1]:
+        part = _part(raw / one, _validated(raw, one, digests[one], ends, params, store), store)
         yield part
-        needed -= part.bars if names[index] != name else 0
+        needed -= part.bars if one != name else 0
         if needed <= 0:
             return
+
+
+def _validated(
+    raw: Path, name: str, md5: str, ends: BarEnds, params: Params, store: PartitionStore
+) -> dict[str, Any]:
+    """Record of a partition's validated bars. Where the store has them, the raw file need not be here."""
+    path = raw / name
+    if path.is_file():
+        md5 = check_tracked(raw, only=[name])[name]
+    else:
+        record = store.record(validated_key(path, md5, params.data))
+        if record is None or store.blob(record["kept"]) is None:
+            raise DataError(
+                f"{path}: not on this disk, and its validated bars are not in the store",
+                remedy=f"`dvc pull {path}`, then run the command again",
+            )
+        return record
+    return validate_partition(path, md5, ends, params.data, store).record
 
 
 def _part(path: Path, record: dict[str, Any], store: PartitionStore) -> Part:

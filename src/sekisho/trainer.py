@@ -481,7 +481,6 @@ def publish(out: Path, agent: Agent, features: torch.Tensor, run: Run, record: d
             "torch": torch.__version__,
             "device": device,
             "threads": torch.get_num_threads(),
-            "ranks": run.ranks.size,
         }
         (fresh / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

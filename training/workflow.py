@@ -69,7 +69,8 @@ ELASTIC = {
     "PET_NNODES": "{{workflow.parameters.nodes}}",
     "PET_RDZV_BACKEND": "c10d",
     "PET_RDZV_ENDPOINT": f"{{{{inputs.parameters.rendezvous}}}}:{PORT}",
-    "PET_RDZV_ID": "{{workflow.uid}}/{{inputs.parameters.run}}",
+    # also the name of a folder of torchrun's, which a run's fold-0/seed-1 is not
+    "PET_RDZV_ID": "{{workflow.uid}}-{{=sprig.replace('/', '-', inputs.parameters.run)}}",
     "PET_RDZV_CONF": "is_host=false",
     "PET_MAX_RESTARTS": "3",
 }

@@ -3,8 +3,9 @@
 Asks for a KUBECONFIG whose cluster runs Argo Workflows, and for SEKISHO_E2E_IMAGE, an image with the locked
 packages, or, on the node that is this machine, with nothing but links: then the interpreter and the packages
 of this environment are mounted. A single node cannot be avoided: the controller has to be started with
-RETRY_HOST_NAME_LABEL_KEY set to a label that no node has. Differences to production are the parameters and a
-patch of the pods' sizes and mounts, never the graph. Everything is made in the namespace `sekisho-night`.
+RETRY_HOST_NAME_LABEL_KEY set to a label that no node has. Differences to production are the parameters, a
+patch of the pods' sizes and mounts, and that the rendezvous asks for spot as all else, never the graph.
+Everything is made in the namespace `sekisho-night`.
 """
 
 from __future__ import annotations
@@ -153,6 +154,8 @@ class Night:
                     for mount in self.mounts()
                 ]
             for template in thing.get("spec", {}).get("templates", []):
+                if template["name"] == "rendezvous":  # this one node is spot
+                    template["podSpecPatch"] = template["podSpecPatch"].replace("on-demand", "spot")
                 for container in [template.get("container"), *template.get("initContainers", [])]:
                     if container:
                         container["volumeMounts"] += self.mounts()

@@ -167,6 +167,13 @@ def test_tries_come_at_growing_distance_on_other_machines_and_the_last_one_on_de
     assert int(limit[1]) == int(strategy["limit"])
 
 
+def test_the_rendezvous_id_of_a_run_can_name_a_folder():
+    """torchrun makes one of it; a run's own name, fold-0/seed-1, is a path."""
+    env = {one["name"]: one.get("value", "") for one in templates()["train"]["container"]["env"]}
+    known = env["PET_RDZV_ID"].replace("{{=sprig.replace('/', '-', inputs.parameters.run)}}", "fold-0-seed-1")
+    assert known == "{{workflow.uid}}-fold-0-seed-1"
+
+
 def minutes(name: str) -> float:
     """What a template may take: a pod with all its tries, a graph along its longest path."""
     template = templates()[name]

@@ -35,8 +35,8 @@ class TrainingError(SekishoError):
 
 
 class Interrupted(SekishoError):
-    """Training was told to end (SIGTERM, as a spot instance's notice comes): the same call goes on from the
-    newest checkpoint."""
+    """Training was told to end (SIGTERM, as a spot instance's notice comes) or lost a process: the same call
+    goes on from the newest checkpoint."""
 
     exit_code = 75
 

@@ -89,7 +89,10 @@ def _under_torchrun(ranks: int) -> int:
         run(parse_args([*words, *sys.argv]))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
-        return Interrupted.exit_code if Interrupted.exit_code in codes else SekishoError.exit_code
+        lost = any(
+            code < 0 or code == Interrupted.exit_code for code in codes
+        )  # killed by a signal, or told so
+        return Interrupted.exit_code if lost else SekishoError.exit_code
     except SignalException:  # passed on to the ranks, which have ended
         return Interrupted.exit_code
     return 0

@@ -95,8 +95,12 @@ class Finished:
             raise TrainingError(
                 f"{self.objects.address}: {name} is not there", remedy="run `sekisho train` again"
             )
+        folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            archive.extractall(folder, filter="data")
+            for entry in archive:  # extractall has no filter before Python 3.11.4; names lead nowhere else
+                file = archive.extractfile(entry)
+                if file is not None:
+                    (folder / Path(entry.name).name).write_bytes(file.read())
 
     def clear(self) -> None:
         for name in self.objects.names():
@@ -340,7 +344,7 @@ class _Trainers:
 
         Raises:
             TrainingError: it failed.
-            Interrupted: it was told to end.
+            Interrupted: it was told to end, or was killed.
         """
         interrupted = Interrupted(
             f"{run.name}: told to end, what was done is saved", remedy="run `sekisho train` again: it goes on"
@@ -369,6 +373,12 @@ class _Trainers:
         code = child.wait()
         if code == Interrupted.exit_code or (code == -signal.SIGTERM and self.told.is_set()):
             raise interrupted
+        if code < 0:
+            raise Interrupted(
+                f"{run.name}: the trainer was killed by {signal.Signals(-code).name}\n" + "\n".join(tail),
+                remedy="run `sekisho train` again: it goes on from the last checkpoint; killed time and "
+                "again, it lacks memory: see train.resident_sessions and train.processes",
+            )
         if code != 0:
             raise TrainingError(
                 f"{run.name}: the trainer ended with code {code}\n" + "\n".join(tail),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.distributed as dist
 
-from sekisho.errors import TrainingError
+from sekisho.errors import Interrupted, TrainingError
 
 TIMEOUT = dt.timedelta(minutes=10)  # without a word from another rank: longer than any write or validation
 
@@ -33,7 +33,7 @@ class Ranks:
         """The ranks that torchrun started this process among, on NCCL or Gloo; without it, one alone.
 
         Raises:
-            TrainingError: the others were not met in time.
+            Interrupted: the others were not met in time.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
@@ -148,7 +148,7 @@ class Ranks:
             message()
         except RuntimeError as error:  # of Gloo and NCCL alike
             cause = str(error).splitlines()[0]
-            raise TrainingError(
+            raise Interrupted(
                 f"rank {self.rank} of {self.size}: the other ranks are not there any more: {cause}",
                 remedy="see what ended the first of them; started again, all go on from the checkpoint",
             ) from error

@@ -13,8 +13,3 @@ resource "aws_ce_anomaly_subscription" "services" {
   count            = 0
   monitor_arn_list = []
 }
-
-# moto 5.2 has no UpdateCostAllocationTagsStatus.
-resource "aws_ce_cost_allocation_tag" "this" {
-  for_each = toset([])
-}

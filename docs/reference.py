@@ -77,25 +77,25 @@ def _head(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |\n|{' --- |' * len(cells)}"
 
 
-def params() -> Iterator[tuple[str, str, str, str]]:
-    """Section, key, value and comment of every parameter, as params.yaml has them."""
+def params() -> Iterator[tuple[str, str, str]]:
+    """Section, key and comment of every parameter; not its value, which any experiment may change."""
     section = ""
     for line in (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines():
         if found := re.match(r"(\w+):\s*$", line):
             section = found[1]
-        elif found := re.match(r"  (\w+): (.*?)(?:\s+# (.*))?$", line):
-            yield section, found[1], found[2].strip(), (found[3] or "").strip()
+        elif found := re.match(r"  (\w+): .*?(?:\s+# (.*))?$", line):
+            yield section, found[1], (found[2] or "").strip()
 
 
 def params_page(words: Words) -> str:
     parts = [words["Parameters"], "", words.intro("params")]
     last = ""
-    for section, key, value, comment in params():
+    for section, key, comment in params():
         if section != last:
-            heads = [words.term(head) for head in ("parameter", "value", "meaning and unit")]
+            heads = [words.term(head) for head in ("parameter", "meaning and unit")]
             parts += ["", f"## {section}", "", _head(heads)]
             last = section
-        parts.append(f"| `{section}.{key}` | `{value}` | {_cell(words(comment)) if comment else ''} |")
+        parts.append(f"| `{section}.{key}` | {_cell(words(comment)) if comment else ''} |")
     return "\n".join(parts)
 
 

@@ -109,8 +109,8 @@ def load_prices(instance: str, folder: Path = COST) -> tuple[float, float, float
         prices = parse_yaml((folder / "prices.yaml").read_bytes())
         usage = parse_yaml((folder / "usage.yaml").read_bytes())
         nodes = [node for env in usage["environments"].values() for node in env["nodes"]]
-        jpy = float(usage["budget"]["jpy_per_usd"])
-        hourly: dict[str, float] = prices["ec2_hour"]
+        jpy = float(parse_yaml((folder.parent / "budget.yaml").read_bytes())["jpy_per_usd"])
+        hourly = {name: float(machine["hour"]) for name, machine in prices["ec2"].items()}
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CannotCheck(f"{folder}: prices cannot be read: {error}", remedy="mend the file") from error
     if instance not in hourly:
@@ -118,7 +118,7 @@ def load_prices(instance: str, folder: Path = COST) -> tuple[float, float, float
             f"--instance: {folder / 'prices.yaml'} has no {instance}", remedy=f"one of {', '.join(hourly)}"
         )
     spot = [n["price_factor"]["base"] for n in nodes if n["instance"] == instance]
-    return float(hourly[instance]), float(min(spot, default=1.0)), jpy
+    return hourly[instance], float(min(spot, default=1.0)), jpy
 
 
 def speedup(ranks: int, serial: float) -> float:

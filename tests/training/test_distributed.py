@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
 import numpy as np
 import onnx
 import pytest
@@ -254,6 +255,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], None]]:
     }.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
+    httpx.post(f"http://127.0.0.1:{server.port}/moto-api/reset")  # its state is the process's
     s3fs.S3FileSystem().mkdir("store")
     yield lambda fail: down.set() if fail else down.clear()
     server.shutdown()

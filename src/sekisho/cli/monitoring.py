@@ -195,6 +195,18 @@ def losses(
 
 
 @drift.command()
+@click.option("--verdict", type=FILE, required=True, help="Verdict of `sekisho drift check`.")
+@click.option("--to", "address", required=True, help="Folder or s3://bucket/prefix that the exporter reads.")
+def publish(verdict: Path, address: str) -> None:
+    """Put a verdict, and retraining's answer to it, where the exporter reads them."""
+    from sekisho.monitoring.published import publish as put
+    from sekisho.objects import Objects
+
+    for name in put(verdict, Objects(address)):
+        click.echo(f"{address}/{name}")
+
+
+@drift.command()
 @click.option("--verdicts", required=True, help="Folder or s3://bucket/prefix of published verdicts.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=9198, show_default=True)

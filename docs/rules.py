@@ -43,12 +43,12 @@ def gate_page(words: Words) -> str:
     parts = [words["Gate rules"], "", words.intro("gate"), "", f"| {heads} |", "| --- | --- | --- |"]
     for rule in rules:
         name, why = (rule.rule, rule.reason) if words.language == "en" else RULES_JA[rule.rule]
-        parts.append(f"| {name} | {_limit(rule, params.model_dump(), words)} | {why} |")
+        parts.append(f"| {name} | {_limit(rule, words)} | {why} |")
     return "\n".join(parts)
 
 
-def _limit(rule: Rule, limits: dict[str, float], words: Words) -> str:
-    """The limit by the name of its parameter, where it has one: then it changes with params.yaml."""
+def _limit(rule: Rule, words: Words) -> str:
+    """The limit by the name of its parameter, where it has one: its value is any experiment's to change."""
     if rule.rule.startswith("beats "):
         return words("that strategy's own Sharpe ratio")
     named = {
@@ -60,7 +60,7 @@ def _limit(rule: Rule, limits: dict[str, float], words: Words) -> str:
         "probability of backtest overfitting": "max_pbo",
     }
     key = "min_sharpe_over_champion" if rule.rule.startswith("not worse") else named.get(rule.rule)
-    return f"`gate.{key}` = {limits[key]:g}" if key else f"{rule.limit:g}"
+    return f"`gate.{key}`" if key else f"{rule.limit:g}"
 
 
 def fields(value: Any, path: str = "") -> Iterator[str]:

@@ -23,6 +23,7 @@ from sekisho.serving.guard import Reason
 from sekisho.serving.predictions import Entry, PredictionLog
 
 CHANGE = {"volatility": 2.0, "correlation": 0.8}
+WARM_UP = 2  # sessions of live bars that the first answer's features and costs look back over
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Live:
         return Calendar(CALENDAR, BAR).next_sessions(sample_sessions()[-1], self.sessions)
 
     def write(self, release: Path, params: Path) -> None:
-        """``bars/<session>.parquet`` and ``predictions/<session>/…`` of the release."""
+        """``bars/<session>.parquet``, and ``predictions/<session>/…`` of the release after the warm-up."""
         past, days = sample_sessions(), self.days
         change = None if self.changed_from is None else Change(days[self.changed_from], **CHANGE)
         frame = synthetic_bars(past[0], len(past) + len(days), SAMPLE_SEED, change=change)
@@ -55,7 +56,7 @@ class Live:
         model = ort.InferenceSession(release / "content/model.onnx", providers=["CPUExecutionProvider"])
         (given,) = model.get_inputs()
         log = PredictionLog(self.folder / "predictions", capacity=10**6, batch=4096, interval=60.0)
-        for number in np.flatnonzero(panel.session > np.datetime64(past[-1])):
+        for number in np.flatnonzero(panel.session >= np.datetime64(days[WARM_UP])):
             moment = panel.ts_close[number].item().replace(tzinfo=dt.UTC)
             flat = np.zeros((panel.close.shape[1], 1), np.float32)  # no position yet
             observation = np.concatenate([features[number], flat], axis=1)[None]

@@ -252,7 +252,7 @@ def _drift(world: World) -> None:
     assert started["workflow"] == "pr.yml"
     assert started["inputs"]["head"] == world.head("retrain/policy")
     assert world.keys("storage") == production_data, "the check's role writes none of production's data"
-    kept = world.folder / "artifacts" / str(world.runs) / "verdict"
+    kept = world.folder / "artifacts" / str(world.runs) / "answer"
     assert (kept / "verdict.html").is_file()
     assert json.loads((kept / "retrain.json").read_text())["number"] == number
     published = sorted(name.partition("Z.")[2] for name in world.keys("verdicts"))

@@ -7,7 +7,6 @@ Each rank is one thread, so that two of them on two idle cores have at best twic
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import socket
@@ -15,7 +14,6 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -28,6 +26,7 @@ from sekisho.market.ranks import Ranks
 from sekisho.params import load_params
 from sekisho.trainer import Run, Task
 from synthetic_market import costs_on, market_data, random_panel
+from trainers import load_trainer
 
 ROOT = Path(__file__).parents[1]
 UPDATES, WARM = 12, 2
@@ -43,15 +42,6 @@ class Timed(Ranks):
         began = time.perf_counter()
         super()._together(message)
         self.waited += time.perf_counter() - began
-
-
-def load_trainer(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"training/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def work(name: str, rank: int, size: int, port: int) -> tuple[float, float]:

@@ -7,7 +7,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import argparse
-import importlib.util
 import multiprocessing
 import statistics
 import sys
@@ -17,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -43,6 +41,7 @@ from sekisho.market.linear_quadratic import (
 )
 from sekisho.params import Section, load_params
 from sekisho.trainer import Run, Task
+from trainers import load_trainer
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (501, 502, 503, 504, 505)  # none of them was used in choosing the options below
@@ -195,16 +194,6 @@ def options_of(trial: Trial, problem: Problem, **changes: Any) -> Section:
     chosen = {"samples": samples, "discount": problem.discount} | OPTIONS[trial.trainer] | changes
     assert set(chosen) <= set(type(section).model_fields)
     return section.model_copy(update=chosen)
-
-
-def load_trainer(name: str) -> ModuleType:
-    """training/<name>.py as a module: trainers are scripts, not a package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"training/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Sb3Market(VecEnv):

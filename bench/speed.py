@@ -8,7 +8,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import argparse
 import ast
-import importlib.util
 import inspect
 import itertools
 import sys
@@ -32,6 +31,7 @@ from sekisho.params import Params, load_params
 from sekisho.trainer import Run, Task, evaluate
 from synthetic_market import costs_on, market_data, random_panel
 from timing import Rate, cpu_shares, take_turns
+from trainers import load_trainer
 
 FINRL_DAYS = 1654  # 2014-01-06 to 2020-07-31, the training period in finrl/config.py
 ROOT = Path(__file__).parents[1]
@@ -130,16 +130,6 @@ class Ours:
             return run.curve[-1]["samples"]
 
         return run
-
-
-def load_trainer() -> ModuleType:
-    """training/ppo.py as a module: trainers are scripts, not a package."""
-    spec = importlib.util.spec_from_file_location("ppo", ROOT / "training/ppo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["ppo"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def sb3_learning(market: VecEnv, updates: int = 1, **settings: int) -> Callable[[], int]:
@@ -327,7 +317,7 @@ def main() -> int:
     sizes = QUICK if quick else FULL
     torch.set_num_threads(1)
     peers.find()
-    params, trainer = load_params(ROOT / "params.yaml"), load_trainer()
+    params, trainer = load_params(ROOT / "params.yaml"), load_trainer("ppo")
     ten, one = Ours(ASSETS, sizes, params), Ours(1, sizes, params)
     figures = learning_figures(sizes, trainer, ten, one) + market_figures(sizes, ten, one)
     there = torch.cuda.is_available()

@@ -44,7 +44,7 @@ def cli_page(words: Words) -> str:
         parts += ["", f"## sekisho {name}", "", words(first)]
         if command.params:
             heads = ("option", "default", "meaning (as in --help)")
-            parts += ["", _head([words.term(head) for head in heads])]
+            parts += ["", _head([words(head) for head in heads])]
             parts += [_option(parameter, words) for parameter in command.params]
     return "\n".join(parts)
 
@@ -61,7 +61,7 @@ def _option(parameter: click.Parameter, words: Words) -> str:
         name += f" {parameter.type.name.upper()}"
     default = parameter.to_info_dict().get("default")
     if parameter.required:
-        shown = words.term("required")
+        shown = words("required")
     elif default in (None, "", False, True) or callable(default):
         shown = ""
     else:
@@ -92,7 +92,7 @@ def params_page(words: Words) -> str:
     last = ""
     for section, key, comment in params():
         if section != last:
-            heads = [words.term(head) for head in ("parameter", "meaning and unit")]
+            heads = [words(head) for head in ("parameter", "meaning and unit")]
             parts += ["", f"## {section}", "", _head(heads)]
             last = section
         parts.append(f"| `{section}.{key}` | {_cell(words(comment)) if comment else ''} |")
@@ -101,21 +101,21 @@ def params_page(words: Words) -> str:
 
 def alerts_page(words: Words) -> str:
     rules = yaml.safe_load((ROOT / "deploy/monitoring/rules.yml").read_text(encoding="utf-8"))
-    heads = [words.term(head) for head in ("alert", "team", "how", "after", "says")]
+    heads = [words(head) for head in ("alert", "team", "how", "after", "says")]
     parts = [words["Alerts"], "", words.intro("alerts"), "", _head(heads)]
     for group in rules["groups"]:
         for rule in group["rules"]:
             if name := rule.get("alert"):
                 label, summary = rule["labels"], rule["annotations"]["summary"]
                 says = words(re.sub(r"^(\{\{[^}]*\}\}[/: ]*)+", "", summary))
-                team, how = (words.term(label[key]) for key in ("team", "severity"))
+                team, how = (words(label[key]) for key in ("team", "severity"))
                 link = f"[`{name}`](../runbooks/{name}.md)"
                 parts.append(f"| {link} | {team} | {how} | {rule.get('for', '0m')} | {_cell(says)} |")
     return "\n".join(parts)
 
 
 def workflows_page(words: Words) -> str:
-    heads = [words.term(head) for head in ("workflow", "starts on", "jobs", "environment")]
+    heads = [words(head) for head in ("workflow", "starts on", "jobs", "environment")]
     parts = [words["Workflow files"], "", words.intro("workflows"), "", _head(heads)]
     for path in sorted((ROOT / ".github/workflows").glob("*.yml")):
         flow = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -130,7 +130,7 @@ def workflows_page(words: Words) -> str:
 
 
 def make_page(words: Words) -> str:
-    heads = [words.term(head) for head in ("target", "meaning")]
+    heads = [words(head) for head in ("target", "meaning")]
     parts = [words["Make targets"], "", words.intro("make"), "", _head(heads)]
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     for name, says in re.findall(r"^([a-z0-9-]+):.*## (.*)$", text, flags=re.MULTILINE):

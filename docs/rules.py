@@ -39,7 +39,7 @@ def gate_page(words: Words) -> str:
     """Every rule with its limit, where it comes from and why it is there; judged on the committed metrics."""
     params = load_params(ROOT / "params.yaml").gate
     rules = judge(metrics("backtest"), metrics("trials"), metrics("lookahead"), params)
-    heads = " | ".join(words.term(head) for head in ("rule", "limit", "why"))
+    heads = " | ".join(words(head) for head in ("rule", "limit", "why"))
     parts = [words["Gate rules"], "", words.intro("gate"), "", f"| {heads} |", "| --- | --- | --- |"]
     for rule in rules:
         name, why = (rule.rule, rule.reason) if words.language == "en" else RULES_JA[rule.rule]
@@ -84,7 +84,7 @@ def report_page(words: Words) -> str:
     """Every figure of the metrics files, which the report shows."""
     parts = [words["Figures of the report"], "", words.intro("report")]
     for name in FILES:
-        heads = " | ".join(words.term(head) for head in ("field", "meaning and unit"))
+        heads = " | ".join(words(head) for head in ("field", "meaning and unit"))
         parts += ["", f"## metrics/{name}.json", "", f"| {heads} |", "| --- | --- |"]
         for field in fields(metrics(name)):
             parts.append(f"| `{field}` | {words.meaning(f'{name}:{field}')} |")
@@ -94,13 +94,13 @@ def report_page(words: Words) -> str:
 def errors_page(words: Words) -> str:
     """Exit codes, error classes, and every rule that refuses by name."""
     parts = [words["Errors and exit codes"], "", words.intro("errors"), ""]
-    heads = " | ".join(words.term(head) for head in ("class", "exit code", "meaning"))
+    heads = " | ".join(words(head) for head in ("class", "exit code", "meaning"))
     parts += [f"## {words('Classes')}", "", f"| {heads} |", "| --- | --- | --- |"]
     for name, one in vars(errors).items():
         if inspect.isclass(one) and issubclass(one, errors.SekishoError) and one is not errors.SekishoError:
             says = words(" ".join((one.__doc__ or "").split("\n\n")[0].split()))
             parts.append(f"| `{name}` | {one.exit_code} | {says} |")
-    heads = " | ".join(words.term(head) for head in ("rule", "checked in"))
+    heads = " | ".join(words(head) for head in ("rule", "checked in"))
     parts += ["", f"## {words('Rules that refuse')}", "", words.intro("refusals"), ""]
     parts += [f"| {heads} |", "| --- | --- |"]
     for rule, modules in refusals().items():

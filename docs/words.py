@@ -34,10 +34,6 @@ class Words:
         """A page's or a section's heading, at level one."""
         return f"# {self(title)}"
 
-    def term(self, english: str) -> str:
-        """A word of a table's head or of a label."""
-        return self(english)
-
     def intro(self, page: str) -> str:
         """The paragraph under a page's heading."""
         return str(self._all["intros"][page][self.language]).strip()

@@ -5,36 +5,12 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
 
 from sekisho.errors import DataError
 from sekisho.objects import Objects
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_REGION": "ap-northeast-1",
-        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
-    }.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    httpx.post(f"http://{host}:{port}/moto-api/reset")
-    s3fs.S3FileSystem().mkdir("store")
-    yield "s3://store/things"
-    server.stop()
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(params=["folder", "s3"])

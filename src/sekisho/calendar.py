@@ -62,6 +62,11 @@ class Calendar:
         return float(len(year) * len(self.closes(year[-10])))
 
 
+def utc64(moment: dt.datetime) -> np.datetime64:
+    """An aware moment in the form of bar ends."""
+    return np.datetime64(moment.astimezone(dt.UTC).replace(tzinfo=None), "us")
+
+
 @cache
 def _load(name: str) -> Any:
     """The exchange's calendar from its first possible day to a year from now; takes a quarter of a second."""

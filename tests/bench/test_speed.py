@@ -111,7 +111,7 @@ def test_the_gpu_part_gives_shares_of_its_bounds(bench, monkeypatch):
         monkeypatch.setattr(gpu, name, value)
     sizes = speed.replace(speed.QUICK, accounts=16)
     params = speed.load_params(ROOT / "params.yaml")
-    figures = {f.name: f for f in speed.gpu_figures(sizes, speed.load_trainer(), params, device="cpu")}
+    figures = {f.name: f for f in speed.gpu_figures(sizes, speed.load_trainer("ppo"), params, device="cpu")}
     assert set(figures) == {
         "gpu_market_10_assets", "gpu_market_10_assets_bound", "gpu_ppo_10_assets", "gpu_ppo_10_assets_bound"
     }  # fmt: skip

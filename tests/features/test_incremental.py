@@ -7,17 +7,13 @@ import datetime as dt
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import polars as pl
 import pytest
-import s3fs
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 from sekisho.cli.data import data
 from sekisho.cli.features import features
@@ -278,26 +274,6 @@ def test_bars_that_overlap_are_found_among_kept_partitions(world: World) -> None
     for _ in range(2):
         with pytest.raises(DataError, match="rule increasing: SYN1 begins"):
             world.outputs(PartitionStore(world.store), "kept")
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    names = {
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_REGION": "ap-northeast-1",
-    }
-    for name, value in (names | {"AWS_ENDPOINT_URL_S3": f"http://{host}:{port}"}).items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    httpx.post(f"http://{host}:{port}/moto-api/reset")
-    s3fs.S3FileSystem().mkdir("store")
-    yield "s3://store/partitions"
-    server.stop()
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])

@@ -86,15 +86,19 @@ def _validate_some(raw: Path, labels: tuple[str, ...], params: Path, store: str,
     from sekisho.partition_store import PartitionStore
 
     kept = PartitionStore(store)
-    made = validate_some(raw, labels, load_params(params), kept)
-    show_damage(kept)
-    click.echo(json.dumps({"made": made}) if as_json else f"{store}: {len(made)} partitions were new")
+    show_made(store, validate_some(raw, labels, load_params(params), kept), kept, as_json)
 
 
 def show_damage(store: PartitionStore) -> None:
     """Name what the store held damaged, on stderr."""
     for damage in store.damaged:
         click.echo(f"sekisho: {damage}", err=True)
+
+
+def show_made(address: str, made: list[str], store: PartitionStore, as_json: bool) -> None:
+    """Say what one call of a fan-out put into the store."""
+    show_damage(store)
+    click.echo(json.dumps({"made": made}) if as_json else f"{address}: {len(made)} partitions were new")
 
 
 @data.command()

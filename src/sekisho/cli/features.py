@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from sekisho.cli.data import show_damage, store_option
+from sekisho.cli.data import show_damage, show_made, store_option
 from sekisho.params import load_params
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -72,9 +72,7 @@ def _featurise(raw: Path, labels: tuple[str, ...], store: str, as_json: bool) ->
     from sekisho.partition_store import PartitionStore
 
     kept = PartitionStore(store)
-    made = featurise_some(raw, labels, load_params(), kept)
-    show_damage(kept)
-    click.echo(json.dumps({"made": made}) if as_json else f"{store}: {len(made)} partitions were new")
+    show_made(store, featurise_some(raw, labels, load_params(), kept), kept, as_json)
 
 
 @click.command("check-lookahead")

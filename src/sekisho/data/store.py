@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from sekisho.data.tracked import file_md5
+from sekisho.dvc_files import file_md5
 from sekisho.errors import DataError
 
 SHOWN = 3  # names in a message

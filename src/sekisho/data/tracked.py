@@ -7,11 +7,11 @@ locked, as if it were whole. So bars are hashed once more where they enter the p
 from __future__ import annotations
 
 import configparser
-import hashlib
 import json
 from collections.abc import Collection
 from pathlib import Path
 
+from sekisho.dvc_files import file_md5
 from sekisho.errors import DataError
 from sekisho.params import parse_yaml
 
@@ -77,12 +77,6 @@ def _tracked_top(folder: Path, root: Path) -> tuple[Path, str]:
         if top.name and (root / f"{top}.dvc").is_file():
             return top, f"{top}.dvc"
     return folder, ""
-
-
-def file_md5(path: Path) -> str:
-    """The MD5 that DVC knows a file by."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _object(cache: Path, md5: str) -> Path:

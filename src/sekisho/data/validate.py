@@ -18,14 +18,22 @@ from sekisho.calendar import Calendar
 from sekisho.data.contract import COLUMNS, RULES, check_structure, violations
 from sekisho.data.panel import partitions
 from sekisho.data.store import partition_bytes, replaced
-from sekisho.data.tracked import check_tracked, file_md5
+from sekisho.data.tracked import check_tracked
+from sekisho.dvc_files import file_md5
 from sekisho.errors import DataError
 from sekisho.params import DataParams
 from sekisho.partition_store import PartitionStore, code_digest, key_of
 
 SHOWN = 3  # offenders named in a message
 # the code that decides what becomes of a partition's rows and which bytes are written
-JUDGES = ("calendar.py", "data/contract.py", "data/panel.py", "data/store.py", "data/validate.py")
+JUDGES = (
+    "calendar.py",
+    "data/contract.py",
+    "data/panel.py",
+    "data/store.py",
+    "data/validate.py",
+    "dvc_files.py",
+)
 
 
 @dataclass(frozen=True)

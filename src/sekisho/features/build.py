@@ -31,6 +31,7 @@ BLOCK_ROWS = 2_000_000  # bars × symbols computed at once: about 0.5 GB at peak
 MAKERS = (
     "data/panel.py",
     "data/store.py",
+    "dvc_files.py",
     "features/build.py",
     "features/compute.py",
     "features/lookahead.py",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,9 @@ import polars as pl
 
 from sekisho.calendar import Calendar
 from sekisho.data.panel import in_time_order
-from sekisho.data.tracked import check_tracked, file_md5, listing
+from sekisho.data.tracked import check_tracked, listing
 from sekisho.data.validate import BarEnds, validate_partition, validated_key
+from sekisho.dvc_files import file_md5
 from sekisho.errors import DataError
 from sekisho.features.build import Part, feature_key, features_of
 from sekisho.features.compute import lookback
@@ -61,7 +62,7 @@ def raw_partitions(raw: Path, params: Params, store: PartitionStore) -> list[Raw
             parts, complete_from = [], complete_from + len(parts) + 1
             featurised = False
         else:
-            parts.append(_part(path, record, store))
+            parts.append(_part(path, record, b""))  # its bars are not asked for
             reached = sum(part.bars for part in parts[:-1]) >= lookback(params.features)
             known = complete_from == 0 or reached
             featurised = known and feature_key(parts, len(parts) - 1, params.features) in keys
@@ -76,7 +77,7 @@ def validate_some(raw: Path, labels: Collection[str], params: Params, store: Par
     Raises:
         DataError: no partition of such a name; as `validate_partition`.
     """
-    names = _named(raw, labels)
+    names = _named(raw, _digests(raw), labels)
     digests = check_tracked(raw, only=names)
     ends = BarEnds(Calendar(params.data.calendar, params.data.bar))
     done = {name: validate_partition(raw / name, digests[name], ends, params.data, store) for name in names}
@@ -90,9 +91,9 @@ def featurise_some(raw: Path, labels: Collection[str], params: Params, store: Pa
         DataError: no partition of such a name; it or one before it is neither in ``store`` nor on this disk;
             as `validate_partition`.
     """
-    made = []
-    for name in _named(raw, labels):
-        parts = list(_with_lookback(raw, name, params, store))[::-1]
+    made, digests = list[str](), _digests(raw)
+    for name in _named(raw, digests, labels):
+        parts = list(_with_lookback(raw, digests, name, params, store))[::-1]
         done = features_of(parts, [len(parts) - 1], params.features, store)
         made += [part.label for part, _, _, is_new in done if is_new]
     return made
@@ -108,24 +109,25 @@ def _digests(raw: Path) -> dict[str, str]:
     return {name: known[name] for name in names}
 
 
-def _named(raw: Path, labels: Collection[str]) -> list[str]:
-    names, wanted = list(_digests(raw)), {f"{label}.parquet" for label in labels}
-    if unknown := sorted(wanted - set(names)):
+def _named(raw: Path, digests: Mapping[str, str], labels: Collection[str]) -> list[str]:
+    wanted = {f"{label}.parquet" for label in labels}
+    if unknown := sorted(wanted - set(digests)):
         raise DataError(
             f"--partition {Path(unknown[0]).stem}: {raw} has no such partition",
             remedy="`sekisho data partitions` lists them",
         )
-    return [name for name in names if name in wanted]
+    return [name for name in digests if name in wanted]
 
 
-def _with_lookback(raw: Path, name: str, params: Params, store: PartitionStore) -> Iterator[Part]:
+def _with_lookback(
+    raw: Path, digests: Mapping[str, str], name: str, params: Params, store: PartitionStore
+) -> Iterator[Part]:
     """The named partition and those before it as far as the lookback reaches, newest first."""
-    digests = _digests(raw)
     names = list(digests)
     ends = BarEnds(Calendar(params.data.calendar, params.data.bar))
     needed = lookback(params.features)
     for one in names[names.index(name) :: -1]:
-        part = _part(raw / one, _validated(raw, one, digests[one], ends, params, store), store)
+        part = _part(raw / one, *_validated(raw, one, digests[one], ends, params, store))
         yield part
         needed -= part.bars if one != name else 0
         if needed <= 0:
@@ -134,28 +136,25 @@ def _with_lookback(raw: Path, name: str, params: Params, store: PartitionStore) 
 
 def _validated(
     raw: Path, name: str, md5: str, ends: BarEnds, params: Params, store: PartitionStore
-) -> dict[str, Any]:
-    """Record of a partition's validated bars. Where the store has them, the raw file need not be here."""
+) -> tuple[dict[str, Any], bytes]:
+    """Record and Parquet file of validated bars. Where the store has them, the raw file need not be here."""
     path = raw / name
     if path.is_file():
-        md5 = check_tracked(raw, only=[name])[name]
-    else:
-        record = store.record(validated_key(path, md5, params.data))
-        if record is None or store.blob(record["kept"]) is None:
-            raise DataError(
-                f"{path}: not on this disk, and its validated bars are not in the store",
-                remedy=f"`dvc pull {path}`, then run the command again",
-            )
-        return record
-    return validate_partition(path, md5, ends, params.data, store).record
+        done = validate_partition(path, check_tracked(raw, only=[name])[name], ends, params.data, store)
+        return done.record, done.kept
+    record = store.record(validated_key(path, md5, params.data))
+    kept = store.blob(record["kept"]) if record else None
+    if record is None or kept is None:
+        raise DataError(
+            f"{path}: not on this disk, and its validated bars are not in the store",
+            remedy=f"`dvc pull {path}`, then run the command again",
+        )
+    return record, kept
 
 
-def _part(path: Path, record: dict[str, Any], store: PartitionStore) -> Part:
+def _part(path: Path, record: dict[str, Any], kept: bytes) -> Part:
     def read() -> pl.DataFrame:
-        content = store.blob(record["kept"])
-        if content is None:
-            raise DataError(f"{path}: its validated bars left the store", remedy="run the command again")
-        return pl.read_parquet(io.BytesIO(content))
+        return pl.read_parquet(io.BytesIO(kept))
 
     first, last = (dt.date.fromisoformat(record["sessions"][end]) for end in (0, -1))
     return Part(path.stem, record["kept"], first, last, record["bars"], record["rows"], read)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sekisho.calendar import Calendar
+from sekisho.calendar import Calendar, utc64
 from sekisho.errors import CannotCheck, SekishoError
 from sekisho.monitoring.decisions import Acknowledgement, acknowledged
 from sekisho.monitoring.detector import Baseline, detect, forecast_errors
@@ -116,7 +116,8 @@ def check_predictions(
         return replace(verdict, problems=found)
     found += _session_problems(records, params)
     found += _silences(served, logs.sessions, calendar, decided.excluded, as_of)
-    return _judge(verdict, served, every, judged, live, calendar, params, decided, as_of, found)
+    verdict = _summed(verdict, records, every)
+    return _judge(verdict, served, records, judged, live, calendar, params, decided, as_of, found)
 
 
 def not_judged(release: Path, problems: Sequence[str]) -> Verdict:
@@ -128,7 +129,7 @@ def not_judged(release: Path, problems: Sequence[str]) -> Verdict:
 def _judge(
     verdict: Verdict,
     served: Sequence[SessionRecord],
-    every: Sequence[SessionRecord],
+    records: Sequence[SessionRecord],
     judged: JudgedRelease,
     live: LiveBars | None,
     calendar: Calendar,
@@ -137,12 +138,10 @@ def _judge(
     as_of: dt.datetime | None,
     problems: list[str],
 ) -> Verdict:
-    """``verdict`` with the alarms of what can be read; drift only where there is no problem."""
-    records = [record for record in served if record.session not in decided.excluded]
-    verdict = replace(
-        _summed(verdict, records, every),
-        excluded={str(day): reason for day, reason in decided.excluded.items()},
-    )
+    """``verdict`` with the alarms of what can be read; drift only where there is no problem.
+
+    ``records``: those of ``served`` that nobody excluded.
+    """
     skew = _skew_alarms(records, judged, params)
     problems += [
         f"session {alarm.session}: {alarm.statistic:.1%} of the requests had other features than training "
@@ -153,11 +152,12 @@ def _judge(
     problems += earned.problems
     verdict = replace(
         verdict,
+        excluded={str(day): reason for day, reason in decided.excluded.items()},
         performance=earned.figures,
         unwatched=[*earned.unwatched, *_shared(records, params)],
         alarms=[
             *earned.alarms,
-            *_age_alarms(records, judged, params),
+            *_age_alarms(records, judged, calendar, params),
             *skew,
             *serving_alarms(records, params),
         ],
@@ -222,7 +222,7 @@ def last_ended(calendar: Calendar, as_of: dt.datetime) -> dt.date:
     Raises:
         CannotCheck: the calendar knows none near it.
     """
-    moment = np.datetime64(as_of.astimezone(dt.UTC).replace(tzinfo=None), "us")
+    moment = utc64(as_of)
     day = as_of.astimezone(dt.UTC).date()
     near = calendar.sessions(day - dt.timedelta(days=30), day + dt.timedelta(days=1))
     if ended := [session for session in near if calendar.closes(session)[-1] < moment]:
@@ -377,10 +377,10 @@ def serving_alarms(records: Sequence[SessionRecord], params: MonitoringParams) -
 
 
 def _age_alarms(
-    records: Sequence[SessionRecord], release: JudgedRelease, params: MonitoringParams
+    records: Sequence[SessionRecord], release: JudgedRelease, calendar: Calendar, params: MonitoringParams
 ) -> list[Alarm]:
     last, trained = records[-1].session, release.reference.last_session
-    age = len(Calendar(release.calendar, release.bar).sessions(trained, last)) - 1
+    age = len(calendar.sessions(trained, last)) - 1
     if age <= params.max_model_age:
         return []
     figures = (f"training window ends {trained}", float(age), float(params.max_model_age), str(last))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sekisho.calendar import Calendar
+from sekisho.calendar import Calendar, utc64
 from sekisho.errors import SekishoError
 from sekisho.monitoring.live_bars import LiveBars
 from sekisho.monitoring.performance import Account, Performance, live_account, measure_performance
@@ -134,7 +134,7 @@ def since_turned_on(
     """
     if turned is None or turned.position is Position.OFF or turned.at is None or (now and turned.at > now):
         return account
-    decided = np.datetime64(turned.at.astimezone(dt.UTC).replace(tzinfo=None), "us")
+    decided = utc64(turned.at)
     return account.of([day for day in account.sessions if calendar.closes(day)[-1] > decided])
 
 

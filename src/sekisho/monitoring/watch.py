@@ -10,9 +10,7 @@ import datetime as dt
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from sekisho.calendar import Calendar
+from sekisho.calendar import Calendar, utc64
 from sekisho.errors import CannotCheck, SekishoError
 from sekisho.monitoring.check import not_judged, serving_alarms
 from sekisho.monitoring.halt import halt, open_switch, step_back
@@ -46,7 +44,7 @@ def running_session(calendar: Calendar, now: dt.datetime) -> tuple[dt.date, dt.d
     Raises:
         CannotCheck: the calendar knows none near ``now``.
     """
-    moment, day = _naive(now), now.astimezone(dt.UTC).date()
+    moment, day = utc64(now), now.astimezone(dt.UTC).date()
     near = calendar.sessions(day - dt.timedelta(days=30), day + dt.timedelta(days=1))
     begun = [session for session in near if calendar.closes(session)[0] <= moment]
     if not begun:
@@ -127,7 +125,7 @@ def watch_losses(
 
 def _late(live: LiveBars, calendar: Calendar, session: dt.date, now: dt.datetime) -> list[str]:
     """Whether the newest bar of the running session is too old to know its loss by."""
-    closes, moment = calendar.closes(session), _naive(now)
+    closes, moment = calendar.closes(session), utc64(now)
     due = closes[closes <= moment - LATE_BARS * (closes[1] - closes[0])]
     if not len(due):
         return []
@@ -138,7 +136,3 @@ def _late(live: LiveBars, calendar: Calendar, session: dt.date, now: dt.datetime
     if newest >= due[-1]:
         return []
     return [f"the live bars of {session} end at {newest} UTC: later losses are not known"]
-
-
-def _naive(moment: dt.datetime) -> np.datetime64:
-    return np.datetime64(moment.astimezone(dt.UTC).replace(tzinfo=None), "us")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from sekisho.calendar import Calendar
+from sekisho.calendar import Calendar, utc64
 from sekisho.errors import CannotCheck, Refused
 from sekisho.params import ServingParams
 from sekisho.serving.deadline import Watchdog
@@ -215,7 +215,7 @@ class Policy:
 
     def _session_of(self, ts_close: dt.datetime) -> dt.date:
         """The exchange's day that a bar end belongs to: the first session that has not ended before it."""
-        moment = np.datetime64(ts_close.astimezone(dt.UTC).replace(tzinfo=None), "us")
+        moment = utc64(ts_close)
         day = ts_close.astimezone(dt.UTC).date()
         around = self.calendar.sessions(day - dt.timedelta(days=1), day + dt.timedelta(days=14))
         return next((s for s in around if self.calendar.closes(s)[-1] >= moment), day)

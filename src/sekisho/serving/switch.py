@@ -23,15 +23,6 @@ class Position(StrEnum):
     PREVIOUS = "previous"
 
 
-def read_switch(path: Path) -> Position:
-    """Where the switch stands; never raises."""
-    try:
-        words = path.read_text(encoding="utf-8").split(maxsplit=1)
-        return Position(words[0])
-    except (OSError, ValueError, IndexError):
-        return Position.OFF
-
-
 @dataclass(frozen=True)
 class Turned:
     """What the file says of the last turn: ``at`` is aware; None where no moment with its zone is written."""
@@ -62,6 +53,11 @@ def read_turn(path: Path) -> Turned:
         return parse_turn(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return Turned(Position.OFF, None, "")
+
+
+def read_switch(path: Path) -> Position:
+    """Where the switch stands; never raises."""
+    return read_turn(path).position
 
 
 def turn_text(position: Position, reason: str, at: dt.datetime) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 from moto.server import ThreadedMotoServer
 from ruamel.yaml import YAML
 from tests.workflows.act import ACTIONS, ROOT, Ran, run_act
@@ -129,6 +130,7 @@ class World:
         self.moto.start()
         host, port = self.moto.get_host_and_port()
         self.s3_url = f"http://{host}:{port}"
+        httpx.post(f"{self.s3_url}/moto-api/reset").raise_for_status()  # what it holds is the process's
         self.s3 = boto3.client(
             "s3",
             endpoint_url=self.s3_url,

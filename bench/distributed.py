@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from trainers import load_trainer
 
 ROOT = Path(__file__).parents[1]
 UPDATES, WARM = 12, 2
+LARGE, MESSAGES = 16, 500
 ASSETS, FEATURES, SESSIONS = 10, 6, 100
 
 
@@ -44,14 +46,15 @@ class Timed(Ranks):
         self.waited += time.perf_counter() - began
 
 
-def work(name: str, rank: int, size: int, port: int) -> tuple[float, float]:
-    """Learn as one of ``size`` ranks: samples a second of all, and this one's share of waiting."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
-    os.environ["MASTER_PORT"] = str(port)
-    torch.set_num_threads(1)
-    ranks = Timed.join("cpu")
+def work(name: str, times: int, rank: int, size: int, port: int) -> tuple[float, float]:
+    """Learn as one of ``size`` ranks with ``times`` the accounts of params.yaml.
+
+    Returns samples a second of all ranks, and this one's share of waiting.
+    """
+    ranks = joined(rank, size, port)
     params = load_params(ROOT / "params.yaml")
     options, costs = getattr(params, name), costs_on(params.market)
+    options = options.model_copy(update={"environments": times * options.environments})
     each = options.steps * options.environments
     data = market_data(random_panel(ASSETS, SESSIONS), FEATURES, costs)
     window = (data.first_bar, len(data))
@@ -74,32 +77,53 @@ def work(name: str, rank: int, size: int, port: int) -> tuple[float, float]:
     return UPDATES * each / (ended - began), (after - before) / (ended - began)
 
 
-def measure(name: str, size: int) -> tuple[float, float]:
+def one_message(rank: int, size: int, port: int) -> float:
+    """Seconds of one sum over the ranks of as many floats as the agent has gradients, and nothing else."""
+    ranks = joined(rank, size, port)
+    costs = costs_on(load_params(ROOT / "params.yaml").market)
+    agent = Agent(FEATURES, ASSETS, load_params(ROOT / "params.yaml").ppo.hidden, costs)
+    values = torch.zeros(sum(each.numel() for each in agent.parameters()))
+    for _ in range(20):
+        ranks.sum(values)
+    began = time.perf_counter()
+    for _ in range(MESSAGES):
+        ranks.sum(values)
+    return (time.perf_counter() - began) / MESSAGES
+
+
+def joined(rank: int, size: int, port: int) -> Timed:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = str(port)
+    torch.set_num_threads(1)
+    return Timed.join("cpu")
+
+
+def on_ranks(size: int, task: Callable[..., Any], *arguments: Any) -> Any:
+    """What the first of so many processes returns of ``task(*arguments, rank, size, port)``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(size, context) as pool:
-        working = [pool.submit(work, name, rank, size, port) for rank in range(size)]
+        working = [pool.submit(task, *arguments, rank, size, port) for rank in range(size)]
         return working[0].result(timeout=300)
 
 
 def training_figures() -> list[Figure]:
     """The rates of the configured trainer are left for `sekisho plan`."""
-    figures = []
+    figures = [Figure("one_message", 1e6 * on_ranks(2, one_message), "µs, a sum of the agent's gradients")]
     for name in ("ppo", "apg"):
-        (one, _), (two, waited) = measure(name, 1), measure(name, 2)
-        if name == load_params(ROOT / "params.yaml").train.trainer:
-            rates = {"samples_per_second": {"cpu": one}, "speedup": {"1": 1.0, "2": two / one}}
-            write_rates("train", {"trainer": name} | rates)
-        figures += [
-            Figure(f"{name}_1_process", one, "samples/s"),
-            Figure(f"{name}_2_processes", two, "samples/s", "one process", one),
-            Figure(f"{name}_efficiency", 100 * two / (2 * one), "% of the ideal, twice the speed"),
-            Figure(
-                f"{name}_messages", 100 * waited, "% of the time in messages, waiting for the other included"
-            ),
-        ]
+        for times in (1, LARGE):
+            (one, _), (two, waited) = (on_ranks(size, work, name, times) for size in (1, 2))
+            if (name, times) == (load_params(ROOT / "params.yaml").train.trainer, 1):
+                rates = {"samples_per_second": {"cpu": one}, "speedup": {"1": 1.0, "2": two / one}}
+                write_rates("train", {"trainer": name} | rates)
+            label = name if times == 1 else f"{name}_{times}_times_the_accounts"
+            figures += [
+                Figure(f"{label}_1_process", one, "samples/s"),
+                Figure(f"{label}_2_processes", two, "samples/s", "one process", one),
+                Figure(f"{label}_messages", 100 * waited, "% of the time, waiting for the other included"),
+            ]
     return figures
 
 
@@ -107,6 +131,7 @@ def main() -> int:
     compared = (
         f"The trainers with the options of params.yaml on {ASSETS} assets with all costs, {UPDATES} updates "
         "after two that warm up, one thread a process, Gloo; the ideal is twice the speed of one process. "
+        f"With {LARGE} times the accounts a message carries as much, for {LARGE} times the work. "
         "What is neither message nor work on own accounts is done by all: noise, permutations, optimizer. "
         "Data: GB of raw Parquet, each stage in a process of its own; blocks as bench/blocks.py says."
     )

@@ -79,7 +79,9 @@ def session(ends: np.ndarray, seed: int) -> pl.DataFrame:
 def stage(name: str, raw: Path, out: Path) -> tuple[float, float]:
     """Wall seconds and peak MB of one stage in a process of its own, with the store below ``out``."""
     words = [sys.executable, __file__, "--stage", name, str(raw), str(out)]
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{name} of {raw}: {done.stderr}")
     seconds, peak = json.loads(done.stdout.splitlines()[-1])
     return seconds, peak
 

@@ -122,10 +122,20 @@ def test_check_is_made_as_on_the_evening_of_a_day(world, predictions: Path, tmp_
     assert "silent since 2026-07-07" in done.output
 
 
-def test_an_edited_log_is_not_traced(predictions: Path, rewrite) -> None:
+@pytest.mark.parametrize("pod", ["", "policy-5f7c-x2x1"], ids=["one server's", "several servers'"])
+def test_an_edited_log_is_not_traced(predictions: Path, rewrite, tmp_path: Path, pod: str) -> None:
+    if pod:
+        shutil.copytree(predictions, tmp_path / "pods" / pod)
+        predictions = tmp_path / "pods" / pod
     path = sorted(predictions.glob("*/*.parquet"))[-1]
     frame = pl.read_parquet(path)
-    words = ["audit", "trace", frame["prediction_id"][0], "--predictions", str(predictions)]
+    words = [
+        "audit",
+        "trace",
+        frame["prediction_id"][0],
+        "--predictions",
+        str(predictions.parent if pod else predictions),
+    ]
     whole = CliRunner().invoke(main, words).exception
     assert isinstance(whole, CannotCheck)  # past the log: there is no such release in this folder
     assert "manifest.json" in str(whole)

@@ -28,7 +28,7 @@ from sekisho.release.manifest import read_manifest
 from sekisho.release.promote import Pointer, promote, read_pointer, rollback
 from sekisho.release.revoke import revoke
 from sekisho.release.statements import PREDICATES, json_schema, read_approval
-from sekisho.release.trace import table, trace_prediction, trace_release
+from sekisho.release.trace import find_records, table, trace_prediction, trace_release
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "src/sekisho/release/schemas"
 
@@ -497,7 +497,8 @@ def write_prediction(shop: Any, folder: Path) -> None:
 def test_a_prediction_traces_back_to_commit_data_and_approver(shop: Any, tmp_path: Path) -> None:
     promote(shop.desk, shop.release, "local", "first")
     write_prediction(shop, tmp_path / "predictions")
-    trace = trace_prediction(shop.repo, tmp_path / "predictions", "p-1", trust=shop.trust, environment=None)
+    records = find_records(tmp_path / "predictions", "p-1")
+    trace = trace_prediction(shop.repo, records, trust=shop.trust, environment=None)
     manifest, digest = read_manifest(shop.release)
     assert trace["release"]["manifest_digest"] == digest
     assert trace["commit"]["commit"] == manifest.created_from.commit
@@ -515,6 +516,17 @@ def test_a_prediction_traces_back_to_commit_data_and_approver(shop: Any, tmp_pat
     assert shown["gate"] == "passed; 1 trials"
     assert " by promote.yml, " in shown["signed deployment"]
     assert shown["promote to local"].endswith(": first")
+
+
+def test_a_prediction_asked_for_twice_is_traced_by_its_first_answer(shop: Any, tmp_path: Path) -> None:
+    promote(shop.desk, shop.release, "local", "first")
+    for pod in ("late", "first"):
+        write_prediction(shop, tmp_path / pod)
+    path = tmp_path / "late/2026-01-05/0001.parquet"
+    pl.read_parquet(path).with_columns(pl.col("at") + pl.duration(seconds=1), seq=2).write_parquet(path)
+    trace = trace_prediction(shop.repo, find_records(tmp_path, "p-1"), trust=shop.trust, environment="local")
+    assert trace["prediction"]["file"] == str(tmp_path / "first/2026-01-05/0001.parquet")
+    assert dict(table(trace))["asked again"].startswith("2026-01-05T01:00:01+00:00, answered by policy/2, ")
 
 
 def test_a_trace_needs_no_content_but_every_signature(shop: Any) -> None:
@@ -537,7 +549,7 @@ def test_a_falsified_prediction_is_noticed(shop: Any, tmp_path: Path) -> None:
     )
     altered.write_parquet(path)
     with pytest.raises(Refused, match="prediction-input"):
-        trace_prediction(shop.repo, folder, "p-1", trust=shop.trust, environment="local")
+        trace_prediction(shop.repo, find_records(folder, "p-1"), trust=shop.trust, environment="local")
 
 
 def test_the_page_stands_alone_and_escapes_what_people_wrote(shop: Any, tmp_path: Path) -> None:

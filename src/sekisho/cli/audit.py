@@ -39,7 +39,11 @@ def audit() -> None:
 
 @audit.command()
 @click.argument("subject", metavar="PREDICTION_ID|MODEL/SEQ")
-@click.option("--predictions", type=click.Path(path_type=Path), help="Folder of the prediction log.")
+@click.option(
+    "--predictions",
+    type=click.Path(path_type=Path),
+    help="Folder of a server's prediction log, or of several.",
+)
 @trust_option
 @environment_option
 @json_option
@@ -48,12 +52,14 @@ def trace(
 ) -> None:
     """Show everything that led to a served prediction or to a release, with every signature verified."""
     releases_here()
-    from sekisho.release.trace import table, trace_prediction, trace_release
+    from sekisho.release.trace import find_records, table, trace_prediction, trace_release
     from sekisho.serving.predictions import verify_chain
 
     if predictions:
-        verify_chain(predictions)  # an edited log proves nothing
-        found = trace_prediction(ROOT, predictions, subject, trust=trust, environment=environment)
+        records = find_records(predictions, subject)
+        for log in sorted({Path(record["file"]).parents[1] for record in records}):
+            verify_chain(log)  # an edited log proves nothing
+        found = trace_prediction(ROOT, records, trust=trust, environment=environment)
     elif "/" in subject:
         found = trace_release(ROOT, release_folder(subject), trust=trust, environment=environment)
     else:

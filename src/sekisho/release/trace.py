@@ -31,22 +31,27 @@ if TYPE_CHECKING:
 
 
 def trace_prediction(
-    repo: Path, predictions: Path, prediction_id: str, *, trust: Path, environment: str | None
+    repo: Path, records: list[dict[str, Any]], *, trust: Path, environment: str | None
 ) -> dict[str, Any]:
     """One served prediction's way back: release, signatures, commit, data, parameters, figures, approval.
 
+    ``records``: of :func:`find_records`; the first is traced, the others are shown beside it.
+
     Raises:
-        Refused: rules ``prediction-input`` (its digest does not fit its observation),
+        Refused: rules ``prediction-input`` (a record's digest does not fit its observation),
             ``prediction-release`` (the release here is another one), and those of :func:`trace_release`.
-        CannotCheck: no such prediction, unreadable log, no such release.
+        CannotCheck: no such release.
     """
-    row = _find_prediction(predictions, prediction_id)
-    observation = row.pop("observation")
-    packed = struct.pack(f"<{len(observation)}f", *observation)
-    if (found := hashlib.sha256(packed).hexdigest()) != row["input_digest"]:
-        raise Refused(
-            "prediction-input", expected=row["input_digest"], found=found, remedy="restore the prediction log"
+    for record in records:
+        observation = record["observation"]
+        packed = struct.pack(f"<{len(observation)}f", *observation)
+        require_same(
+            "prediction-input",
+            record["input_digest"],
+            hashlib.sha256(packed).hexdigest(),
+            "restore the prediction log",
         )
+    row, *again = ({key: value for key, value in r.items() if key != "observation"} for r in records)
     folder = repo / "releases" / row["model"] / str(row["seq"])
     manifest, digest = read_manifest(folder)
     if row["manifest_digest"].removeprefix("sha256:") != digest:
@@ -59,7 +64,7 @@ def trace_prediction(
     trace = trace_release(repo, folder, trust=trust, environment=environment)
     events, _ = audit.read_log(repo / "releases")
     row["in_force"] = _in_force(spans_in_force(events, load_policy(trust), manifest, digest), row["at"])
-    return {"prediction": row, **trace}
+    return {"prediction": row, "asked_again": again, **trace}
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,15 @@ def _in_force(spans: list[Span], at: dt.datetime) -> str:
     return f"not in force, but in {', '.join(known)}: a replay's clock, a change under way, or a false record"
 
 
-def _find_prediction(predictions: Path, prediction_id: str) -> dict[str, Any]:
+def find_records(predictions: Path, prediction_id: str) -> list[dict[str, Any]]:
+    """A prediction as logged, in the log of one server or of several in one folder, by time of answer.
+
+    Several where the caller did not hear an answer in time and asked again: each server logged its own.
+    ``file`` is the batch that a record lies in.
+
+    Raises:
+        CannotCheck: no such prediction, or an unreadable log.
+    """
     import polars as pl
 
     if not any(predictions.rglob("*.parquet")):
@@ -120,18 +133,16 @@ def _find_prediction(predictions: Path, prediction_id: str) -> dict[str, Any]:
         table = (
             pl.scan_parquet(predictions / "**/*.parquet", include_file_paths="file")
             .filter(pl.col("prediction_id") == prediction_id)
+            .sort("at")
             .collect()
         )
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CannotCheck(
             f"{predictions}: {error}", remedy="restore the broken file from its mirror"
         ) from error
-    if len(table) != 1:
-        raise CannotCheck(
-            f"prediction {prediction_id}: {len(table)} of them in {predictions}",
-            remedy="check the id; ids are unique",
-        )
-    return table.row(0, named=True)
+    if not len(table):
+        raise CannotCheck(f"{predictions}: no prediction {prediction_id}", remedy="check the id")
+    return list(table.iter_rows(named=True))
 
 
 def trace_release(repo: Path, folder: Path, *, trust: Path, environment: str | None) -> dict[str, Any]:
@@ -255,6 +266,9 @@ def table(trace: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             ("verdict", f"{prediction['verdict']}; input sha256:{prediction['input_digest'][:16]}… fits")
         )
+        for other in trace["asked_again"]:
+            by = f"{other['model']}/{other['seq']}, {other['verdict']}"
+            rows.append(("asked again", f"{_text(other['at'])}, answered by {by}"))
     release, commit, approval = trace["release"], trace["commit"], trace["approval"]
     under = trace["verified_under"]
     rows.append(("verified under", f"{under['environment']}, root sha256:{under['root_sha256']}"))

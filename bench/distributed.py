@@ -22,6 +22,7 @@ import torch
 from blocks import block_figures
 from distributed_data import data_figures, write_rates
 from results import Figure, publish
+from sekisho.launch import hold_memory
 from sekisho.market import Agent, TradingMarket, derive_units
 from sekisho.market.ranks import Ranks
 from sekisho.params import load_params
@@ -95,6 +96,7 @@ def joined(rank: int, size: int, port: int) -> Timed:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = str(port)
     torch.set_num_threads(1)
+    hold_memory()
     return Timed.join("cpu")
 
 

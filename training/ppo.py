@@ -2,14 +2,16 @@
 
     python training/ppo.py --fold 0 --seed 1 --out build/try
 
-After CleanRL's ppo_continuous_action.py, with four differences that matter here:
+After CleanRL's ppo_continuous_action.py, with five differences that matter here:
 
 - time limits are truncations: the value of an episode's last observation is bootstrapped;
 - one advantage per asset, from the market's difference rewards: the account's reward is nearly a sum over
   assets, and judging each asset's trade by its own part divides the variance by their number;
 - one torch thread and explicit generators only: same commit, data and seed give the same bytes;
 - with ``recurrent`` units, whole sequences stay together in a minibatch and are replayed from the state that
-  their collection began with.
+  their collection began with;
+- with ``precision`` bfloat16 the products of the hidden layers are taken in it, weights and all else stay
+  float32 (Micikevicius et al. 2018): validation and the published agent are float32 throughout.
 
 Under torchrun, as CleanRL's ppo_atari_multigpu.py: each rank owns accounts and works on their rows of each
 minibatch, sums of gradients go over all ranks. Batch and learning rate are those of one process.
@@ -37,6 +39,7 @@ def learn(task: Task, options: PpoParams, seed: int, run: Run) -> None:
     generator = torch.Generator(device).manual_seed(seed + 1_000_003)
     optimizer = torch.optim.Adam(agent.parameters(), lr=options.learning_rate, eps=1e-5, fused=True)
     loss_of = torch.compile(loss_function) if options.compile else loss_function
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16")
     state = agent.first_state(accounts)
     observation = run.start(seed, optimizer=optimizer, generator=generator, state=state)
 
@@ -60,19 +63,22 @@ def learn(task: Task, options: PpoParams, seed: int, run: Run) -> None:
             lasts, turnover = [], []  # of the episodes that end here: their own last observation's value
             for step in range(options.steps):
                 encoded[step], states[step] = agent.encode(observation), state
-                inputs, following = agent.recall(encoded[step], states[step])
-                actions[step] = agent.trade(inputs) + std * noise[step]
+                with mixed:
+                    inputs, following = agent.recall(encoded[step], states[step])
+                    actions[step] = agent.trade(inputs) + std * noise[step]
                 observation, _, terminated, truncated, infos = market.step(actions[step])
                 rewards[step], ended[step, :, 0] = infos["asset_reward"], terminated | truncated
                 turnover.append(infos["turnover"].mean())
                 if "final_obs" in infos:
                     over = infos["_final_obs"]
-                    inputs, _ = agent.recall(agent.encode(infos["final_obs"][over]), following[over])
-                    lasts.append((step, over, agent.value(inputs) * ~terminated[over, None]))
+                    with mixed:
+                        inputs, _ = agent.recall(agent.encode(infos["final_obs"][over]), following[over])
+                        lasts.append((step, over, agent.value(inputs) * ~terminated[over, None]))
                     following = torch.where(over[:, None, None], 0.0, following)
                 state.copy_(following)
-            values = agent.value(agent.recall(encoded, states)[0])
-            beyond = agent.value(agent.recall(agent.encode(observation), state)[0])
+            with mixed:
+                values = agent.value(agent.recall(encoded, states)[0])
+                beyond = agent.value(agent.recall(agent.encode(observation), state)[0])
             next_values = torch.cat((values[1:], beyond[None]))
             for step, over, last in lasts:
                 next_values[step, over] = last
@@ -94,7 +100,8 @@ def learn(task: Task, options: PpoParams, seed: int, run: Run) -> None:
                 parts = [part.index_select(0, own) for part in rows]
                 values_all = len(chosen) * parts[3].shape[1:].numel()  # of this minibatch, on all ranks
                 parts[3] = ranks.standardised(parts[3], values_all)
-                loss, *found = loss_of(agent, options, values_all, ranks.size, *parts)
+                with mixed:
+                    loss, *found = loss_of(agent, options, values_all, ranks.size, *parts)
                 optimizer.zero_grad()
                 loss.backward()
                 ranks.sum_gradients(agent.parameters())

@@ -8,6 +8,7 @@ ranks said is made the exit code here. Several nodes are told by torchrun's own 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import inspect
 import os
 import re
@@ -32,6 +33,7 @@ LOOP = (
     *("resident_sessions", "block_updates"),
 )  # of `train:`, also options
 NOTICE = 100  # seconds for the last update and checkpoint: a spot instance is told two minutes before its end
+HOLD = {-4: 0, -1: 2**30, -2: 2**27}  # <malloc.h>: M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD in bytes
 PLACES = {
     "out": (Path, None, "folder to publish: model.onnx, curve.csv, run.json"),
     "store": (str, os.environ.get("SEKISHO_STORE"), "folder or s3://… of finished runs and checkpoints"),
@@ -51,6 +53,7 @@ def main(learn: Learn) -> None:
             sys.exit(_under_torchrun(params.train.ranks))
         if "RANK" in os.environ:
             end_with_parent()
+        hold_memory()
         began = time.perf_counter()
         run = {name: given[name] for name in ("fold", "seed", *PLACES)}
         new = train_fold(learn, params, **run, told_to_end=_told_to_end())
@@ -60,6 +63,18 @@ def main(learn: Learn) -> None:
     except SekishoError as error:
         print(f"{source.stem}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def hold_memory() -> None:
+    """Let glibc keep what one tensor gave back for the next one.
+
+    Its own rule asks the kernel anew for each large tensor, and the kernel zeroes every page: a part of PPO's
+    time that grows with the minibatch (`make bench-speed` shows it). Without glibc nothing changes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in HOLD.items():
+            mallopt(option, value)
 
 
 def _told_to_end() -> Callable[[], bool]:

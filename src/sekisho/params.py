@@ -105,6 +105,7 @@ class PpoParams(Section):
     max_gradient_norm: Positive
     hidden: Count
     recurrent: NonNegativeInt
+    precision: Literal["float32", "bfloat16"]
     compile: bool
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import onnx
+import onnx.numpy_helper
 import polars as pl
 import pytest
 import torch
@@ -18,7 +21,7 @@ from sekisho import trainer
 from sekisho.data.panel import load_panel
 from sekisho.errors import TrainingError
 from sekisho.features import load_features
-from sekisho.market import MarketData, derive_units
+from sekisho.market import Agent, MarketData, derive_units
 from sekisho.params import PpoParams
 
 from .conftest import Interrupted, interrupt_at, newest_update
@@ -58,6 +61,34 @@ def test_same_seed_same_bytes_other_seed_another_model(world: World, run_ppo: Ru
     one, two, other = run_ppo(world, "a"), run_ppo(world, "b"), run_ppo(world, "c", seed=2)
     assert bytes_of(one) == bytes_of(two)
     assert (one / "model.onnx").read_bytes() != (other / "model.onnx").read_bytes()
+
+
+def test_what_is_learned_in_bfloat16_has_the_same_bytes_twice_and_is_published_in_float32(
+    world: World, run_ppo: Run
+) -> None:
+    exact = run_ppo(world, "float32")
+    world.with_params(ppo={"precision": "bfloat16"})
+    first, again = run_ppo(world, "first"), run_ppo(world, "again")
+    assert bytes_of(first) == bytes_of(again)
+    found, expected = onnx.load(first / "model.onnx"), onnx.load(exact / "model.onnx")
+    assert [node.op_type for node in found.graph.node] == [node.op_type for node in expected.graph.node]
+    weights = [
+        (onnx.numpy_helper.to_array(one), onnx.numpy_helper.to_array(other))
+        for one, other in zip(found.graph.initializer, expected.graph.initializer, strict=True)
+    ]
+    assert all(one.dtype == other.dtype for one, other in weights)
+    assert any((one != other).any() for one, other in weights)
+    for one, other in weights:  # what rounding moves in 16 updates
+        np.testing.assert_allclose(one, other, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_values_and_trades_are_float32_whatever_the_products_are_in(dtype: torch.dtype) -> None:
+    agent = Agent(4, 3, 8, None, 2)
+    seen, state = torch.randn(5, 3, 10), agent.first_state(5)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        inputs, state = agent.recall(seen, state)
+        assert {agent.trade(inputs).dtype, agent.value(inputs).dtype} == {torch.float32}
 
 
 def test_the_test_window_changes_nothing(make_world: Callable[..., World], run_ppo: Run) -> None:

@@ -30,6 +30,8 @@ help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+	{ echo '$(PYTHON) is not Python 3.11 or 3.12: name one that is, as in make setup PYTHON=python3.12'; exit 1; }
 	@echo 'installing into $(VENV), about 7 GB the first time; it takes minutes'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
@@ -45,7 +47,7 @@ demo: $(READY) ## the whole loop on this machine, from a pull request to a retra
 demo-real: $(READY) ## real prices through the same pipeline, to the honest report and the gate's verdict
 	python demo/real.py $(if $(FAST),--fast)
 
-test: $(READY) ## all tests but those that apply Terraform
+test: $(READY) $(MKDOCS)/.ready ## all tests but those that apply Terraform
 	pytest -n 2 -m "not applied"
 
 quick: $(READY) ## the tests that take seconds

@@ -46,6 +46,7 @@ CHECKERS = (
 )  # `make check` and `make test` run them on the checkout itself
 UV = """\
 #!/bin/sh
+if [ "$1" = venv ]; then for folder in "$@"; do :; done; mkdir -p "$folder"; exit; fi
 for word in "$@"; do file=$word; done # the last word is the lock that is compiled
 echo "# compiled by: uv $*" >> "$file"
 """

@@ -100,23 +100,50 @@ def errors_page(words: Words) -> str:
         if inspect.isclass(one) and issubclass(one, errors.SekishoError) and one is not errors.SekishoError:
             says = words(" ".join((one.__doc__ or "").split("\n\n")[0].split()))
             parts.append(f"| `{name}` | {one.exit_code} | {says} |")
-    heads = " | ".join(words(head) for head in ("rule", "checked in"))
+    heads = " | ".join(words(head) for head in ("rule", "what it makes sure of", "checked in"))
     parts += ["", f"## {words('Rules that refuse')}", "", words.intro("refusals"), ""]
-    parts += [f"| {heads} |", "| --- | --- |"]
-    for rule, modules in refusals().items():
-        parts.append(f"| `{rule}` | {' '.join(f'`{module}`' for module in sorted(modules))} |")
+    parts += [f"| {heads} |", "| --- | --- | --- |"]
+    for rule, modules in refusals(words.refusals).items():
+        where = " ".join(f"`{module}`" for module in sorted(modules))
+        parts.append(f"| `{rule}` | {words.refusal(rule)} | {where} |")
     return "\n".join(parts)
 
 
-def refusals() -> dict[str, set[str]]:
-    """Rule -> modules under src/sekisho that refuse by it, where the call writes its name out."""
+def refusals(known: set[str]) -> dict[str, set[str]]:
+    """Rule -> modules under src/sekisho that refuse by it.
+
+    Where a call writes the rule's name out, also a call of a helper that hands it on, that is read from the
+    code. A rule of the ``known`` whose name comes out of a table is in each module that holds the name.
+    """
     found: dict[str, set[str]] = {}
+    texts: dict[str, set[str]] = {}
     for path in sorted((ROOT / "src/sekisho").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and node.args and isinstance(node.func, ast.Name):
-                first = node.args[0]
-                named = node.func.id in ("Refused", "require_same") and isinstance(first, ast.Constant)
-                if named and isinstance(first, ast.Constant):
-                    module = path.relative_to(ROOT / "src/sekisho").as_posix()
-                    found.setdefault(str(first.value), set()).add(module)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        module, refusing = path.relative_to(ROOT / "src/sekisho").as_posix(), _refusing(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant):
+                texts.setdefault(str(node.value), set()).add(module)
+            elif isinstance(node, ast.Call) and node.args and isinstance(node.func, ast.Name):
+                rule = node.args[0]
+                if node.func.id in refusing and isinstance(rule, ast.Constant):
+                    found.setdefault(str(rule.value), set()).add(module)
+    found |= {rule: texts[rule] for rule in known - set(found) if rule in texts}
     return dict(sorted(found.items()))
+
+
+def _refusing(tree: ast.Module) -> set[str]:
+    """Functions that refuse by the rule in their first argument: those of ``errors``, and their helpers."""
+    names = {"Refused", "require_same"}
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef) and function.args.args:
+            first = function.args.args[0].arg
+            calls = [node for node in ast.walk(function) if isinstance(node, ast.Call) and node.args]
+            if any(
+                isinstance(call.func, ast.Name)
+                and call.func.id in names
+                and isinstance(call.args[0], ast.Name)
+                and call.args[0].id == first
+                for call in calls
+            ):
+                names.add(function.name)
+    return names

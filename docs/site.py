@@ -18,7 +18,15 @@ SECTIONS = [
     ({"en": "Guides", "ja": "役割別ガイド"}, ["guides/"]),
     (
         {"en": "Rooms", "ja": "各部の説明"},
-        ["your-data.md", "commands.md", "workflows.md", "monitoring.md", "audit.md", "terraform.md"],
+        [
+            "terminal.md",
+            "your-data.md",
+            "commands.md",
+            "workflows.md",
+            "monitoring.md",
+            "audit.md",
+            "terraform.md",
+        ],
     ),
     ({"en": "Why", "ja": "規則の理由"}, ["why.md"]),
     ({"en": "Reference", "ja": "リファレンス"}, ["reference/"]),

@@ -46,6 +46,19 @@ class Words:
         """
         return str(self._all["fields"][field][self.language])
 
+    def refusal(self, rule: str) -> str:
+        """What holds where a rule that refuses has passed.
+
+        Raises:
+            KeyError: nobody has said it yet.
+        """
+        return str(self._all["refusals"][rule][self.language])
+
+    @property
+    def refusals(self) -> set[str]:
+        """Every rule of which that is said."""
+        return set(self._all["refusals"])
+
     @property
     def unused(self) -> set[str]:
         """Translations of texts that no page has."""

@@ -25,7 +25,7 @@ TOOLS = {
     "amtool": "github.com/prometheus/alertmanager/cmd/amtool@v0.35.0",
 }
 PATIENCE = 3600  # seconds: the first build on a slow machine
-ROUTES = {  # what the table in docs/en/monitoring.md promises
+ROUTES = {  # what docs/en/reference/alerts.md promises
     "calendar-stale": "infra-page",
     "latency-burn-fast": "infra-page",
     "latency-burn-slow": "infra-page",

@@ -9,6 +9,7 @@ import click
 import pytest
 import yaml
 from docs.reference import LANGUAGES, render
+from docs.rules import refusals
 from docs.site import menu
 from docs.words import Words
 
@@ -168,6 +169,16 @@ def test_the_reference_is_that_of_the_code_and_all_of_it_is_in_japanese():
     assert words["ja"].unused == set(), "docs/words.yaml translates what the code no longer says"
     stale = [path.name for path, text in files.items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "make docs-reference"
+
+
+def test_what_each_rule_that_refuses_makes_sure_of_is_said_and_no_other():
+    words = Words("en")
+    assert set(refusals(words.refusals)) == words.refusals
+
+
+def test_the_glossary_gives_each_term_and_its_meaning_in_both_languages():
+    rows = re.findall(r"^\| (.*) \|$", (DOCS / "glossary.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert {len([cell for cell in row.split(" | ") if cell.strip()]) for row in rows} == {4}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -1,6 +1,7 @@
 """The ``sekisho`` command: one module per room, loaded when its verb is used, so that ``--help`` is quick.
 
-Each verb is one call of one function; what a program reads comes with ``--json``.
+Each verb is one call of one function; what a program reads comes with ``--json``. Completion in a shell is
+click's own: docs/en/terminal.md.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import io
 import os
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
 import click
 
-from sekisho.errors import SekishoError
+from sekisho.cli.terminal import colour, complain
+from sekisho.errors import Refused, SekishoError
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
@@ -48,8 +51,13 @@ VERBS = {
     "kpi": ("monitoring", "Measure lead time, release frequency and time to retrain."),
     "repo": ("repo", "The repository's own rules: show, compare with GitHub, apply."),
     "notify": ("notify", "Run a failed workflow run again, or tell people about it."),
+    "explain": ("explain", "Explain a name that a message, a report or an alert has."),
     "doctor": ("doctor", "Say what is missing on this machine and how to get it."),
 }
+
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class LazyGroup(click.Group):
@@ -64,6 +72,17 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"sekisho.cli.{VERBS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the verbs, too, without importing any of them."""
+        from click.shell_completion import CompletionItem
+
+        verbs = [
+            CompletionItem(verb, help=text)
+            for verb, (_, text) in VERBS.items()
+            if verb.startswith(incomplete)
+        ]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing any of them."""
@@ -90,8 +109,10 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for terminals that cannot show every letter
+    if colour() is False:
+        os.environ["NO_COLOR"] = "1"  # for rich and for every process that is started from here
     try:
-        code = main(standalone_mode=False)
+        code = main(standalone_mode=False, color=colour())
         sys.exit(code if isinstance(code, int) else 0)
     except SystemExit as ending:  # click's own when nobody reads any more: 1, and another sys.stdout
         sys.exit(ending.code if sys.stdout is stdout else PIPE_CLOSED)
@@ -105,20 +126,16 @@ def run() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PIPE_CLOSED)
     except SekishoError as error:
-        click.secho(f"sekisho: {error}", fg="red", err=True)
+        complain(f"sekisho: {error}")
+        if isinstance(error, Refused):
+            complain(f"  why: sekisho explain {error.rule}")
         sys.exit(error.exit_code)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.secho(f"sekisho: {where}{error.strerror or error}", fg="red", err=True)
-        click.secho(
-            "  remedy: check the path, its permissions and the free space (`sekisho doctor`)",
-            fg="red",
-            err=True,
-        )
+        complain(f"sekisho: {where}{error.strerror or error}")
+        complain("  remedy: check the path, its permissions and the free space (`sekisho doctor`)")
         sys.exit(2)
     except Exception:  # noqa: BLE001 (the last resort: show it and do not let it pass for a verdict)
         traceback.print_exc()
-        click.secho(
-            "sekisho: this is a fault of sekisho itself; please report the lines above", fg="red", err=True
-        )
+        complain("sekisho: this is a fault of sekisho itself; please report the lines above")
         sys.exit(2)

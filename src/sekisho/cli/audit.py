@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from pathlib import Path
 
 import click
 
-from sekisho.cli.release import ROOT, json_option, release_folder, trust_option
+from sekisho.cli.release import ROOT, complete_releases, release_folder, trust_option
+from sekisho.cli.terminal import json_option, show
 from sekisho.errors import CannotCheck
 
 environment_option = click.option(
@@ -38,7 +38,7 @@ def audit() -> None:
 
 
 @audit.command()
-@click.argument("subject", metavar="PREDICTION_ID|MODEL/SEQ")
+@click.argument("subject", metavar="PREDICTION_ID|MODEL/SEQ", shell_complete=complete_releases)
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
@@ -64,11 +64,7 @@ def trace(
         found = trace_release(ROOT, release_folder(subject), trust=trust, environment=environment)
     else:
         raise click.UsageError("a prediction needs --predictions DIR; a release is named MODEL/SEQ")
-    if as_json:
-        click.echo(json.dumps(found, indent=1, sort_keys=True, default=str))
-        return
-    for what, value in table(found):
-        click.echo(f"{what:<18} {value}")
+    show(found, "\n".join(f"{what:<18} {value}" for what, value in table(found)), as_json)
 
 
 @audit.command()
@@ -80,16 +76,15 @@ def log(last: int | None, as_json: bool) -> None:
 
     events, _ = read_log(releases_here())
     chosen = events[-last:] if last else events
-    if as_json:
-        click.echo(json.dumps([event.model_dump(mode="json") for event in chosen], indent=1))
-        return
     if not chosen:
         click.echo("the audit log holds no event yet", err=True)
+    lines = []
     for event in chosen:
         subject = f"{event.model}/{event.seq}" if event.model else "-"
         details = " ".join(f"{key}={value}" for key, value in event.details.items() if key != "bundles")
         when = f"{event.at:%Y-%m-%d %H:%M:%S}Z"
-        click.echo(f"{event.line:>5} {when} {event.event:<8} {subject:<14} {event.actor} {details}")
+        lines.append(f"{event.line:>5} {when} {event.event:<8} {subject:<14} {event.actor} {details}")
+    show([event.model_dump(mode="json") for event in chosen], "\n".join(lines), as_json)
 
 
 @audit.command()
@@ -102,16 +97,15 @@ def check(known: str | None, as_json: bool) -> None:
     releases_here()
     head = check_log(ROOT, known)
     value = {"lines": head.lines, "head": head.sha256}
-    click.echo(
-        json.dumps(value) if as_json else f"audit log unbroken: {head.lines} lines, head sha256:{head.sha256}"
-    )
+    show(value, f"audit log unbroken: {head.lines} lines, head sha256:{head.sha256}", as_json)
 
 
 @audit.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="HTML file to write.")
 @trust_option
 @environment_option
-def page(out: Path, trust: Path, environment: str | None) -> None:
+@json_option
+def page(out: Path, trust: Path, environment: str | None, as_json: bool) -> None:
     """Write a self-contained HTML page of all releases, facts, approvals and promotions.
 
     A log that does not hold is on the page, and ends the command as `audit check` would.
@@ -120,7 +114,7 @@ def page(out: Path, trust: Path, environment: str | None) -> None:
 
     releases_here()
     broken = write_page(ROOT, trust, environment, out)
-    click.echo(f"audit page: {out}")
+    show({"page": out, "unbroken": broken is None}, f"audit page: {out}", as_json)
     if broken:
         raise broken
 
@@ -136,9 +130,13 @@ def page(out: Path, trust: Path, environment: str | None) -> None:
     help="Whose trust policy the releases were signed under.",
 )
 @trust_option
-def export(first: dt.datetime, last: dt.datetime, out: Path, environment: str, trust: Path) -> None:
+@json_option
+def export(
+    first: dt.datetime, last: dt.datetime, out: Path, environment: str, trust: Path, as_json: bool
+) -> None:
     """Write a self-contained pack of a period's releases that verifies offline with sigstore alone."""
     from sekisho.release.pack import export_pack
 
     releases_here()
-    click.echo(f"audit pack: {export_pack(ROOT, trust, environment, first.date(), last.date(), out)}")
+    pack = export_pack(ROOT, trust, environment, first.date(), last.date(), out)
+    show({"pack": pack}, f"audit pack: {pack}", as_json)

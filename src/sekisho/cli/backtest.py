@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from sekisho.cli.terminal import json_option, show, steps
 from sekisho.params import load_params
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -29,7 +29,7 @@ GATE = Path("metrics/gate.json")
 )
 @click.option("--metrics", type=FILE, default=METRICS, show_default=True, help="Metrics file to write.")
 @click.option("--returns", type=FILE, default=RETURNS, show_default=True, help="Session returns to write.")
-@click.option("--json", "as_json", is_flag=True, help="Print the metrics for programs.")
+@json_option
 def backtest(
     bars: Path, features: Path, train: Path, out: Path, metrics: Path, returns: Path, as_json: bool
 ) -> None:
@@ -38,7 +38,7 @@ def backtest(
 
     params = load_params()
     sessions = params.split.folds * params.split.test_sessions
-    with click.progressbar(length=sessions, label="backtest", hidden=as_json) as bar:
+    with steps("backtest", sessions) as step:
         figures = run_backtest(
             params,
             bars=bars,
@@ -47,24 +47,22 @@ def backtest(
             out=out,
             metrics_file=metrics,
             returns_file=returns,
-            on_session=lambda: bar.update(1),
+            on_session=step,
         )
-    if as_json:
-        click.echo(json.dumps(figures))
-        return
     agent, window = figures["agent"], figures["window"]
-    click.echo(
+    line = (
         f"backtest: {window['sessions']} sessions {window['first']} to {window['last']}, "
         f"champion {figures['opening']['champion']}: net Sharpe ratio {_figure(agent['sharpe'])} "
         f"[{_figure(agent['sharpe_low'])}, {_figure(agent['sharpe_high'])}] → {metrics}"
     )
+    show(figures, line, as_json)
 
 
 @click.command("trials")
 @click.option("--metrics", type=FILE, default=METRICS, show_default=True, help="The backtest's figures.")
 @click.option("--returns", type=FILE, default=RETURNS, show_default=True, help="The backtest's returns.")
 @click.option("--out", type=FILE, default=TRIALS, show_default=True, help="Metrics file to write.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures for programs.")
+@json_option
 def trials(metrics: Path, returns: Path, out: Path, as_json: bool) -> None:
     """Count the trials in git's history and what having picked one of them costs."""
     from sekisho.backtest.files import write_json
@@ -72,14 +70,12 @@ def trials(metrics: Path, returns: Path, out: Path, as_json: bool) -> None:
 
     found = count_and_select(metrics, returns, load_params())
     write_json(found, out)
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    click.echo(
+    line = (
         f"trials: {found['trials']} so far, {found['with_returns']} with returns on these sessions: "
         f"deflated Sharpe ratio {_figure(found['deflated_sharpe'])}, "
         f"probability of overfitting {_figure(found['pbo'])} → {out}"
     )
+    show(found, line, as_json)
     if found["history"] != "full":
         click.echo(f"trials: git history: {found['history']}; earlier trials may be missing", err=True)
 
@@ -90,7 +86,7 @@ def trials(metrics: Path, returns: Path, out: Path, as_json: bool) -> None:
 @click.option("--lookahead", type=FILE, default=LOOKAHEAD, show_default=True, help="Finding on look-ahead.")
 @click.option("--out", type=FILE, default=GATE, show_default=True, help="Verdict to write.")
 @click.option("--require", is_flag=True, help="Exit 1 when a rule fails.")
-@click.option("--json", "as_json", is_flag=True, help="Print the verdict for programs.")
+@json_option
 def gate(metrics: Path, trials: Path, lookahead: Path, out: Path, require: bool, as_json: bool) -> None:
     """Judge the backtest: pass or fail per rule."""
     from sekisho.backtest.files import read_json, write_json
@@ -106,17 +102,15 @@ def gate(metrics: Path, trials: Path, lookahead: Path, out: Path, require: bool,
     result = verdict(rules)
     write_json(result, out)
     failing = [rule for rule in rules if not rule.passed]
-    if as_json:
-        click.echo(json.dumps(result))
-    else:
-        width = max(len(rule.rule) for rule in rules)
-        for rule in rules:
-            mark = click.style("pass", fg="green") if rule.passed else click.style("FAIL", fg="red")
-            click.echo(
-                f"  {mark}  {rule.rule:<{width}}  {_figure(rule.figure):>9}  limit {_figure(rule.limit):>8}"
-                + (f"  {rule.note}" if rule.note else "")
-            )
-        click.echo(f"gate: {f'failed {len(failing)} of' if failing else 'passed'} {len(rules)} rules → {out}")
+    lines, width = [], max(len(rule.rule) for rule in rules)
+    for rule in rules:
+        mark = click.style("pass", fg="green") if rule.passed else click.style("FAIL", fg="red")
+        lines.append(
+            f"  {mark}  {rule.rule:<{width}}  {_figure(rule.figure):>9}  limit {_figure(rule.limit):>8}"
+            + (f"  {rule.note}" if rule.note else "")
+        )
+    lines.append(f"gate: {f'failed {len(failing)} of' if failing else 'passed'} {len(rules)} rules → {out}")
+    show(result, "\n".join(lines), as_json)
     if require and failing:
         raise Refused(
             "gate",
@@ -147,16 +141,14 @@ def gate(metrics: Path, trials: Path, lookahead: Path, out: Path, require: bool,
 @click.option(
     "--out", type=FOLDER, default=Path("build/report"), show_default=True, help="Folder to publish."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+@json_option
 def report(backtest: Path, train: Path, metrics: Path, out: Path, as_json: bool) -> None:
     """Write the backtest report (Markdown, HTML, plots)."""
     from sekisho.backtest.report import write_report
 
     digest = write_report(load_params(), backtest=backtest, train=train, metrics=metrics, out=out)
-    if as_json:
-        click.echo(json.dumps({"report": str(out / "report.md"), "digest": digest}))
-    else:
-        click.echo(f"report: {out / 'report.md'} sha256:{digest}, {out / 'report.html'}")
+    value = {"report": str(out / "report.md"), "digest": digest}
+    show(value, f"report: {out / 'report.md'} sha256:{digest}, {out / 'report.html'}", as_json)
 
 
 def _figure(value: float | None) -> str:

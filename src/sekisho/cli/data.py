@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from sekisho.cli.terminal import json_option, show
+
 if TYPE_CHECKING:
     from sekisho.data.survey import Fault
     from sekisho.partition_store import PartitionStore
@@ -48,7 +50,7 @@ def data() -> None:
     "--partition", "labels", multiple=True, metavar="LABEL",
     help="Check only this one, into the store, and write nothing else; repeatable.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+@json_option
 def validate(
     raw: Path,
     out: Path,
@@ -70,14 +72,13 @@ def validate(
     kept = PartitionStore(store)
     counts = validate_bars(raw, out, quarantine, load_params(params).data, metrics, kept)
     show_damage(kept)
-    click.echo(
-        json.dumps(counts)
-        if as_json
-        else f"{out}: {counts['rows']} rows in {counts['partitions']} partitions, "
+    text = (
+        f"{out}: {counts['rows']} rows in {counts['partitions']} partitions, "
         f"{counts['quarantined_rows']} bad rows quarantined in {quarantine}"
     )
-    if counts["quarantined_rows"] and not as_json:
-        click.echo(first_offenders(quarantine))
+    if counts["quarantined_rows"]:
+        text += f"\n{first_offenders(quarantine)}"
+    show(counts, text, as_json)
 
 
 def _validate_some(raw: Path, labels: tuple[str, ...], params: Path, store: str, as_json: bool) -> None:
@@ -98,7 +99,7 @@ def show_damage(store: PartitionStore) -> None:
 def show_made(address: str, made: list[str], store: PartitionStore, as_json: bool) -> None:
     """Say what one call of a fan-out put into the store."""
     show_damage(store)
-    click.echo(json.dumps({"made": made}) if as_json else f"{address}: {len(made)} partitions were new")
+    show({"made": made}, f"{address}: {len(made)} partitions were new", as_json)
 
 
 @data.command()
@@ -109,7 +110,7 @@ def show_made(address: str, made: list[str], store: PartitionStore, as_json: boo
 @click.option(
     "--labels", is_flag=True, help="Print their labels alone, as a JSON list: the items of a fan-out."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
+@json_option
 def partitions(raw: Path, params: Path, store: str, new: bool, labels: bool, as_json: bool) -> None:
     """List the partitions of raw bars, with what the store has of each; no file that DVC tracks is read."""
     from sekisho.features.from_store import raw_partitions
@@ -122,19 +123,19 @@ def partitions(raw: Path, params: Path, store: str, new: bool, labels: bool, as_
     shown = [part for part in found if not (new and part.validated and part.featurised)]
     if labels:
         click.echo(json.dumps([part.label for part in shown]))
-    elif as_json:
-        click.echo(json.dumps([dataclasses.asdict(part) | {"path": str(part.path)} for part in shown]))
-    else:
-        for part in shown:
-            size = "not here" if part.bytes is None else f"{part.bytes:,}"
-            marks = " ".join(["validated"] * part.validated + ["featurised"] * part.featurised) or "new"
-            click.echo(f"{part.label:<12}{size:>16}  {part.digest}  {marks}")
+        return
+    lines = []
+    for part in shown:
+        size = "not here" if part.bytes is None else f"{part.bytes:,}"
+        marks = " ".join(["validated"] * part.validated + ["featurised"] * part.featurised) or "new"
+        lines.append(f"{part.label:<12}{size:>16}  {part.digest}  {marks}")
+    show([dataclasses.asdict(part) for part in shown], "\n".join(lines), as_json)
 
 
 @data.command()
 @click.option("--raw", type=PATH, default=BARS, show_default=True, help="Folder of raw partitions.")
 @click.option("--params", type=PATH, default=Path("params.yaml"), show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the faults as JSON.")
+@json_option
 def check(raw: Path, params: Path, as_json: bool) -> None:
     """List every rule that raw bars break; write nothing. Exit code 1 when there is any."""
     from sekisho.data.survey import read_all, survey
@@ -156,7 +157,7 @@ def check(raw: Path, params: Path, as_json: bool) -> None:
 @click.option(
     "--dry-run", is_flag=True, help="Write nothing; list every broken rule; exit code 1 when there is any."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@json_option
 def ingest(source: str, mapping: Path, out: Path, params: Path, dry_run: bool, as_json: bool) -> None:
     """Bring your own bars to the contract."""
     from sekisho.data.adapter import adapted, load_mapping
@@ -169,22 +170,21 @@ def ingest(source: str, mapping: Path, out: Path, params: Path, dry_run: bool, a
         _show_faults(survey(adapted(source, columns, settings), settings), source, as_json)
         return
     new, same = add(source, columns, out, settings)
-    click.echo(
-        json.dumps({"new": new, "unchanged": same})
-        if as_json
-        else f"{out}: {new} new partitions, {same} were there already"
-    )
+    text = f"{out}: {new} new partitions, {same} were there already"
+    show({"new": new, "unchanged": same}, text, as_json)
 
 
 @data.command()
 @click.option("--out", type=PATH, default=BARS, show_default=True)
-def sample(out: Path) -> None:
+@json_option
+def sample(out: Path, as_json: bool) -> None:
     """Write the committed sample anew: same seed, same bytes."""
     from sekisho.data.synthetic import SAMPLE_SEED, sample_sessions, write_synthetic
 
     days = sample_sessions()
     files = write_synthetic(out, days[0], len(days), SAMPLE_SEED, months=True)
-    click.echo(f"{out}: {len(days)} sessions in {files} months, {days[0]} to {days[-1]}")
+    value = {"out": out, "sessions": len(days), "files": files, "first": days[0], "last": days[-1]}
+    show(value, f"{out}: {len(days)} sessions in {files} months, {days[0]} to {days[-1]}", as_json)
 
 
 @data.command()
@@ -199,6 +199,7 @@ def sample(out: Path) -> None:
 @click.option(
     "--signal", type=float, default=1.0, show_default=True, help="  multiple of its signal; -1 turns it round"
 )
+@json_option
 def synthetic(
     out: Path,
     first: datetime,
@@ -209,6 +210,7 @@ def synthetic(
     volatility: float,
     correlation: float | None,
     signal: float,
+    as_json: bool,
 ) -> None:
     """Write a synthetic market, changed from some session on if you like."""
     from sekisho.data.synthetic import Change, write_synthetic
@@ -218,31 +220,30 @@ def synthetic(
     change = Change(change_at.date(), volatility, correlation, signal) if change_at else None
     keep = keep_from.date() if keep_from else None
     files = write_synthetic(out, first.date(), sessions, seed, change=change, keep_from=keep)
-    click.echo(f"{out}: {files} sessions")
+    show({"out": out, "sessions": files}, f"{out}: {files} sessions", as_json)
 
 
 @data.command()
 @click.option("--out", type=PATH, required=True, help="This folder is replaced.")
 @click.option("--source", type=click.Choice(["skfolio", "arch"]), default="skfolio", show_default=True)
-def real(out: Path, source: Literal["skfolio", "arch"]) -> None:
+@json_option
+def real(out: Path, source: Literal["skfolio", "arch"], as_json: bool) -> None:
     """Write the real daily prices that an installed package ships (calendar XNYS, bar 1d)."""
     from sekisho.data.real import write_real
 
     files, rows = write_real(out, source)
-    click.echo(f"{out}: {rows} rows of {source} in {files} years")
+    value = {"out": out, "source": source, "rows": rows, "files": files}
+    show(value, f"{out}: {rows} rows of {source} in {files} years", as_json)
 
 
 def _show_faults(faults: list[Fault], source: str, as_json: bool) -> None:
     """Print faults as a table or JSON; exit code 1 when there is any."""
-    if as_json:
-        click.echo(json.dumps([dataclasses.asdict(fault) for fault in faults], default=str))
-    elif faults:
-        click.echo(f"{'rule':<16}{'count':>7}  first example")
-        for f in faults:
-            row = f" row {f.row}" if f.row else ""
-            where = f", {f.symbol} at {f.time:%Y-%m-%d %H:%M:%SZ}" if f.time else ""
-            click.echo(f"{f.rule:<16}{f.count:>7}  {f.file}{row}{where}: {f.detail}")
-    else:
-        click.echo(f"{source}: every bar keeps the contract")
+    lines = [f"{'rule':<16}{'count':>7}  first example"]
+    for f in faults:
+        row = f" row {f.row}" if f.row else ""
+        where = f", {f.symbol} at {f.time:%Y-%m-%d %H:%M:%SZ}" if f.time else ""
+        lines.append(f"{f.rule:<16}{f.count:>7}  {f.file}{row}{where}: {f.detail}")
+    text = "\n".join(lines) if faults else f"{source}: every bar keeps the contract"
+    show([dataclasses.asdict(fault) for fault in faults], text, as_json)
     if faults:
         sys.exit(1)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from sekisho.cli.data import show_damage, show_made, store_option
+from sekisho.cli.terminal import complain, json_option, show
 from sekisho.params import load_params
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -35,7 +35,7 @@ CUTS, SEED = 5, 1  # moments from which on all is changed, beside the short bloc
 @click.option(
     "--raw", type=FOLDER, default=Path("data/bars"), show_default=True, help="Raw bars, for --partition."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+@json_option
 def features(
     bars: Path, out: Path, lookahead: Path, store: str, labels: tuple[str, ...], raw: Path, as_json: bool
 ) -> None:
@@ -55,16 +55,14 @@ def features(
     known = {leak.feature for leak in leaks}  # each feature is named once
     leaks += [other for other in built.foreign if other.feature not in known]
     write_finding(leaks, names, CUTS, lookahead)
-    if as_json:
-        sizes = {"files": built.files, "rows": built.rows, "made": built.made}
-        click.echo(json.dumps(sizes | {"features": names, "leaks": len(leaks)}))
-        return
-    click.echo(
+    sizes = {"files": built.files, "rows": built.rows, "made": built.made}
+    line = (
         f"features: {built.rows:,} rows × {len(names)} features in {built.files} files → {out}; "
         f"{len(built.made)} partitions were new"
     )
+    show(sizes | {"features": names, "leaks": len(leaks)}, line, as_json)
     for leak in leaks:
-        click.echo(f"features: LOOKS AHEAD, the gate will fail: {leak}", err=True)
+        complain(f"features: LOOKS AHEAD, the gate will fail: {leak}")
 
 
 def _featurise(raw: Path, labels: tuple[str, ...], store: str, as_json: bool) -> None:
@@ -87,12 +85,14 @@ def _featurise(raw: Path, labels: tuple[str, ...], store: str, as_json: bool) ->
 @click.option(
     "--seed", type=int, default=SEED, show_default=True, help="Of the cuts and of the changed futures."
 )
-def check_lookahead(bars: Path, cuts: int, seed: int) -> None:
+@json_option
+def check_lookahead(bars: Path, cuts: int, seed: int, as_json: bool) -> None:
     """Prove that no feature looks into the future: change the future, compare the past."""
     from sekisho.errors import Refused
     from sekisho.features import check_features, feature_names
 
     params = load_params().features
+    names = feature_names(params)
     leaks = check_features(bars, params, cuts=cuts, seed=seed)
     if leaks:
         raise Refused(
@@ -101,6 +101,5 @@ def check_lookahead(bars: Path, cuts: int, seed: int) -> None:
             found="; ".join(map(str, leaks)),
             remedy="compute the features named above from bars up to the current one only",
         )
-    click.echo(
-        f"check-lookahead: {len(feature_names(params))} features, every bar and {cuts} futures, no leak"
-    )
+    line = f"check-lookahead: {len(names)} features, every bar and {cuts} futures, no leak"
+    show({"features": names, "cuts": cuts, "leaks": 0}, line, as_json)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sekisho.cli.terminal import json_option, show
 from sekisho.errors import CannotCheck
 from sekisho.params import load_params
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
 
 
 @click.group("pr")
@@ -36,7 +36,7 @@ def pr() -> None:
 @click.option("--body-file", type=FILE, help="Markdown of the description.")
 @click.option("--key", help="Cause; the open request of the same key is updated instead of a second one.")
 @click.option("--base", default="main", show_default=True, help="Branch to merge into.")
-@JSON
+@json_option
 def open_(branch: str, title: str, body_file: Path | None, key: str | None, base: str, as_json: bool) -> None:
     """Open a pull request, or update the open one of the same branch; prints its number."""
     body = body_file.read_text(encoding="utf-8") if body_file else ""
@@ -48,7 +48,7 @@ def open_(branch: str, title: str, body_file: Path | None, key: str | None, base
 @click.option(
     "--state", type=click.Choice(["open", "merged", "closed", "all"]), default="open", show_default=True
 )
-@JSON
+@json_option
 def list_(state: Any, as_json: bool) -> None:
     """List pull requests."""
     pulls = _forge().list_pull_requests(state)
@@ -58,8 +58,8 @@ def list_(state: Any, as_json: bool) -> None:
 
 @pr.command("show")
 @click.argument("number", type=int)
-@JSON
-def show(number: int, as_json: bool) -> None:
+@json_option
+def show_(number: int, as_json: bool) -> None:
     """Show a pull request, its comments, and what is missing for its merge."""
     from sekisho.forge.commands import explanation
 
@@ -72,7 +72,7 @@ def show(number: int, as_json: bool) -> None:
 
 @pr.command("status")
 @click.argument("number", type=int)
-@JSON
+@json_option
 def status(number: int, as_json: bool) -> None:
     """Say what is missing for the merge; marks a report as stale when the head moved since."""
     from sekisho.forge.approvals import blockers
@@ -91,7 +91,7 @@ def status(number: int, as_json: bool) -> None:
 @click.argument("number", type=int)
 @click.option("--from", "folder", type=FOLDER, default=Path(), show_default=True, help="Reproduced checkout.")
 @click.option("--head", help="Commit that was reproduced. [default: the one that the checkout is at]")
-@JSON
+@json_option
 def report(number: int, folder: Path, head: str | None, as_json: bool) -> None:
     """Post the backtest report of the head, or update it in place.
 
@@ -109,7 +109,7 @@ def report(number: int, folder: Path, head: str | None, as_json: bool) -> None:
 @click.argument("number", type=int)
 @click.option("--from", "folder", type=FOLDER, default=Path(), show_default=True, help="Reproduced checkout.")
 @click.option("--head", help="Commit that was reproduced. [default: the one that the checkout is at]")
-@JSON
+@json_option
 def results(number: int, folder: Path, head: str | None, as_json: bool) -> None:
     """Commit dvc.lock and metrics of a reproduced checkout to the pull request's branch.
 
@@ -126,7 +126,7 @@ def results(number: int, folder: Path, head: str | None, as_json: bool) -> None:
 @click.argument("number", type=int)
 @click.option("--head", required=True, help="Commit that was planned.")
 @click.option("--from", "folder", type=FOLDER, default=Path("plans"), show_default=True)
-@JSON
+@json_option
 def plans(number: int, head: str, folder: Path, as_json: bool) -> None:
     """Post Terraform's plans of the head, or update them in place; what looks like a secret is refused."""
     from sekisho.forge.plans import publish_plans
@@ -144,7 +144,7 @@ def plans(number: int, head: str, folder: Path, as_json: bool) -> None:
 @click.option("--key", help="Cause; see `sekisho pr open`.")
 @click.option("--exclusive", is_flag=True, help="Refuse when the branch's open request proposes otherwise.")
 @click.option("--replaces", metavar="BRANCH", help="Close the open request of BRANCH that has the same key.")
-@JSON
+@json_option
 def propose(paths: tuple[str, ...], as_json: bool, **words: Any) -> None:
     """Commit what changed under PATHS of this checkout to a branch and open its pull request."""
     from sekisho.forge.propose import Proposal
@@ -156,7 +156,7 @@ def propose(paths: tuple[str, ...], as_json: bool, **words: Any) -> None:
 
 @pr.command("remote")
 @click.argument("number", type=int)
-@JSON
+@json_option
 def remote(number: int, as_json: bool) -> None:
     """Point this checkout's DVC remote pull-request at the pull request's own folder."""
     from sekisho.forge.quarantine import use_remote
@@ -168,7 +168,7 @@ def remote(number: int, as_json: bool) -> None:
 @pr.command("push")
 @click.argument("number", type=int)
 @click.option("--base", default="origin/main", show_default=True, help="What differs from it is pushed.")
-@JSON
+@json_option
 def push(number: int, base: str, as_json: bool) -> None:
     """Push the pipeline's outputs to the pull request's own folder, never to production's."""
     from sekisho.forge.quarantine import push as run
@@ -179,7 +179,7 @@ def push(number: int, base: str, as_json: bool) -> None:
 
 @pr.command("admit")
 @click.argument("numbers", type=int, nargs=-1)
-@JSON
+@json_option
 def admit(numbers: tuple[int, ...], as_json: bool) -> None:
     """Take what this checkout's dvc.lock names into the production remote, each file by its digest.
 
@@ -199,7 +199,7 @@ def admit(numbers: tuple[int, ...], as_json: bool) -> None:
 @click.argument("number", type=int)
 @click.option("--body", required=True, help="Markdown.")
 @click.option("--marker", help="Update this account's comment of that marker instead of adding one.")
-@JSON
+@json_option
 def comment(number: int, body: str, marker: str | None, as_json: bool) -> None:
     """Comment on a pull request; prints the comment's id."""
     forge = _forge()
@@ -211,7 +211,7 @@ def comment(number: int, body: str, marker: str | None, as_json: bool) -> None:
 @click.argument("number", type=int, required=False)
 @click.argument("comment_id", type=int, required=False)
 @click.option("--event", type=FILE, help="GitHub's event file instead of the two numbers.")
-@JSON
+@json_option
 def command(number: int | None, comment_id: int | None, event: Path | None, as_json: bool) -> None:
     """Judge the command in a comment, act, and answer on the pull request.
 
@@ -241,7 +241,7 @@ def command(number: int | None, comment_id: int | None, event: Path | None, as_j
 @click.option("--release", required=True, help="MODEL/SEQ that is to be promoted.")
 @click.option("--environment", type=click.Choice(["staging", "production"]), required=True)
 @click.option("--key", default="", help="What the workflow was started for: comment-<id>.")
-@JSON
+@json_option
 def recheck(number: int, as_json: bool, **words: str) -> None:
     """Judge a promotion once more, right before it is signed: its comment, its author's right, the hour."""
     import datetime as dt
@@ -258,7 +258,7 @@ def recheck(number: int, as_json: bool, **words: str) -> None:
 
 @pr.command("stage")
 @click.option("--merge-commit", required=True, help="Merge of a pull request that recorded a release.")
-@JSON
+@json_option
 def stage(merge_commit: str, as_json: bool) -> None:
     """Start the promotion to staging of the release that a merge recorded; another merge starts nothing."""
     from sekisho.forge.commands import RELEASE_BRANCH
@@ -278,7 +278,7 @@ def stage(merge_commit: str, as_json: bool) -> None:
 
 @pr.command("merge")
 @click.argument("number", type=int)
-@JSON
+@json_option
 def merge(number: int, as_json: bool) -> None:
     """Merge a pull request whose head is approved, passed the gate and is described by its dvc.lock."""
     from sekisho.forge.approvals import merge as merge_pull_request
@@ -291,7 +291,7 @@ def merge(number: int, as_json: bool) -> None:
 @click.argument("number", type=int, required=False)
 @click.option("--merge-commit", help="The request that was merged as this commit, instead of NUMBER.")
 @click.option("--out", type=FILE, required=True, help="File to write.")
-@JSON
+@json_option
 def approval(number: int | None, merge_commit: str | None, out: Path, as_json: bool) -> None:
     """Write the approval record of a pull request, which `sekisho sign` attests."""
     from sekisho.forge.approvals import approval_record
@@ -335,4 +335,4 @@ def _from_event(path: Path) -> tuple[int, int]:
 
 
 def _say(as_json: bool, text: str, **values: object) -> None:
-    click.echo(json.dumps(values) if as_json else text)
+    show(values, text, as_json)

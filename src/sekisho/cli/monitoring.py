@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sekisho.cli.terminal import json_option, show
 from sekisho.errors import SekishoError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 PARAMS = click.option("--params", type=FILE, default=Path("params.yaml"), show_default=True)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
 
 
 @click.group()
@@ -32,7 +32,8 @@ def drift() -> None:
 @click.option("--bars", type=FOLDER, default=Path("build/bars"), show_default=True, help="Validated bars.")
 @click.option("--out", type=FILE, default=Path("build/reference.json"), show_default=True)
 @PARAMS
-def reference(features: Path, bars: Path, out: Path, params: Path) -> None:
+@json_option
+def reference(features: Path, bars: Path, out: Path, params: Path, as_json: bool) -> None:
     """Write what is normal: statistics of the last fold's training window."""
     from sekisho.monitoring.reference import reference_of_last_fold
     from sekisho.params import load_params
@@ -43,7 +44,9 @@ def reference(features: Path, bars: Path, out: Path, params: Path) -> None:
     beside.write_bytes(content)
     beside.replace(out)
     about = json.loads(content)
-    click.echo(f"{out}: {about['sessions']} sessions, {about['first_session']} to {about['last_session']}")
+    value = {"out": out} | {name: about[name] for name in ("sessions", "first_session", "last_session")}
+    line = f"{out}: {about['sessions']} sessions, {about['first_session']} to {about['last_session']}"
+    show(value, line, as_json)
 
 
 @drift.command()
@@ -75,7 +78,7 @@ def reference(features: Path, bars: Path, out: Path, params: Path) -> None:
     help="Judge as on the evening of that day (YYYY-MM-DD). [default: now]",
 )
 @PARAMS
-@JSON
+@json_option
 def check(
     predictions: Path,
     release: Path,
@@ -167,7 +170,7 @@ def _decisions(excluded: Path, acknowledged: Path, switch: Path | None) -> tuple
 )
 @click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="Judge as then. [default: now]")
 @PARAMS
-@JSON
+@json_option
 def losses(
     predictions: Path,
     release: str,
@@ -197,13 +200,14 @@ def losses(
 @drift.command()
 @click.option("--verdict", type=FILE, required=True, help="Verdict of `sekisho drift check`.")
 @click.option("--to", "address", required=True, help="Folder or s3://bucket/prefix that the exporter reads.")
-def publish(verdict: Path, address: str) -> None:
+@json_option
+def publish(verdict: Path, address: str, as_json: bool) -> None:
     """Put a verdict, and retraining's answer to it, where the exporter reads them."""
     from sekisho.monitoring.published import publish as put
     from sekisho.objects import Objects
 
-    for name in put(verdict, Objects(address)):
-        click.echo(f"{address}/{name}")
+    names = [f"{address}/{name}" for name in put(verdict, Objects(address))]
+    show({"published": names}, "\n".join(names), as_json)
 
 
 @drift.command()
@@ -252,7 +256,7 @@ def relay(repository: str, token: Path, secret: Path, api: str, host: str, port:
 @click.option("--bars", type=FOLDER, required=True, help="Bars of the live market, to train on as well.")
 @click.option("--remote", default="retrain", show_default=True, help="DVC remote for the new data.")
 @PARAMS
-@JSON
+@json_option
 def retrain(verdict: Path, bars: Path, remote: str, params: Path, as_json: bool) -> None:
     """Open or update the retrain pull request for an alarm.
 
@@ -270,21 +274,15 @@ def retrain(verdict: Path, bars: Path, remote: str, params: Path, as_json: bool)
     made = open_retrain(judged, plot, bars.absolute(), Path.cwd(), open_forge(every.forge), every, remote)
     answer = verdict.parent / RETRAIN  # published with the verdict
     answer.write_text(json.dumps(asdict(made)) + "\n", encoding="utf-8")
-    if as_json:
-        click.echo(json.dumps(asdict(made)))
-    elif made.number is None:
-        click.echo(f"no pull request: {made.reason}")
-    else:
-        click.echo(
-            f"pull request {made.number} {made.reason} on {made.branch}: {made.added} partitions added"
-        )
+    line = f"pull request {made.number} {made.reason} on {made.branch}: {made.added} partitions added"
+    show(asdict(made), f"no pull request: {made.reason}" if made.number is None else line, as_json)
 
 
 @click.command()
 @click.option("--verdicts", type=FOLDER, default=Path("build/verdicts"), show_default=True)
 @click.option("--environment", default="production", show_default=True, help="Whose promotions count.")
 @click.option("--baseline", type=float, help="Lead time before, in days: half of it is the goal.")
-@JSON
+@json_option
 def kpi(verdicts: Path, environment: str, baseline: float | None, as_json: bool) -> None:
     """Measure lead time, release and failure rates, times to restore and to retrain.
 
@@ -295,8 +293,4 @@ def kpi(verdicts: Path, environment: str, baseline: float | None, as_json: bool)
     figures = measure(
         Path.cwd(), verdicts, environment=environment, baseline=baseline * DAY if baseline else None
     )
-    if as_json:
-        click.echo(json.dumps(figures.as_dict()))
-        return
-    for name, text in figures.rows():
-        click.echo(f"{name:<42} {text}")
+    show(figures.as_dict(), "\n".join(f"{name:<42} {text}" for name, text in figures.rows()), as_json)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from sekisho.cli.terminal import json_option, show
+
 
 @click.command()
 @click.option(
@@ -17,7 +19,8 @@ import click
 )
 @click.option("--workflow", metavar="NAME", help="Argo's workflow, for --failures.")
 @click.option("--failures", metavar="JSON", help="Argo's {{workflow.failures}}: tell the chat about them.")
-def notify(event: Path | None, workflow: str | None, failures: str | None) -> None:
+@json_option
+def notify(event: Path | None, workflow: str | None, failures: str | None, as_json: bool) -> None:
     """Run the failed jobs of a workflow run again, or tell people about them.
 
     Tells on the pull request that the run was for, and in the chat whose webhook NOTIFY_WEBHOOK names.
@@ -34,7 +37,8 @@ def notify(event: Path | None, workflow: str | None, failures: str | None) -> No
     if event is None:
         assert workflow is not None
         assert failures is not None
-        click.echo(tell_failures(workflow, failures, webhook, load_params().forge.timeout))
+        done = tell_failures(workflow, failures, webhook, load_params().forge.timeout)
+        show({"done": done}, done, as_json)
         return
     try:
         run = json.loads(event.read_text(encoding="utf-8"))["workflow_run"]
@@ -43,4 +47,5 @@ def notify(event: Path | None, workflow: str | None, failures: str | None) -> No
     forge = open_forge(load_params().forge)
     if not isinstance(forge, GitHubForge):
         raise CannotCheck("the local forge has no workflow runs", remedy="set SEKISHO_FORGE=github:…")
-    click.echo(settle(forge, run, webhook))
+    done = settle(forge, run, webhook)
+    show({"done": done}, done, as_json)

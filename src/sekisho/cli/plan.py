@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
 import click
+
+from sekisho.cli.terminal import json_option, show
 
 POSITIVE = click.FloatRange(0, 1e9, min_open=True)
 NONE_OR_MORE = click.FloatRange(0, 1e9)
@@ -41,7 +42,7 @@ COUNT = click.IntRange(1, 1_000_000)
 @click.option("--jpy-per-usd", type=POSITIVE, help="[default: usage.yaml's]")
 @click.option("--hours", type=POSITIVE, default=6.0, show_default=True, help="What has to fit.")
 @click.option("--explain", is_flag=True, help="Print each figure's formula.")
-@click.option("--json", "as_json", is_flag=True, help="Print figures, formulas and rates as JSON.")
+@json_option
 def plan(
     folds: int | None, seeds: int | None, samples: int | None, device: str, instance: str,
     spot_factor: float | None, jpy_per_usd: float | None, hours: float, explain: bool, as_json: bool,
@@ -69,16 +70,15 @@ def plan(
     )
     rates = load_rates(device)
     lines = estimate(inputs, rates) + fits(inputs, rates, hours)
-    if as_json:
-        figures = [
-            dataclasses.asdict(line) | {"value": line.value if math.isfinite(line.value) else None}
-            for line in lines
-        ]
-        content = {"inputs": dataclasses.asdict(inputs), "rates": dataclasses.asdict(rates)}
-        click.echo(json.dumps(content | {"figures": figures}))
-        return
-    for line in lines:
-        formula = f"  = {line.formula}" if explain else ""
-        click.echo(f"{line.name:<24}{line.value:>16,.3f} {line.unit:<5}{formula}")
+    figures = [
+        dataclasses.asdict(line) | {"value": line.value if math.isfinite(line.value) else None}
+        for line in lines
+    ]
+    content = {"inputs": dataclasses.asdict(inputs), "rates": dataclasses.asdict(rates)}
+    text = [
+        f"{line.name:<24}{line.value:>16,.3f} {line.unit:<5}" + (f"  = {line.formula}" if explain else "")
+        for line in lines
+    ]
     if explain:
-        click.echo(f"from {inputs}\nand {rates}")
+        text += [f"from {inputs}", f"and {rates}"]
+    show(content | {"figures": figures}, "\n".join(text), as_json)

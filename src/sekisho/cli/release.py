@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from sekisho.cli.terminal import json_option, show
 from sekisho.errors import CannotCheck
 from sekisho.params import load_params
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from sekisho.release.promote import Desk
 
 ROOT = Path()  # commands run at the root of the repository
@@ -39,12 +41,22 @@ folder_option = click.option(
     type=click.Path(path_type=Path),
     help="Where the local authority keeps its keys. [default: .sekisho/local-authority]",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program.")
 
 
 def release_folder(name: str) -> Path:
     """A release by MODEL/SEQ, which is always the one under releases/, or by any other path of a folder."""
     return ROOT / "releases" / name if NAME.fullmatch(name) else Path(name)
+
+
+def complete_releases(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Releases of this checkout, as MODEL/SEQ."""
+    from click.shell_completion import CompletionItem
+
+    folders = sorted(path.parent for path in ROOT.glob("releases/*/*/manifest.json"))
+    names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def acting() -> str:
@@ -66,10 +78,6 @@ def _desk(trust: Path, authority: str | None, folder: Path | None) -> Desk:
     )
 
 
-def _show(value: dict[str, Any], line: str, as_json: bool) -> None:
-    click.echo(json.dumps(value, indent=1, sort_keys=True, default=str) if as_json else line)
-
-
 @click.command()
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Give the content to DVC's cache.")
 @json_option
@@ -83,11 +91,11 @@ def export(cache: bool, as_json: bool) -> None:
         store_in_dvc(folder)
     manifest, digest = read_manifest(folder)
     value = {"folder": str(folder), "model": manifest.model, "seq": manifest.seq, "digest": digest}
-    _show(value, f"exported {folder} sha256:{digest}", as_json)
+    show(value, f"exported {folder} sha256:{digest}", as_json)
 
 
 @click.command()
-@click.argument("release", required=False)
+@click.argument("release", required=False, shell_complete=complete_releases)
 @click.option("--approval", type=click.Path(path_type=Path), help="The merged PR's approval record.")
 @click.option("--init-local", is_flag=True, help="Only make the local authority and its trust root.")
 @trust_option
@@ -113,7 +121,7 @@ def sign(
         root = install_local_root(trust, desk.local_folder)
         ensure_local_list(desk)
     if init_local:
-        _show({"trusted_root": str(root)}, f"local authority ready; its root is {root}", as_json)
+        show({"trusted_root": str(root)}, f"local authority ready; its root is {root}", as_json)
         return
     if release is None or approval is None:
         raise click.UsageError("RELEASE and --approval FILE are needed")
@@ -130,11 +138,11 @@ def sign(
     )
     value = {name: {"workflow": fact.workflow, "bundle": fact.bundle_sha256} for name, fact in facts.items()}
     what = "is signed already, with this approval" if already else "signed"
-    _show(value, f"{release} {what}: {', '.join(facts)}", as_json)
+    show(value, f"{release} {what}: {', '.join(facts)}", as_json)
 
 
 @click.command()
-@click.argument("release")
+@click.argument("release", shell_complete=complete_releases)
 @environment_option
 @trust_option
 @click.option("--minimum-seq", type=int, default=0, show_default=True, help="Refuse an older release.")
@@ -190,11 +198,11 @@ def verify(
     line = f"verified {done.model}/{done.seq} sha256:{done.digest} for {environment}: {', '.join(done.facts)}"
     if not done.judged_again:
         line += "; another version of the gate gave the verdict: not judged again here"
-    _show(value, line, as_json)
+    show(value, line, as_json)
 
 
 @click.command()
-@click.argument("release")
+@click.argument("release", shell_complete=complete_releases)
 @environment_option
 @click.option("--reason", default="promotion of an approved release", show_default=True)
 @click.option("--soak", type=click.Path(path_type=Path), help="Verdict on the release where it ran before.")
@@ -227,7 +235,7 @@ def promote(
         "previous": str(before) if before else None,
         "pointer": str(path),
     }
-    _show(value, f"{path}: {before or 'nothing'} -> {done.model}/{done.seq}@sha256:{done.digest}", as_json)
+    show(value, f"{path}: {before or 'nothing'} -> {done.model}/{done.seq}@sha256:{done.digest}", as_json)
 
 
 @click.command()
@@ -245,11 +253,11 @@ def rollback(to: int, reason: str, environment: str, trust: Path, cache: bool, a
     folder = run(_desk(trust, None, None), to, reason, environment)
     if cache:
         store_in_dvc(folder)
-    _show({"folder": str(folder)}, f"made {folder} with the content of seq {to}; open a PR with it", as_json)
+    show({"folder": str(folder)}, f"made {folder} with the content of seq {to}; open a PR with it", as_json)
 
 
 @click.command()
-@click.argument("release", required=False)
+@click.argument("release", required=False, shell_complete=complete_releases)
 @click.option("--reason", default="", help="Why; it is signed and logged.")
 @click.option("--renew", is_flag=True, help="Only give the list a new end.")
 @environment_option
@@ -275,4 +283,4 @@ def revoke(
     folder = release_folder(release) if release else None
     claim = run(_desk(trust, authority, authority_folder), folder, reason, environment)
     line = f"revocation list {claim.serial}: {len(claim.revoked)} revoked, runs out {claim.expires:%Y-%m-%d}"
-    _show(claim.model_dump(mode="json"), line, as_json)
+    show(claim.model_dump(mode="json"), line, as_json)

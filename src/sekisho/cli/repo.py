@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sekisho.cli.terminal import json_option, show
+
 if TYPE_CHECKING:
     from sekisho.forge.rest import Rest
 
@@ -33,7 +35,7 @@ def rules() -> None:
 
 
 @rules.command("show")
-def show() -> None:
+def show_() -> None:
     """Print the rulesets that GitHub has, as JSON in the form of the files."""
     from sekisho.forge.rules import FIELDS, fetch_rules
 
@@ -43,24 +45,27 @@ def show() -> None:
 
 @rules.command("check")
 @FOLDER
-def check(folder: Path) -> None:
+@json_option
+def check(folder: Path, as_json: bool) -> None:
     """Compare GitHub with the files. Exits 0 the same, 1 different, 2 could not be compared."""
     from sekisho.forge.rules import differences, fetch_rules, read_rules
 
     wanted = read_rules(folder)
     lines = differences(wanted, fetch_rules(_rest()))
-    click.echo("\n".join(lines) or f"GitHub has the {len(wanted)} rulesets of {folder}")
+    text = "\n".join(lines) or f"GitHub has the {len(wanted)} rulesets of {folder}"
+    show({"rulesets": len(wanted), "differences": lines}, text, as_json)
     sys.exit(1 if lines else 0)
 
 
 @rules.command("apply")
 @FOLDER
-def apply(folder: Path) -> None:
+@json_option
+def apply(folder: Path, as_json: bool) -> None:
     """Make GitHub have what the files say; a ruleset of which no file knows is left alone."""
     from sekisho.forge.rules import apply_rules, read_rules
 
     done = apply_rules(_rest(), read_rules(folder))
-    click.echo("\n".join(done) or "nothing to change")
+    show({"done": done}, "\n".join(done) or "nothing to change", as_json)
 
 
 def _rest() -> Rest:

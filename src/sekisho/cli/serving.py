@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import json
 from pathlib import Path
 
 import click
 
-from sekisho.cli.release import ROOT, environment_option, json_option, release_folder, trust_option
+from sekisho.cli.release import ROOT, complete_releases, environment_option, release_folder, trust_option
+from sekisho.cli.terminal import json_option, show
 from sekisho.errors import CannotCheck
 from sekisho.params import load_params
 
@@ -17,7 +17,12 @@ DAY = click.DateTime(["%Y-%m-%d"])
 
 
 @click.command()
-@click.option("--release", required=True, help="A folder releases/MODEL/SEQ, or MODEL/SEQ.")
+@click.option(
+    "--release",
+    required=True,
+    shell_complete=complete_releases,
+    help="A folder releases/MODEL/SEQ, or MODEL/SEQ.",
+)
 @environment_option
 @click.option(
     "--predictions",
@@ -84,7 +89,8 @@ def serve(
     help="The file that `sekisho serve --switch` watches.",
 )
 @click.option("--reason", required=True, help="Why; it stays in the file.")
-def switch(position: str, file: Path, reason: str) -> None:
+@json_option
+def switch(position: str, file: Path, reason: str, as_json: bool) -> None:
     """Turn the kill switch: off answers with the safe action, previous lets the last release decide."""
     from sekisho.serving.switch import Position, write_switch
 
@@ -92,7 +98,8 @@ def switch(position: str, file: Path, reason: str) -> None:
         write_switch(file, Position(position), reason)
     except OSError as error:
         raise CannotCheck(f"{file}: {error}", remedy="turn it on the machine that serves") from error
-    click.echo(f"{file}: {position}; servers see it within `serving.switch_interval`")
+    value = {"file": file, "position": position, "reason": reason}
+    show(value, f"{file}: {position}; servers see it within `serving.switch_interval`", as_json)
 
 
 @click.command()
@@ -100,13 +107,14 @@ def switch(position: str, file: Path, reason: str) -> None:
 @click.option("--model", required=True, help="Name of the model.")
 @click.option("--expect", required=True, metavar="POINTER", help="MODEL/SEQ@sha256:DIGEST.")
 @click.option("--timeout", type=float, default=240.0, show_default=True, help="Seconds to wait for it.")
-def served(url: str, model: str, expect: str, timeout: float) -> None:
+@json_option
+def served(url: str, model: str, expect: str, timeout: float, as_json: bool) -> None:
     """Check that every replica behind URL serves the release POINTER. Exits 1 while another one does."""
     from sekisho.serving.client import PolicyClient
 
     with PolicyClient(url, model, deadline=5.0) as client:
         client.require_release(expect, timeout=timeout)
-    click.echo(f"{url} serves {expect}")
+    show({"url": url, "serves": expect}, f"{url} serves {expect}", as_json)
 
 
 @click.command()
@@ -119,16 +127,18 @@ def served(url: str, model: str, expect: str, timeout: float) -> None:
     help="The patch that gives the Argo CD project its windows.",
 )
 @click.option("--as-of", type=DAY, help="Day to count from [default: today].")
-def freeze(write: bool, file: Path, as_of: dt.datetime | None) -> None:
+@json_option
+def freeze(write: bool, file: Path, as_of: dt.datetime | None, as_json: bool) -> None:
     """Check that production is not deployed to in market hours, for 12 months ahead; exits 1 where it is."""
     from sekisho.serving.windows import check_windows, write_windows
 
     params, day = load_params(), as_of.date() if as_of else dt.datetime.now(dt.UTC).date()
     calendar = params.data.calendar
-    if write:
-        click.echo(f"{file}: {write_windows(file, calendar, day, params.serving)} windows")
+    written = write_windows(file, calendar, day, params.serving) if write else None
     last = check_windows(file, calendar, day, params.serving)
-    click.echo(f"{file}: every session of {calendar} from {day} to {last} is denied")
+    text = f"{file}: every session of {calendar} from {day} to {last} is denied"
+    value = {"file": file, "calendar": calendar, "first": day, "last": last, "written": written}
+    show(value, text if written is None else f"{file}: {written} windows\n{text}", as_json)
 
 
 @click.command()
@@ -138,7 +148,12 @@ def freeze(write: bool, file: Path, as_of: dt.datetime | None) -> None:
     required=True,
     help="Raw or validated bars.",
 )
-@click.option("--release", required=True, help="The release being served: a folder, or MODEL/SEQ.")
+@click.option(
+    "--release",
+    required=True,
+    shell_complete=complete_releases,
+    help="The release being served: a folder, or MODEL/SEQ.",
+)
 @click.option("--url", required=True, help="The policy server, started with --replay-clock.")
 @click.option("--first", type=DAY, help="First session to send; earlier ones warm the features up.")
 @click.option("--last", type=DAY, help="Last session to send.")
@@ -162,12 +177,10 @@ def replay(
         last=last.date() if last else None,
         progress=lambda line: click.echo(line, err=True),
     )
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(done), default=str))
-        return
     verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in done.verdicts.items())
-    click.echo(
+    line = (
         f"replayed {done.first_session} to {done.last_session}: {done.predictions:,} predictions in "
         f"{done.sessions} sessions ({verdicts}); p50 {done.p50_ms:.1f} ms, p99 {done.p99_ms:.1f} ms; "
         f"net {done.net_return:+.2%}, costs {done.cost:.2%}, turnover {done.turnover:.2f} a session"
     )
+    show(dataclasses.asdict(done), line, as_json)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from sekisho.cli.terminal import json_option, show, words_to_stderr
 from sekisho.params import load_params
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -33,7 +33,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     envvar="SEKISHO_STORE",
     help="Of finished runs and checkpoints: a folder or s3://….",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the metrics as one JSON object.")
+@json_option
 def train(
     bars: Path, features: Path, out: Path, metrics: Path, name: str | None, store: str, as_json: bool
 ) -> None:
@@ -45,13 +45,12 @@ def train(
     from sekisho.train import train_one
 
     if name is not None:
-        train_one(load_params(), name, bars=bars, features=features, store=store)
-        click.echo(f"train: {name} is finished → {store}")
+        with words_to_stderr():
+            train_one(load_params(), name, bars=bars, features=features, store=store)
+        show({"run": name, "store": store}, f"train: {name} is finished → {store}", as_json)
         return
-    result = run(load_params(), bars=bars, features=features, out=out, metrics=metrics, store=store)
-    if as_json:
-        click.echo(json.dumps(result))
-        return
+    with words_to_stderr():
+        result = run(load_params(), bars=bars, features=features, out=out, metrics=metrics, store=store)
     runs = result["runs"].values()
     sharpes = ", ".join(f"{run['validation_sharpe']:.2f}" for run in runs)
-    click.echo(f"train: {len(runs)} agents, validation Sharpe ratios {sharpes} → {out}")
+    show(result, f"train: {len(runs)} agents, validation Sharpe ratios {sharpes} → {out}", as_json)

@@ -33,7 +33,10 @@ ROOMS = [
     "monitoring",
     "cli",
 ]
-SHARED = {"params", "errors", "calendar", "dvc_files", "git", "objects", "partition_store", "plan", "explain"}
+SHARED = {
+    *("params", "errors", "calendar", "dvc_files", "explain", "git", "objects", "page"),
+    *("partition_store", "plan"),
+}
 LONGEST_MODULE, LONGEST_FUNCTION = 500, 80
 TEXT = {".py", ".md", ".yml", ".yaml", ".toml", ".txt", ".json", ".lock", ".dvc", ".in", ".cfg", ".ini", ""}
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
-import matplotlib as mpl
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
@@ -15,61 +15,56 @@ from sekisho.backtest.canvas import (
     LINES,
     ROLLING,
     SEED_COLOURS,
-    Plot,
     Series,
     dates,
     equity_of,
-    figure,
-    legend,
     line,
     mark_windows,
 )
+from sekisho.backtest.labels import both, japanese
 from sekisho.backtest.names import SEED
+from sekisho.page.canvas import Plot, figure, ink, legend
 
 
 def plots(series: Series) -> Iterator[Plot]:
     """All figures, in the order of the report."""
     share = f"{series.confidence:.0%}"
-    yield Plot(
-        "equity",
-        f"Equity after all costs, starting capital = 1. Shaded: {share} bootstrap interval of the agent.",
-        lambda: _equity(series),
-    )
-    yield Plot("drawdown", "Loss from the highest equity so far, after all costs.", lambda: _drawdown(series))
-    yield Plot(
-        "rolling-sharpe",
-        f"Annualised net Sharpe ratio over the last {_rolling(series)} sessions.",
-        lambda: _rolling_sharpe(series),
-    )
-    yield Plot(
-        "costs", "Annual return against costs, as multiples of the modelled ones.", lambda: _costs(series)
-    )
-    yield Plot(
-        "capacity",
-        "The agent's net Sharpe ratio and annual return against capital, with the impact of its own trades.",
-        lambda: _capacity(series),
-    )
-    yield Plot(
-        "regimes",
-        "Annualised net Sharpe ratio by volatility before the session and by whether the market then rose.",
-        lambda: _regimes(series),
-    )
-    yield Plot(
-        "attribution",
-        "Each symbol's part of the agent's return: before costs, and what is left after them.",
-        lambda: _attribution(series),
-    )
-    yield Plot(
-        "trading", "The agent's turnover and gross exposure in each session.", lambda: _trading(series)
-    )
-    yield Plot("weights", "The agent's mean weight in each asset and session.", lambda: _weights(series))
-    yield Plot("seeds", "Equity after all costs of agents trained from each seed.", lambda: _seeds(series))
+    drawn: dict[str, tuple[str, Callable[[Series], Figure]]] = {
+        "equity": (
+            f"Equity after all costs, starting capital = 1. Shaded: {share} bootstrap interval of the agent.",
+            _equity,
+        ),
+        "drawdown": ("Loss from the highest equity so far, after all costs.", _drawdown),
+        "rolling-sharpe": (
+            f"Annualised net Sharpe ratio over the last {_rolling(series)} sessions.",
+            _rolling_sharpe,
+        ),
+        "costs": ("Annual return against costs, as multiples of the modelled ones.", _costs),
+        "capacity": (
+            "The agent's net Sharpe ratio and annual return against capital, with the impact of its own "
+            "trades.",
+            _capacity,
+        ),
+        "regimes": (
+            "Annualised net Sharpe ratio by volatility before the session and by whether the market then "
+            "rose.",
+            _regimes,
+        ),
+        "attribution": (
+            "Each symbol's part of the agent's return: before costs, and what is left after them.",
+            _attribution,
+        ),
+        "trading": ("The agent's turnover and gross exposure in each session.", _trading),
+        "weights": ("The agent's mean weight in each asset and session.", _weights),
+        "seeds": ("Equity after all costs of agents trained from each seed.", _seeds),
+    }
     if series.curves:
-        yield Plot(
-            "learning",
+        drawn["learning"] = (
             "Annualised net Sharpe ratio on the validation window during training; the best agent is kept.",
-            lambda: _learning(series),
+            _learning,
         )
+    for name, (caption, draw) in drawn.items():
+        yield Plot(name, both(caption), partial(draw, series), japanese)
 
 
 def _equity(series: Series) -> Figure:
@@ -123,7 +118,7 @@ def _rolling_sharpe(series: Series) -> Figure:
         deviation = windows.std(axis=1, ddof=1)
         ratio = windows.mean(axis=1) / np.where(deviation > metrics.NO_VARIANCE, deviation, np.nan)
         line(axes, name, series.sessions[width - 1 :], ratio * np.sqrt(series.periods))
-    axes.axhline(0.0, color=mpl.rcParams["axes.edgecolor"], linewidth=0.8)
+    axes.axhline(0.0, color=ink(), linewidth=0.8)
     axes.set_ylabel(f"Sharpe ratio a year,\nlast {width} sessions")
     dates(axes)
     axes.set_xlabel("session")
@@ -139,7 +134,7 @@ def _costs(series: Series) -> Figure:
             metrics.annual_return(series.of(name, multiple=m), series.periods) or 0.0 for m in multiples
         ]
         line(axes, name, multiples, np.array(growth), marker="o")
-    axes.axhline(0.0, color=mpl.rcParams["axes.edgecolor"], linewidth=0.8)
+    axes.axhline(0.0, color=ink(), linewidth=0.8)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xticks(multiples, [f"{m:g} ×" for m in multiples])
     axes.set_xlabel("costs, multiple of the modelled ones")
@@ -158,9 +153,9 @@ def _capacity(series: Series) -> Figure:
     axes.set_xscale("log")
     axes.set_xticks(multiples, [f"{m:g} ×" for m in multiples])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.axhline(0.0, color=mpl.rcParams["axes.edgecolor"], linewidth=0.8)
+    axes.axhline(0.0, color=ink(), linewidth=0.8)
     if found["reached"] and found["multiple"] > 1.0:
-        axes.axvline(found["multiple"], color=mpl.rcParams["axes.edgecolor"], linewidth=1.0, linestyle=":")
+        axes.axvline(found["multiple"], color=ink(), linewidth=1.0, linestyle=":")
         axes.annotate(
             f" capacity {found['multiple']:.3g} ×",
             (found["multiple"], 0.97),
@@ -203,7 +198,7 @@ def _regimes(series: Series) -> Figure:
         at = np.arange(len(levels)) + (place - 0.5) * 0.38
         drawn = axes.bar(at, heights, 0.34, color=SEED_COLOURS[place], label=f"market {market}")
         axes.bar_label(drawn, [f"{row['sessions']} sessions" for row in part], fontsize=8, padding=2)
-    axes.axhline(0.0, color=mpl.rcParams["axes.edgecolor"], linewidth=0.8)
+    axes.axhline(0.0, color=ink(), linewidth=0.8)
     axes.margins(y=0.15)
     axes.set_xticks(range(len(levels)), levels)
     axes.set_xlabel("volatility before the session, terciles of the training window")
@@ -222,7 +217,7 @@ def _attribution(series: Series) -> Figure:
     gross, net = ([row[key] for row in rows] for key in ("gross_return", "net_return"))
     axes.barh(at + 0.2, gross, 0.36, color=LINES["buy-and-hold"][0], label="before costs")
     axes.barh(at - 0.2, net, 0.36, color=LINES["agent"][0], label="after costs")
-    axes.axvline(0.0, color=mpl.rcParams["axes.edgecolor"], linewidth=0.8)
+    axes.axvline(0.0, color=ink(), linewidth=0.8)
     axes.set_yticks(at, [row["symbol"] for row in rows])
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("sum of returns over the test windows, % of equity")

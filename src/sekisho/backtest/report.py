@@ -10,15 +10,19 @@ from typing import Any
 
 import polars as pl
 
-from sekisho.backtest.canvas import Plot, Series, png, svg
+from sekisho.backtest.canvas import Series
 from sekisho.backtest.files import read_json
+from sekisho.backtest.labels import translated
 from sekisho.backtest.plots import plots
-from sekisho.backtest.render import Block, Heading, Picture, Table, Text, to_html, to_markdown
 from sekisho.backtest.words import NOTES_JA, RULES_JA, number, percent, summary_english, summary_japanese
 from sekisho.data.store import replaced
 from sekisho.errors import BacktestError
+from sekisho.page.blocks import Both, Cell, Heading, Paper, Picture, Table, Text, Words, to_markdown
+from sekisho.page.canvas import Plot, picture, png
+from sekisho.page.html import to_html
 from sekisho.params import Params
 
+TITLE = Both("Backtest report", "バックテストレポート")
 BEFORE, AFTER = ("data", "features", "market", "split", "train"), ("backtest", "gate")
 
 
@@ -35,7 +39,7 @@ def write_report(params: Params, *, backtest: Path, train: Path, metrics: Path, 
     try:
         series = _series(params, figures, backtest, train)
         drawn = {plot.name: plot for plot in plots(series)}
-        pictures = {name: Picture(name, plot.caption, svg(plot)) for name, plot in drawn.items()}
+        pictures = {name: picture(plot) for name, plot in drawn.items()}
         blocks = list(
             _blocks(
                 params, figures | {"confidence": params.backtest.confidence}, trials, gate, data, pictures
@@ -46,17 +50,17 @@ def write_report(params: Params, *, backtest: Path, train: Path, metrics: Path, 
             f"{metrics}: {error} is missing in backtest.json, trials.json or gate.json, the report needs it",
             remedy="the files come from another version: run `dvc repro report`",
         ) from error
-    return _publish(out, blocks, list(drawn.values()))
+    return _publish(out, [translated(block) for block in blocks], list(drawn.values()))
 
 
-def _publish(out: Path, blocks: list[Block], drawn: list[Plot]) -> str:
+def _publish(out: Path, blocks: list[Paper], drawn: list[Plot]) -> str:
     with replaced(out) as (fresh,):
         (fresh / "plots").mkdir()
         for plot in drawn:
             png(plot, fresh / "plots" / f"{plot.name}.png")
         text = to_markdown(blocks).encode()
         (fresh / "report.md").write_bytes(text)
-        (fresh / "report.html").write_text(to_html("Backtest report", blocks), encoding="utf-8")
+        (fresh / "report.html").write_text(to_html(TITLE, blocks), encoding="utf-8")
     return hashlib.sha256(text).hexdigest()
 
 
@@ -97,10 +101,9 @@ def _blocks(
     gate: dict[str, Any],
     data: dict[str, Any],
     pictures: dict[str, Picture],
-) -> Iterator[Block]:
+) -> Iterator[Paper]:
     yield Heading(f"Backtest report: {'✅ passed' if gate['passed'] else '❌ not passed'}", 1)
-    yield Text(summary_english(figures, gate))
-    yield Text(summary_japanese(figures, gate), "ja")
+    yield Text(Both(summary_english(figures, gate), summary_japanese(figures, gate)))
     yield Heading("Gate")
     yield _gate(gate)
     yield Heading("Results after costs")
@@ -142,22 +145,22 @@ def _blocks(
 
 
 def _gate(gate: dict[str, Any]) -> Table:
-    rows = []
+    rows: list[list[Cell]] = []
     for rule in gate["rules"]:
         name, reason = RULES_JA[rule["rule"]]
-        note = f"\n{rule['note']} {NOTES_JA[rule['note']]}" if rule["note"] else ""
+        why: list[Words] = [Both(rule["reason"], reason)]
+        if rule["note"]:
+            why.append(Both(rule["note"], NOTES_JA[rule["note"]]))
         rows.append(
             [
                 "✅" if rule["passed"] else "❌",
-                f"{rule['rule']}\n{name}",
+                Both(rule["rule"], name),
                 number(rule["figure"], 3),
                 number(rule["limit"], 3),
-                f"{rule['reason']}\n{reason}{note}",
+                tuple(why),
             ]
         )
-    return Table(
-        ["", "rule\n項目", "figure\n値", "limit\n基準", "why\n理由"], rows, left=frozenset({0, 1, 4})
-    )
+    return Table(["", "rule", "figure", "limit", "why"], rows, left=frozenset({0, 1, 4}), twofold=True)
 
 
 def _results(figures: dict[str, Any]) -> Table:
@@ -193,7 +196,7 @@ def _results(figures: dict[str, Any]) -> Table:
     )
 
 
-def _selection(figures: dict[str, Any], trials: dict[str, Any]) -> Iterator[Block]:
+def _selection(figures: dict[str, Any], trials: dict[str, Any]) -> Iterator[Paper]:
     agent = figures["agent"]
     needed = agent["min_track_record_sessions"]
     share = percent(figures["confidence"], 0)
@@ -284,7 +287,7 @@ def _regimes(figures: dict[str, Any]) -> Table:
     )
 
 
-def _attribution(figures: dict[str, Any]) -> Iterator[Block]:
+def _attribution(figures: dict[str, Any]) -> Iterator[Paper]:
     rows = sorted(figures["attribution"], key=lambda row: -float(row["net_return"]))
     total = sum(row["net_return"] for row in rows)
     if total > 0 and rows[0]["net_return"] > 0.5 * total:

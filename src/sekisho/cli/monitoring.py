@@ -129,8 +129,7 @@ def check(
         if turned := halt(verdict, FileSwitch(switch), now):
             click.echo(f"{switch}: {turned}", err=True)
     write_evidence(verdict, out)
-    plot = out.with_suffix(".png") if verdict.levels else None
-    write_status_page(verdict, plot, out.with_suffix(".html"))
+    write_status_page(verdict, out.with_suffix(".html"))
     verdict.write(out)
     click.echo(verdict.to_json() if as_json else f"{verdict.sentence()}\nevidence: {out.with_suffix('.md')}")
     sys.exit(verdict.exit_code)

@@ -6,13 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sekisho.monitoring.verdict import DRIFT, Verdict
+from sekisho.monitoring.words import ACTIONS, NAMES_JA
+from sekisho.page.blocks import Both
+from sekisho.page.canvas import BLUE, GREEN, ORANGE, RED, Plot, figure, ink, legend, png
 from sekisho.release.audit import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SHOWN_FLOOR = 1e-3  # of the logarithmic axis, in units of the limit
 SHOWN_CEILING = 1e4
+LONGEST_NAME = 60  # characters of a series in the chart
 
 RUNBOOKS = {
     "mean": "data-drift",
@@ -26,13 +34,6 @@ RUNBOOKS = {
     "session-loss": "halted",
     "skew": "train-serve-skew",
 }
-ACTIONS = {
-    "none": "nothing to do",
-    "propose": "a drift proposes a retraining; people decide whether it is one to answer",
-    "retrain": "a retraining is due by policy; champion against challenger decides which model serves",
-    "halt": "a loss over its limit: the kill switch belongs off; no retraining turns it on again, people do",
-    "mend": "mend the data or the serving side; no retraining mends them",
-}
 
 
 def write_evidence(verdict: Verdict, out: Path) -> list[Path]:
@@ -43,7 +44,7 @@ def write_evidence(verdict: Verdict, out: Path) -> list[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     plot = out.with_suffix(".png")
     if verdict.levels:
-        _plot(verdict, plot)
+        png(plot_of(verdict), plot)
         written.append(plot)
     page = out.with_suffix(".md")
     text = markdown(verdict, plot.name if verdict.levels else None)
@@ -148,43 +149,74 @@ def series_table(verdict: Verdict) -> Iterator[str]:
         yield f"{place} {row['evidence']:.3g} | {row['cusum']:.1f} |"
 
 
-def _plot(verdict: Verdict, path: Path) -> None:
+def plot_of(verdict: Verdict) -> Plot:
     """Both drift statistics, each over its limit, and the live account over its band where there is one."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    beside = " Below: the live account over the backtest's band." if verdict.performance else ""
+    beside_ja = "下: 実運用の口座とバックテストの範囲。" if verdict.performance else ""
+    caption = Both(
+        f"Drift statistics after each session, over their limits; above the dashed line is an alarm.{beside}",
+        f"各立会日の後のドリフト統計量を基準で割ったもの。破線より上はアラームです。{beside_ja}",
+    )
+    return Plot("statistics", caption, lambda: _draw(verdict), _written)
 
+
+def _written(english: str) -> str | None:
+    """Japanese of what stands in the chart."""
+    for name in ("e-detector", "CUSUM"):
+        if english.startswith(f"{name} (limit "):
+            return english.replace("limit", "基準")
+    return NAMES_JA.get(english)
+
+
+def _draw(verdict: Verdict) -> Figure:
     account = verdict.performance
-    figure = Figure(figsize=(9, 6.6 if account else 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(2, squeeze=False)[:, 0] if account else [figure.subplots()]
+    drawn, panels = figure(6.0 if account else 3.4, rows=2 if account else 1)
     days = list(verdict.levels)
-    for name, values, limit in (
-        ("e-detector", verdict.levels, verdict.threshold),
-        ("CUSUM", verdict.cusum, verdict.cusum_threshold),
+    for name, values, limit, colour in (
+        ("e-detector", verdict.levels, verdict.threshold, BLUE),
+        ("CUSUM", verdict.cusum, verdict.cusum_threshold, ORANGE),
     ):
         shown = [min(max(x / limit, SHOWN_FLOOR), SHOWN_CEILING) for x in values.values()]
-        panels[0].semilogy(range(len(days)), shown, marker=".", label=f"{name} (limit {limit:.4g})")
-    panels[0].axhline(1.0, color="#b03030", linestyle="--", label="alarm")
+        label = f"{name} (limit {limit:.4g})"
+        panels[0].semilogy(range(len(days)), shown, color=colour, marker=".", label=label)
+    panels[0].axhline(1.0, color=RED, linestyle="--", label="alarm")
     for alarm in verdict.alarms:
         if alarm.family in DRIFT:
-            panels[0].axvline(days.index(alarm.session), color="#b03030", linewidth=0.8)
-            panels[0].set_title(f"{alarm.family} of {alarm.series}, {alarm.session}", fontsize=10)
+            at = days.index(alarm.session)
+            panels[0].axvline(at, color=RED, linewidth=0.8)
+            named = panels[0].annotate(
+                f" {alarm.series[:LONGEST_NAME]} ",
+                (at, 0.02),
+                xycoords=("data", "axes fraction"),
+                ha="right" if at > len(days) / 2 else "left",
+                fontsize=8,
+                color=ink(),
+                parse_math=False,
+            )
+            named.set_in_layout(False)  # a name takes no room from the axes
     panels[0].set_ylim(SHOWN_FLOOR, SHOWN_CEILING * 2)
     panels[0].set_ylabel("statistic / limit (log)")
     _name_days(panels[0], days)
     if account:
         days = list(account["equity"])
-        panels[1].plot(range(len(days)), list(account["equity"].values()), marker=".", label="live, net")
+        panels[1].plot(
+            range(len(days)), list(account["equity"].values()), color=BLUE, marker=".", label="live, net"
+        )
         panels[1].fill_between(
-            range(len(days)), list(account["band"].values()), 1.0, alpha=0.15, label="the backtest's band"
+            range(len(days)),
+            list(account["band"].values()),
+            1.0,
+            color=GREEN,
+            linewidth=0,
+            alpha=0.18,
+            label="the backtest's band",
         )
         panels[1].set_ylabel("equity (start 1)")
         _name_days(panels[1], days)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+    return drawn
 
 
-def _name_days(axes: Any, days: list[str]) -> None:
-    step = max(1, len(days) // 8)
+def _name_days(axes: Axes, days: list[str]) -> None:
+    step = max(1, -(-len(days) // 8))
     axes.set_xticks(range(0, len(days), step), days[::step], rotation=20, ha="right", fontsize=8)
-    axes.legend(loc="upper left", fontsize=8)
+    legend(axes, 3)

@@ -29,8 +29,9 @@ from sekisho.data.validate import BarEnds, judge, read_partition
 from sekisho.errors import BacktestError, CannotCheck, DataError, Refused
 from sekisho.forge.interface import Forge, PullRequest
 from sekisho.forge.records import is_held
-from sekisho.monitoring.evidence import ACTIONS, alarm_table, distance_table, figures, series_table
+from sekisho.monitoring.evidence import alarm_table, distance_table, figures, series_table
 from sekisho.monitoring.verdict import DRIFT, DUE, Alarm, Verdict
+from sekisho.monitoring.words import ACTIONS
 from sekisho.params import DataParams, Params, SplitParams
 
 HOLD = "monitoring/hold.yaml"

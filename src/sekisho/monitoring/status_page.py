@@ -2,80 +2,88 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Iterator
-from html import escape
 from pathlib import Path
 
-from sekisho.monitoring.evidence import ACTIONS, RUNBOOKS, figures
+from sekisho.monitoring.evidence import RUNBOOKS, figures, plot_of
 from sekisho.monitoring.verdict import Verdict
+from sekisho.monitoring.words import STATES, action, named, sentence
+from sekisho.page.blocks import Block, Both, Cell, Heading, Plain, Table, Text
+from sekisho.page.canvas import picture
+from sekisho.page.html import Page, to_html
 from sekisho.release.audit import write_atomically
 
-COLOURS = {"ok": "#1b7f3b", "alarm": "#b03030", "cannot-judge": "#8a6d00"}
-WORDS = {"ok": "in order", "alarm": "alarm", "cannot-judge": "cannot be judged"}
-STYLE = """
-:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-h1 span { color: #fff; padding: .1em .5em; border-radius: .3em }
-table { border-collapse: collapse; margin: 1rem 0; width: 100% }
-td, th { border-bottom: 1px solid #8884; padding: .3rem .6rem; text-align: left; vertical-align: top }
-img { max-width: 100%; background: #fff }
-footer { color: #888; margin-top: 2rem }
-"""
+TITLE = Both("Verdict", "判定")
 
 
-def write_status_page(verdict: Verdict, plot: Path | None, path: Path) -> None:
-    """Write the page of a verdict, whole or not at all; ``plot`` is put into it."""
-    write_atomically(path, "".join(_page(verdict, plot)).encode())
-
-
-def _page(verdict: Verdict, plot: Path | None) -> Iterator[str]:
+def write_status_page(verdict: Verdict, path: Path, menu: Iterable[Page] = ()) -> None:
+    """Write the page of a verdict, whole or not at all."""
     name = f"{verdict.model}/{verdict.seq}"
-    yield f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(name)}</title>\n'
-    yield f'<meta name="viewport" content="width=device-width">\n<style>{STYLE}</style>\n'
-    state = f'<span style="background:{COLOURS[verdict.state]}">{WORDS[verdict.state]}</span>'
-    yield f"<h1>{escape(name)} {state}</h1>\n"
-    yield f"<p>{escape(verdict.sentence())}</p>\n"
-    yield f"<p>Action: <strong>{verdict.action}</strong>. {escape(ACTIONS[verdict.action])}.</p>\n"
+    title = Both(f"{TITLE.en}: {name}", f"{TITLE.ja}: {name}")
+    write_atomically(path, to_html(title, list(_blocks(verdict, name)), menu, path.name).encode())
+
+
+def _blocks(verdict: Verdict, name: str) -> Iterator[Block]:
+    state = STATES[verdict.state]
+    yield Heading(Both(f"{name}: {state.en}", f"{name}: {state.ja}"), 1)
+    yield Text(sentence(verdict))
+    yield Text(action(verdict))
     if verdict.problems:
-        yield "<h2>Why it cannot be judged</h2>\n<p>This is not a finding of no drift.</p>\n<ul>"
-        yield from (f"<li>{escape(problem)}</li>" for problem in verdict.problems)
-        yield "</ul>\n"
+        yield Heading(Both("Why it cannot be judged", "判定できない理由"))
+        yield Text(Both("This is not a finding of no drift.", "ドリフトがないという判定ではありません。"))
+        yield Table([Both("problem", "問題")], [[Plain(problem)] for problem in verdict.problems])
     if verdict.alarms:
-        yield "<h2>Alarms</h2>\n"
-        yield from _table(
-            ("alarm", "series", "statistic", "limit", "session", "runbook"),
-            (
-                (
-                    alarm.family,
-                    alarm.series,
-                    f"{alarm.statistic:.3g}",
-                    f"{alarm.threshold:.4g}",
-                    alarm.session,
-                    RUNBOOKS[alarm.family],
-                )
-                for alarm in verdict.alarms
-            ),
-        )
-    if plot and plot.is_file():
-        picture = base64.b64encode(plot.read_bytes()).decode()
-        yield f'<img alt="Statistics over their limits" src="data:image/png;base64,{picture}">\n'
+        yield Heading(Both("Alarms", "アラーム"))
+        yield alarms(verdict)
+    if verdict.levels:
+        yield picture(plot_of(verdict))
     if verdict.first_session:
-        yield "<h2>Figures</h2>\n"
-        yield from _table(("figure", "value"), ((n, value.replace("`", "")) for n, value in figures(verdict)))
-    if verdict.acknowledged:
-        yield "<h2>Acknowledged</h2>\n"
-        known = verdict.acknowledged
-        yield from _table(
-            ("alarm", "series", "reason", "file"),
-            ((one["family"], one["series"], one["reason"], one["file"]) for one in known),
+        yield Heading(Both("Figures", "数値"))
+        yield Table(
+            [Both("figure", "項目"), Both("value", "値")],
+            [[named(what), Plain(value.replace("`", ""))] for what, value in figures(verdict)],
+            left=frozenset({0, 1}),
         )
-    yield from (f"<p>Not watched: {escape(what)}.</p>\n" for what in verdict.unwatched)
-    yield f"<footer>Checked at {escape(verdict.checked_at or 'an unknown time')}.</footer>\n</html>\n"
+    if verdict.acknowledged:
+        yield Heading(Both("Acknowledged", "承知済み"))
+        yield Table(
+            [
+                Both("alarm", "アラーム"),
+                Both("series", "系列"),
+                Both("reason", "理由"),
+                Both("file", "ファイル"),
+            ],
+            [
+                [named(one["family"]), *(Plain(one[key]) for key in ("series", "reason", "file"))]
+                for one in verdict.acknowledged
+            ],
+            left=frozenset(range(4)),
+        )
+    for what in verdict.unwatched:
+        yield Text((Both("Not watched:", "監視していないもの:"), Plain(what)))
+    checked = verdict.checked_at or "–"
+    yield Text(Both(f"Checked at {checked}.", f"確認時刻: {checked}"))
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    yield "<table><tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>\n"
-    for row in rows:
-        yield "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n"
-    yield "</table>\n"
+def alarms(verdict: Verdict) -> Table:
+    """Its alarms, each with the runbook that answers it."""
+    rows: list[list[Cell]] = [
+        [
+            named(alarm.family),
+            Plain(alarm.series),
+            f"{alarm.statistic:.3g}",
+            f"{alarm.threshold:.4g}",
+            alarm.session,
+            Plain(f"docs/en/runbooks/{RUNBOOKS[alarm.family]}.md"),
+        ]
+        for alarm in verdict.alarms
+    ]
+    header = [
+        Both("alarm", "アラーム"),
+        Both("series", "系列"),
+        Both("statistic", "統計量"),
+        Both("limit", "基準"),
+        Both("session", "立会日"),
+        Both("runbook", "ランブック"),
+    ]
+    return Table(header, rows, left=frozenset({0, 1, 4, 5}))

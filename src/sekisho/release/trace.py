@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sekisho.errors import CannotCheck, Refused, require_same
+from sekisho.errors import CannotCheck, Refused, SekishoError, require_same
 from sekisho.params import parse_yaml
 from sekisho.release import audit
 from sekisho.release.deployment import check_deployment, check_logged, last_promotions
@@ -204,6 +204,26 @@ def trace_release(repo: Path, folder: Path, *, trust: Path, environment: str | N
         ],
         "events": [event.model_dump(mode="json", exclude={"previous", "manifest_digest"}) for event in own],
     }
+
+
+def trace_releases(
+    repo: Path, trust: Path, environment: str | None
+) -> dict[Path, dict[str, Any] | SekishoError]:
+    """Every release's trace by its folder, the newest first; of one that does not verify, the reason."""
+    folders = sorted(
+        (
+            path.parent for path in (repo / "releases").glob("*/[!.]*/manifest.json")
+        ),  # no interrupted export's
+        key=lambda folder: (folder.parent.name, len(folder.name), folder.name),
+        reverse=True,
+    )
+    found: dict[Path, dict[str, Any] | SekishoError] = {}
+    for folder in folders:
+        try:
+            found[folder] = trace_release(repo, folder, trust=trust, environment=environment)
+        except SekishoError as error:
+            found[folder] = error
+    return found
 
 
 def _environment(own: list[audit.Event], folder: Path) -> str:

@@ -1,4 +1,5 @@
-"""Writes the generated parts of the pages on Terraform: modules' variables and outputs, roles, cost.
+"""Writes the generated parts of the pages on Terraform, modules' variables and outputs, roles, cost; and the
+estimate for the page on cost and value, terraform/cost/estimate.json.
 
     PYTHONPATH=. python terraform/reference.py [--check]
 
@@ -9,6 +10,7 @@ docs/ja/terraform.md. ``--check`` writes nothing and exits 1 where a page is sta
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
@@ -17,9 +19,10 @@ import yaml
 from terraform.cost import inputs
 from terraform.cost.gate import table
 from terraform.cost.inputs import CannotEstimate
-from terraform.cost.model import estimate
+from terraform.cost.model import CASES, YEARS, Estimate, estimate
 from terraform.offline import TERRAFORM, missing, plans
 
+ESTIMATE = TERRAFORM / "cost/estimate.json"
 PAGES = [TERRAFORM.parent / f"docs/{language}/terraform.md" for language in ("en", "ja")]
 
 
@@ -80,10 +83,30 @@ def roles() -> str:
     return "\n".join(rows)
 
 
-def cost() -> str:
+def cost(found: Estimate) -> str:
     """The gate's table, without the age of the prices, which is another every day."""
+    return table(found, inputs.budget(), inputs.prices()).strip()
+
+
+def for_pages(found: Estimate) -> str:
+    """The estimate as `sekisho.monitoring.cost` reads it: dollars a month by kind, and storage by year."""
     prices = inputs.prices()
-    return table(estimate(plans(), prices, inputs.usage()), inputs.budget(), prices).strip()
+    groups = sorted({(line.environment, line.kind) for line in found.lines})
+    content = {
+        "prices": {"basis": prices.basis, "date": str(prices.date), "tolerance": prices.tolerance},
+        "monthly": [
+            {"environment": environment, "kind": kind}
+            | {
+                case: round(
+                    sum(x.usd[case] for x in found.lines if (x.environment, x.kind) == (environment, kind)), 2
+                )
+                for case in CASES
+            }
+            for environment, kind in groups
+        ],
+        "storage": [{case: round(found.storage[case][year], 2) for case in CASES} for year in range(YEARS)],
+    }
+    return json.dumps(content, indent=1) + "\n"
 
 
 def filled(text: str, parts: dict[str, str]) -> str:
@@ -108,20 +131,21 @@ def main() -> int:
         print(f"Cannot plan, and so not estimate: {reason}", file=sys.stderr)
         return 2
     try:
-        parts = {"modules": modules(), "roles": roles(), "cost": cost()}
+        found = estimate(plans(), inputs.prices(), inputs.usage())
+        parts = {"modules": modules(), "roles": roles(), "cost": cost(found)}
+        written = {page: filled(page.read_text(encoding="utf-8"), parts) for page in PAGES}
+        written[ESTIMATE] = for_pages(found)
     except (RuntimeError, CannotEstimate) as error:
         print(error, file=sys.stderr)
         return 2
     stale = [
-        page
-        for page in PAGES
-        if filled(page.read_text(encoding="utf-8"), parts) != page.read_text(encoding="utf-8")
+        path for path in written if not path.exists() or path.read_text(encoding="utf-8") != written[path]
     ]
-    for page in stale:
+    for path in stale:
         if check:
-            print(f"{page.name} ({page.parent.name}) is stale: make terraform-docs", file=sys.stderr)
+            print(f"{path.relative_to(TERRAFORM.parent)} is stale: make terraform-docs", file=sys.stderr)
         else:
-            page.write_text(filled(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
+            path.write_text(written[path], encoding="utf-8")
     return 1 if check and stale else 0
 
 

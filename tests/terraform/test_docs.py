@@ -6,8 +6,10 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
+from terraform.cost import inputs
+from terraform.cost.model import estimate
 from terraform.offline import TERRAFORM
-from terraform.reference import PAGES, cost, filled, modules, roles
+from terraform.reference import ESTIMATE, PAGES, cost, filled, for_pages, modules, roles
 from tests.terraform.tool import needs_terraform
 
 NAMES = ["en", "ja"]
@@ -23,7 +25,14 @@ def test_the_reference_and_the_roles_are_those_of_the_code(page):
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_the_cost_table_is_that_of_the_plans(page, plans):
     text = page.read_text(encoding="utf-8")
-    assert filled(text, {"cost": cost()}) == text, "make terraform-docs"
+    found = estimate(plans, inputs.prices(), inputs.usage())
+    assert filled(text, {"cost": cost(found)}) == text, "make terraform-docs"
+
+
+@needs_terraform
+def test_the_estimate_for_the_page_on_cost_is_that_of_the_plans(plans):
+    found = estimate(plans, inputs.prices(), inputs.usage())
+    assert ESTIMATE.read_text(encoding="utf-8") == for_pages(found), "make terraform-docs"
 
 
 def test_both_languages_have_the_same_headings_tables_and_code():

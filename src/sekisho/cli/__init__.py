@@ -49,6 +49,7 @@ VERBS = {
     "drift": ("monitoring", "Judge the prediction log: drift, data quality, performance."),
     "retrain": ("monitoring", "Open or update the retrain pull request for a verdict."),
     "kpi": ("monitoring", "Measure lead time, release frequency and time to retrain."),
+    "pages": ("pages", "Write the pages on model, KPIs, cost and audit, which open without a server."),
     "repo": ("repo", "The repository's own rules: show, compare with GitHub, apply."),
     "notify": ("notify", "Run a failed workflow run again, or tell people about it."),
     "explain": ("explain", "Explain a name that a message, a report or an alert has."),

@@ -20,6 +20,7 @@ from sekisho.release.dvclock import git
 DAY = 86400.0  # seconds
 WITHIN = DAY  # from an anomaly to a retrained release in service
 FAILING = (*HALT, "parity", "safe-answers", "performance")  # alarms that another release may have to answer
+ENGLISH = ("not known", "days", "hours", "minutes")
 SHARE = 0.5  # of the lead time before, that is to be left
 
 
@@ -80,16 +81,16 @@ class Kpi:
         """For people: name and figure."""
         found = [("releases", str(self.releases)), ("promotions", str(self.promotions))]
         if self.span:
-            found.append(("promotions every", _spell(self.span / (self.promotions - 1))))
+            found.append(("promotions every", spell(self.span / (self.promotions - 1))))
         goal = self.baseline * SHARE if self.baseline else None
         found.append(("lead time, first commit to promotion (median)", _against(self.lead_time, goal)))
         rate = "not known" if self.failure_rate is None else f"{self.failure_rate:.0%}"
         found.append(("changes that failed", rate))
-        found.append(("time to restore (median)", _spell(self.restored)))
+        found.append(("time to restore (median)", spell(self.restored)))
         for response in self.responses:
             name = f"alarm of {response['at']}"
-            found.append((f"{name} to retrain branch", _spell(response["to_branch"])))
-            found.append((f"{name} to merge", _spell(response["to_merge"])))
+            found.append((f"{name} to retrain branch", spell(response["to_branch"])))
+            found.append((f"{name} to merge", spell(response["to_merge"])))
             found.append((f"{name} to promotion", _against(response["to_promotion"], WITHIN)))
         return found
 
@@ -291,13 +292,15 @@ def _median(values: list[float]) -> float | None:
 def _against(seconds: float | None, goal: float | None) -> str:
     """The figure beside its goal, and whether it holds."""
     if goal is None or seconds is None:
-        return _spell(seconds)
-    return f"{_spell(seconds)} (goal {_spell(goal)}: {'holds' if seconds <= goal else 'missed'})"
+        return spell(seconds)
+    return f"{spell(seconds)} (goal {spell(goal)}: {'holds' if seconds <= goal else 'missed'})"
 
 
-def _spell(seconds: float | None) -> str:
+def spell(seconds: float | None, words: tuple[str, str, str, str] = ENGLISH) -> str:
+    """A time in days, hours or minutes; ``words`` are those for not known, days, hours and minutes."""
+    unknown, days, hours, minutes = words
     if seconds is None:
-        return "not known"
+        return unknown
     if seconds >= 2 * DAY:
-        return f"{seconds / DAY:.1f} days"
-    return f"{seconds / 3600:.1f} hours" if seconds >= 7200 else f"{seconds / 60:.1f} minutes"
+        return f"{seconds / DAY:.1f} {days}"
+    return f"{seconds / 3600:.1f} {hours}" if seconds >= 7200 else f"{seconds / 60:.1f} {minutes}"

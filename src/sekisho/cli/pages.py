@@ -1,0 +1,52 @@
+"""The verb ``pages``: what people read, in one folder that opens without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sekisho.cli.audit import releases_here
+from sekisho.cli.release import ROOT, trust_option
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command()
+@click.option(
+    "--out", type=FOLDER, default=Path("build/pages"), show_default=True, help="Folder of the pages."
+)
+@click.option(
+    "--environment",
+    type=click.Choice(["local", "staging", "production"]),
+    default="production",
+    show_default=True,
+    help="Whose champion, promotions and trust policy.",
+)
+@click.option("--verdicts", type=FOLDER, default=Path("build/verdicts"), show_default=True)
+@click.option(
+    "--report",
+    type=FILE,
+    default=Path("build/report/report.html"),
+    show_default=True,
+    help="Backtest report to lay beside them.",
+)
+@click.option("--baseline", type=float, help="Lead time before, in days: half of it is the goal.")
+@trust_option
+def pages(
+    out: Path, environment: str, verdicts: Path, report: Path, baseline: float | None, trust: Path
+) -> None:
+    """Write the pages on model, KPIs and cost, and audit; they open without a server.
+
+    They show, and judge nothing: an audit log that does not hold is told of, `audit check` ends with 1 on it.
+    """
+    releases_here()
+    from sekisho.monitoring.kpi import DAY
+    from sekisho.monitoring.pages import Sources, write_pages
+
+    before = baseline * DAY if baseline else None
+    broken = write_pages(Sources(ROOT, trust, environment, verdicts, report, before), out)
+    click.echo(f"pages: {out / 'model.html'} leads to the others")
+    if broken:
+        click.echo(f"the audit log does not hold, see {out / 'audit.html'}: {broken}", err=True)

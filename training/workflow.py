@@ -20,6 +20,7 @@ from hera.workflows import (
     CronWorkflow,
     EmptyDirVolume,
     Env,
+    FieldEnv,
     GitArtifact,
     Parameter,
     RawArtifact,
@@ -74,6 +75,8 @@ ELASTIC = {
     "PET_RDZV_CONF": "is_host=false",
     "PET_MAX_RESTARTS": "3",
 }
+# a pod's name is known to itself alone: without this, the ranks would look for the first one by it
+ADDRESS = FieldEnv(name="PET_LOCAL_ADDR", field_path="status.podIP")
 RENDEZVOUS = (  # outlives every machine of the training; on demand
     f"import signal, torch.distributed as d; s = d.TCPStore('0.0.0.0', {PORT}, is_master=True, "
     "wait_for_workers=False); signal.pause()"
@@ -111,7 +114,7 @@ def step(
     revision: str = COMMIT,
     before: str = "",
     gpu: bool = False,
-    env: Sequence[Env | SecretEnv] = (),
+    env: Sequence[Env | FieldEnv | SecretEnv] = (),
 ) -> Container:
     """One pod that runs one line on the commit's tree; ``before`` is a line that brings its data."""
     seconds = 60 * MINUTES[name]
@@ -195,7 +198,7 @@ def steps() -> list[Container]:
             "train",
             "sekisho train --run {{inputs.parameters.run}}",
             inputs=("commit", "data", "run", "rendezvous"),
-            env=[Env(name=name, value=value) for name, value in ELASTIC.items()],
+            env=[*(Env(name=name, value=value) for name, value in ELASTIC.items()), ADDRESS],
             before="dvc repro --pull features",
             gpu=True,
         ),

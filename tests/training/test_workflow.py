@@ -174,6 +174,15 @@ def test_the_rendezvous_id_of_a_run_can_name_a_folder():
     assert known == "{{workflow.uid}}-fold-0-seed-1"
 
 
+def test_the_pods_of_a_run_give_one_another_addresses_and_no_names():
+    """A pod's host name resolves in the pod itself only."""
+    env = {one["name"]: one for one in templates()["train"]["container"]["env"]}
+    assert env["PET_LOCAL_ADDR"] == {
+        "name": "PET_LOCAL_ADDR",
+        "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}},
+    }
+
+
 def minutes(name: str) -> float:
     """What a template may take: a pod with all its tries, a graph along its longest path."""
     template = templates()[name]

@@ -53,8 +53,7 @@ test: $(READY) $(MKDOCS)/.ready ## all tests but those that apply Terraform
 quick: $(READY) ## the tests that take seconds
 	pytest -n 2 -m "not slow and not applied"
 
-test-terraform: $(READY) $(CHECKOV)/.ready ## Terraform: applied to a server in AWS's place, checkov, tflint (10 minutes)
-	pytest -n 2 -m "not applied" tests/terraform
+test-terraform: $(READY) $(CHECKOV)/.ready ## what `make test` leaves out: Terraform applied to a server in AWS's place, checkov, tflint (8 minutes)
 	pytest -n 6 -m applied tests/terraform # they mostly wait
 	@if command -v go >/dev/null; then echo tflint && go run $(TFLINT) --chdir=terraform --recursive --config=$(CURDIR)/terraform/.tflint.hcl; \
 	else echo 'tflint: skipped, it is built with go, which is not installed here (CI has it)'; fi

@@ -48,9 +48,10 @@ def gate_page(words: Words) -> str:
 
 
 def _limit(rule: Rule, words: Words) -> str:
-    """The limit by the name of its parameter, where it has one: its value is any experiment's to change."""
+    """The limit by the name of its parameter, where it has one: its value is any experiment's to change, and
+    which side of it passes."""
     if rule.rule.startswith("beats "):
-        return words("that strategy's own Sharpe ratio")
+        return "> " + words("that strategy's own Sharpe ratio")
     named = {
         "net Sharpe ratio, lower bound": "min_sharpe_lower",
         "maximum drawdown": "max_drawdown",
@@ -60,7 +61,10 @@ def _limit(rule: Rule, words: Words) -> str:
         "probability of backtest overfitting": "max_pbo",
     }
     key = "min_sharpe_over_champion" if rule.rule.startswith("not worse") else named.get(rule.rule)
-    return f"`gate.{key}`" if key else f"{rule.limit:g}"
+    at_most = rule.rule.startswith("no look-ahead") or (key or "").startswith("max_")
+    at_least = rule.rule.startswith("trials counted") or key == "min_capacity"
+    side = "≤" if at_most else "≥" if at_least else ">"
+    return f"{side} `gate.{key}`" if key else f"{side} {rule.limit:g}"
 
 
 def fields(value: Any, path: str = "") -> Iterator[str]:

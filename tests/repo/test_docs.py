@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import click
 import pytest
 import yaml
 from docs.reference import LANGUAGES, render
-from docs.rules import refusals
+from docs.rules import metrics, refusals
 from docs.site import menu
 from docs.words import Words
 
+from sekisho.backtest.gate import judge
 from sekisho.cli import VERBS, main
+from sekisho.params import load_params
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -169,6 +172,18 @@ def test_the_reference_is_that_of_the_code_and_all_of_it_is_in_japanese():
     assert words["ja"].unused == set(), "docs/words.yaml translates what the code no longer says"
     stale = [path.name for path, text in files.items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "make docs-reference"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_of_the_gate_says_which_side_of_a_limit_passes(language):
+    sides = re.findall(r"^\| [^|]+ \| ([≤≥>]) ", page(language, "reference/gate.md"), flags=re.MULTILINE)
+    figures = [metrics(name) for name in ("backtest", "trials", "lookahead")]
+    rules = judge(*figures, load_params(ROOT / "params.yaml").gate)
+    passes = {"≤": operator.le, "≥": operator.ge, ">": operator.gt}
+    assert len(sides) == len(rules)
+    for side, rule in zip(sides, rules, strict=True):
+        if rule.figure is not None:
+            assert passes[side](rule.figure, rule.limit) == rule.passed, rule.rule
 
 
 def test_what_each_rule_that_refuses_makes_sure_of_is_said_and_no_other():

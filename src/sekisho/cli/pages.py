@@ -8,6 +8,7 @@ import click
 
 from sekisho.cli.audit import releases_here
 from sekisho.cli.release import ROOT, trust_option
+from sekisho.cli.terminal import json_option, show
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -34,8 +35,15 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @click.option("--baseline", type=float, help="Lead time before, in days: half of it is the goal.")
 @trust_option
+@json_option
 def pages(
-    out: Path, environment: str, verdicts: Path, report: Path, baseline: float | None, trust: Path
+    out: Path,
+    environment: str,
+    verdicts: Path,
+    report: Path,
+    baseline: float | None,
+    trust: Path,
+    as_json: bool,
 ) -> None:
     """Write the pages on model, KPIs and cost, and audit; they open without a server.
 
@@ -47,6 +55,7 @@ def pages(
 
     before = baseline * DAY if baseline else None
     broken = write_pages(Sources(ROOT, trust, environment, verdicts, report, before), out)
-    click.echo(f"pages: {out / 'model.html'} leads to the others")
+    value = {"first": out / "model.html", "unbroken": broken is None}
+    show(value, f"pages: {out / 'model.html'} leads to the others", as_json)
     if broken:
         click.echo(f"the audit log does not hold, see {out / 'audit.html'}: {broken}", err=True)

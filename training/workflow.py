@@ -62,7 +62,9 @@ ON_CAPACITY = (
 
 
 COMMIT, DATA = "{{inputs.parameters.commit}}", "{{inputs.parameters.data}}"
-PUSHED = "dvc push --run-cache"
+# DVC's push leaves out metrics, which git keeps here: without them the next pod could take no stage from the
+# run cache, and would run them all again. They are found by their digest, whatever the folder is called
+PUSHED = "dvc push --run-cache && dvc add --to-remote metrics --out metrics-of-the-night"
 # a path that is not there: DVC brings the folder's list of files and no file
 LISTING = "dvc fetch data/.listing"
 # torchrun's own variables, which `sekisho train` leaves to it: the pods of a run meet at the rendezvous

@@ -7,43 +7,19 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
-import shutil
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-import pytest
 from openapi_schema_validator import OAS30Validator, oas30_format_checker
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT4
+from tests.npm import npm_packages
 
 HERE = Path(__file__).parent
-BUILD = HERE.parents[1] / "build" / "npm"
 URI = "urn:github"
 COERCED = {"integer": int, "number": float, "boolean": lambda text: {"true": True, "false": False}[text]}
-
-
-@cache
-def npm_packages() -> Path:
-    """``node_modules`` with the pinned packages, installed once into ``build/``; skips where it cannot be."""
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed: GitHub's description of its API cannot be fetched")
-    wanted = {name: (HERE / name).read_bytes() for name in ("package.json", "package-lock.json", ".npmrc")}
-    marker = BUILD / "installed"
-    if not (marker.exists() and marker.read_bytes() == wanted["package-lock.json"]):
-        BUILD.mkdir(parents=True, exist_ok=True)
-        for name, content in wanted.items():
-            (BUILD / name).write_bytes(content)
-        words = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
-        done = subprocess.run(words, cwd=BUILD, capture_output=True, text=True, env=os.environ, timeout=300)
-        if done.returncode and re.search(r"ENOTFOUND|ECONNREFUSED|ETIMEDOUT|EAI_AGAIN", done.stderr):
-            pytest.skip("the npm registry cannot be reached")
-        assert done.returncode == 0, done.stderr
-        marker.write_bytes(wanted["package-lock.json"])
-    return BUILD / "node_modules"
 
 
 class Description:
@@ -58,7 +34,7 @@ class Description:
     @classmethod
     def load(cls) -> Self:
         """The pinned description of api.github.com; skips where npm or its registry is missing."""
-        file = npm_packages() / "@octokit/openapi/generated/api.github.com.json"
+        file = npm_packages(HERE) / "@octokit/openapi/generated/api.github.com.json"
         return cls(_read(file))
 
     def operation(self, method: str, path: str) -> tuple[dict[str, Any], dict[str, str]]:

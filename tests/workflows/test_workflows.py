@@ -424,8 +424,9 @@ def test_an_ignored_finding_says_why():
                 assert re.search(r"zizmor: ignore\[[a-z-]+\] \w+", line), line
 
 
-def test_npm_packages_are_pinned_by_their_integrity_and_name_no_registry():
-    packages = json.loads((ROOT / "tests/workflows/package-lock.json").read_text())["packages"]
+@pytest.mark.parametrize("folder", ["workflows", "pages"])
+def test_npm_packages_are_pinned_by_their_integrity_and_name_no_registry(folder):
+    packages = json.loads((ROOT / f"tests/{folder}/package-lock.json").read_text())["packages"]
     for name, package in packages.items():
         assert "resolved" not in package
         assert not name or package["integrity"].startswith("sha512-")

@@ -17,8 +17,9 @@ import boto3
 import httpx
 from moto.server import ThreadedMotoServer
 from ruamel.yaml import YAML
+from tests.npm import npm_packages
 from tests.workflows.act import ACTIONS, ROOT, Ran, run_act
-from tests.workflows.description import Description, npm_packages
+from tests.workflows.description import HERE, Description
 from tests.workflows.stand_in import ACTIONS as ACTIONS_BOT
 from tests.workflows.stand_in import BOT, REPOSITORY, StandIn, token
 
@@ -67,7 +68,7 @@ exec {sekisho} "${words[@]}"
 @cache
 def example(event: str, action: str | None = None) -> dict[str, Any]:
     """A payload as GitHub sent it, from npm's ``@octokit/webhooks-examples``."""
-    file = npm_packages() / "@octokit/webhooks-examples/api.github.com/index.json"
+    file = npm_packages(HERE) / "@octokit/webhooks-examples/api.github.com/index.json"
     known = next(hook for hook in json.loads(file.read_text()) if hook["name"] == event)
     return next(e for e in known["examples"] if action is None or e.get("action") == action)
 

@@ -74,7 +74,8 @@ def _against(seconds: float | None, goal: float | None) -> State:
 def _loop(kpi: Kpi, environment: str) -> Iterator[Block]:
     yield Text(
         Both(
-            f"Of {environment}, from git, the audit log and the verdicts. What is not recorded is not known.",
+            f"Environment {environment}; from git, the audit log and the verdicts. "
+            "What is not recorded is not known.",
             f"{environment} について、git、監査ログ、判定から測ったものです。"
             "記録のないものは「不明」とします。",
         )
@@ -113,7 +114,7 @@ def _tiles(kpi: Kpi) -> Iterator[Tile]:
         Both("deployment frequency", "デプロイ頻度"),
         Both(f"every {spell(every)}", f"{spell(every, JAPANESE)}ごと") if every else _spelled(None),
         Both(
-            f"{kpi.promotions} promotions, {kpi.changes} of them changes",
+            f"promotions: {kpi.promotions}, of changes: {kpi.changes}",
             f"昇格 {kpi.promotions} 回、うち変更 {kpi.changes} 件",
         ),
     )
@@ -136,7 +137,7 @@ def _tiles(kpi: Kpi) -> Iterator[Tile]:
         Both("anomaly → retrained and promoted (slowest)", "異常 → 再学習・昇格(最長)"),
         _spelled(slowest),
         Both(
-            f"goal: {spell(WITHIN)}; {len(kpi.responses)} anomalies, {waiting} not promoted yet",
+            f"goal: {spell(WITHIN)}; anomalies: {len(kpi.responses)}, not promoted yet: {waiting}",
             f"目標: {spell(WITHIN, JAPANESE)}。異常 {len(kpi.responses)} 件、うち未昇格 {waiting} 件",
         ),
         _against(slowest, WITHIN),
@@ -160,6 +161,7 @@ def _draw_lead_times(kpi: Kpi) -> Figure:
     if kpi.baseline:
         axes.axvline(kpi.baseline * SHARE / UNITS[unit], color=RED, linestyle="--", label="goal")
         legend(axes)
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel(unit)
     axes.grid(axis="y", visible=False)
     return drawn
@@ -221,6 +223,7 @@ def _draw_responses(kpi: Kpi) -> Figure:
         reached = [max(end, at) for end, at in zip(ends, reached, strict=True)]
     axes.axvline(WITHIN / HOUR, color=RED, linestyle="--", label="goal")
     axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, max(WITHIN / HOUR, *reached) * 1.05)
     axes.set_xlabel("hours since the anomaly")
     axes.grid(axis="y", visible=False)

@@ -74,7 +74,7 @@ def alarms(verdict: Verdict) -> Table:
             f"{alarm.statistic:.3g}",
             f"{alarm.threshold:.4g}",
             alarm.session,
-            Plain(f"docs/en/runbooks/{RUNBOOKS[alarm.family]}.md"),
+            Plain(RUNBOOKS[alarm.family]),
         ]
         for alarm in verdict.alarms
     ]

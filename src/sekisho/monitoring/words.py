@@ -52,7 +52,7 @@ NAMES_JA = {
     # in the chart
     "alarm": "アラーム",
     "statistic / limit (log)": "統計量 ÷ 基準(対数)",
-    "live, net": "実運用(コスト控除後)",
+    "live, net": "実運用",
     "the backtest's band": "バックテストの範囲",
     "equity (start 1)": "資産(開始時 = 1)",
 }

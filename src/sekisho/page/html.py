@@ -36,6 +36,8 @@ LEADS_SOMEWHERE = re.compile(
     r"https?://[^\s]+|[\w.-][\w./-]*(#[\w.-]+)?"
 )  # no other scheme, nothing that runs
 
+DAY = re.compile(r"\b\d{4}-\d\d-\d\d\b")  # is not broken at its hyphens
+
 
 @dataclass(frozen=True)
 class Page:
@@ -147,7 +149,8 @@ def _inline(words: Words) -> str:
 
 
 def _escaped(text: str) -> str:
-    return html.escape(text, quote=False).replace("\n", "<br>")
+    whole = DAY.sub(r'<span class="day">\g<0></span>', html.escape(text, quote=False))
+    return whole.replace("\n", "<br>")
 
 
 def _marked(text: str) -> str:

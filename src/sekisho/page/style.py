@@ -54,6 +54,7 @@ code {{ background: var(--soft); padding: .1em .3em; border-radius: .2em; font-s
   overflow-wrap: anywhere; }}
 details {{ border: 1px solid var(--line); border-radius: .4rem; padding: .4rem .8rem; margin: .6rem 0; }}
 summary {{ cursor: pointer; font-weight: 600; overflow-wrap: anywhere; }}
+.day {{ white-space: nowrap; }}
 .yes {{ color: var(--good); }}
 .no {{ color: var(--bad); }}
 .tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(10.4rem, 1fr)); gap: .8rem;
@@ -80,7 +81,7 @@ dd.note {{ font-size: .82rem; font-weight: 400; color: var(--quiet); }}
   .switches {{ margin-left: 0; }}
 }}
 @media print {{
-  :root:root {{ color-scheme: light; }}
+  :root {{ color-scheme: light !important; }} /* whatever is chosen on the screen */
   header {{ display: none; }}
   figure, tr {{ break-inside: avoid; }}
   h2 {{ break-after: avoid; }}

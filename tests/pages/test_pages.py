@@ -1,0 +1,182 @@
+"""What the pages say, where it comes from, and what they say where something is not there."""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tests.pages.conftest import HOSTILE
+from tests.release.workshop import Workshop
+
+from sekisho.backtest import labels
+from sekisho.cli import main
+from sekisho.errors import Refused
+from sekisho.monitoring import kpi_page, words
+from sekisho.monitoring.cost import read_cost
+from sekisho.monitoring.kpi import Kpi
+from sekisho.monitoring.pages import Sources, write_pages
+from sekisho.page.blocks import Both, Link, Plain, Table, Text, to_markdown
+from sekisho.page.html import to_html
+from sekisho.release.manifest import read_manifest
+
+ROOT = Path(__file__).parents[2]
+TITLE = Both("Title", "題")
+
+
+def text(page: Path) -> str:
+    """What stands on a page, in both languages, without its style."""
+    body = page.read_text(encoding="utf-8").partition("<main>")[2]
+    return html.unescape(re.sub(r"<[^>]*>", " ", body))
+
+
+@pytest.fixture(scope="session")
+def folder(record: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages without a report."""
+    out = tmp_path_factory.mktemp("pages")
+    assert write_pages(record, out) is None
+    return out
+
+
+def test_what_others_wrote_is_text_and_never_markup(folder: Path) -> None:
+    for name in ("model", "audit", "verdict"):
+        page = (folder / f"{name}.html").read_text(encoding="utf-8")
+        assert html.escape(HOSTILE, quote=False) in page
+        assert "<script" not in page
+        assert not re.search(r'href="(?!https?:)[^"]*:', page)
+
+
+@pytest.mark.parametrize(
+    "href", ["javascript:alert(1)", "data:text/html,x", "//host/x", "JavaScript:x", 'a" onclick="x', ""]
+)
+def test_a_link_to_what_could_run_leads_nowhere(href: str) -> None:
+    page = to_html(TITLE, [Text(Link(Plain("words"), href))])
+    assert "<a " not in page
+    assert "words" in page
+
+
+def test_the_model_page_shows_champion_lineage_challenger_and_revocation(
+    folder: Path, record: Sources
+) -> None:
+    shown = text(folder / "model.html")
+    manifest, digest = read_manifest(record.repo / "releases/policy/3")
+    assert "Model: policy/3 in local" in shown
+    assert manifest.created_from.commit[:12] in shown
+    assert digest[:12] in shown
+    assert "training/" in shown
+    assert "retrain/policy" in shown
+    assert "1.40" in shown, "the challenger's own Sharpe ratio"
+    assert shown.count("revoked") == 1
+    assert "rollback to 1: seq 2 loses money" in shown
+    assert "+3.60%" in shown, "the live account of the last verdict"
+    assert "Verdicts of this release (2)" in shown
+
+
+def test_a_repository_that_released_nothing_says_so(
+    candidate_repo: Path, record: Sources, tmp_path: Path
+) -> None:
+    shop = Workshop(shutil.copytree(candidate_repo, tmp_path / "repo"))
+    write_pages(
+        replace(record, repo=shop.repo, trust=shop.trust, verdicts=tmp_path / "none"), tmp_path / "out"
+    )
+    shown = text(tmp_path / "out/model.html")
+    assert "Nothing has been promoted to local yet" in shown
+    assert "There is no verdict of this release here yet" in shown
+    assert "No unmerged branch here" in shown
+    assert "Nothing has been released yet" in shown
+    assert "There is no estimate of the cost here" in text(tmp_path / "out/kpi.html")
+    assert not (tmp_path / "out/verdict.html").exists()
+
+
+def test_a_champion_that_does_not_verify_is_shown_as_such(record: Sources, tmp_path: Path) -> None:
+    repo = shutil.copytree(record.repo, tmp_path / "repo")
+    bundle = repo / "releases/policy/3/bundles/approval.sigstore.json"
+    bundle.write_bytes(bundle.read_bytes().replace(b"A", b"B", 1))
+    broken = write_pages(replace(record, repo=repo, trust=repo / "trust"), tmp_path / "out")
+    assert isinstance(broken, Refused)
+    assert "The champion does not verify" in text(tmp_path / "out/model.html")
+    assert "approved by" not in text(tmp_path / "out/model.html").partition("Releases")[0]
+
+
+def test_a_page_of_what_is_gone_is_taken_away(site: Path, record: Sources, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(site, tmp_path / "out"))
+    write_pages(replace(record, verdicts=tmp_path / "none"), out)
+    assert sorted(path.name for path in out.iterdir()) == ["audit.html", "kpi.html", "model.html"]
+    assert "report.html" not in (out / "model.html").read_text()
+
+
+def test_the_kpi_page_holds_times_against_their_goals(record: Sources, tmp_path: Path) -> None:
+    late = {
+        "release": "policy/1",
+        "at": "2026-07-14T07:30:00+00:00",
+        "family": "mean",
+        "to_branch": 3600.0,
+        "to_merge": 90000.0,
+        "to_promotion": 100000.0,
+    }
+    kpi = Kpi(
+        2,
+        {"policy/1": 86400.0, "policy/2": 3 * 86400.0},
+        2,
+        2,
+        40 * 86400.0,
+        {"policy/1": 7200.0},
+        [late],
+        86400.0,
+    )
+    kpi_page.write_kpi_page(kpi, read_cost(ROOT), "production", tmp_path / "kpi.html", [])
+    page = (tmp_path / "kpi.html").read_text()
+    shown = text(tmp_path / "kpi.html")
+    assert "goal: 50% of the 24.0 hours before, 12.0 hours" in shown
+    assert '<div class="bad"><dt><span lang="en">lead time' in page
+    assert '<div class="bad"><dt><span lang="en">anomaly' in page
+    assert "1 of 2" in shown
+    assert page.count("<svg ") == 4
+
+
+def test_costs_are_those_of_the_estimate_and_the_budgets(record: Sources, folder: Path) -> None:
+    cost = read_cost(record.repo)
+    assert cost.month_budget == 12e6
+    assert cost.storage_budget == 24e6
+    assert f"¥{cost.month('high') / 1e6:.1f} M" in text(folder / "kpi.html")
+    assert "not a bill" in text(folder / "kpi.html")
+
+
+def test_the_command_writes_the_pages_and_tells_of_a_log_that_does_not_hold(
+    record: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = shutil.copytree(record.repo, tmp_path / "repo")
+    monkeypatch.chdir(repo)
+    options = ["pages", "--environment", "local", "--out", "out", "--verdicts", str(record.verdicts)]
+    done = CliRunner().invoke(main, options, catch_exceptions=False)
+    assert done.output == "pages: out/model.html leads to the others\n"
+    shutil.rmtree(repo / "releases/policy/2/bundles")
+    done = CliRunner().invoke(main, options, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "the audit log does not hold, see out/audit.html" in done.stderr
+    assert "audit-missing-evidence" in text(repo / "out/audit.html")
+
+
+def test_everything_that_a_verdict_can_say_is_said_in_japanese() -> None:
+    from sekisho.monitoring.evidence import RUNBOOKS
+
+    assert set(words.NAMES_JA) >= set(RUNBOOKS)
+    assert set(words.ACTIONS_JA) == set(words.ACTIONS)
+
+
+def test_markdown_shows_paragraphs_and_twofold_tables_in_both_languages() -> None:
+    rows = [[Both("cash", "現金"), "1"]]
+    blocks = [Text(Both("One.", "一。")), Table([Both("what", "項目"), ""], rows, twofold=True)]
+    shown = to_markdown(blocks)
+    assert "One.\n\n一。" in shown
+    assert "| cash<br>現金 | 1 |" in shown
+    assert "| cash | 1 |" in to_markdown([Table([Both("what", "項目"), ""], rows)])
+
+
+def test_a_label_without_japanese_is_found_out() -> None:
+    with pytest.raises(KeyError, match="no Japanese for 'new'"):
+        labels.both("new")

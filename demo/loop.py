@@ -43,6 +43,7 @@ class Demo:
         self.market = scratch.folder / "market" / "bars"
         self.predictions = scratch.folder / "predictions"
         self.server_log = scratch.folder / "logs" / "server.log"
+        self.pages = scratch.folder / "pages"
 
     def sekisho(self, *words: str | Path, cwd: Path, actor: str = BOT, expect: tuple[int, ...] = (0,)) -> str:
         return self.s.run("sekisho", *words, cwd=cwd, actor=actor, expect=expect)
@@ -304,17 +305,23 @@ class Demo:
                 "audit", "trace", prediction, "--predictions", self.predictions, cwd=self.server_side
             )
             notes.extend(out.strip().splitlines())
-            self.page = self.s.folder / "audit.html"
-            self.sekisho("audit", "page", "--out", self.page, cwd=self.server_side)
+            self.git("fetch", "--quiet", "origin", cwd=self.server_side)  # the retrain request challenges
+            report = self.ci / "build" / "report" / "report.html"
+            self.sekisho(
+                "pages", "--environment", "local", "--verdicts", self.verdict.parent.parent,
+                "--report", report, "--out", self.pages, cwd=self.server_side,
+            )  # fmt: skip
 
     def summary(self) -> None:
         shown = self.s.shown
         console.print(f"\n[bold]Done in {time.monotonic() - self.s.started:.0f} s.[/bold] Look at:")
         for what, path in (
             ("pull requests", self.forge / "pulls"),
-            ("backtest report", self.ci / "build" / "report" / "report.html"),
-            ("drift evidence", self.verdict.parent),
-            ("audit page", self.page),
+            ("model page", self.pages / "model.html"),
+            ("KPIs and cost", self.pages / "kpi.html"),
+            ("audit page", self.pages / "audit.html"),
+            ("last verdict", self.pages / "verdict.html"),
+            ("backtest report", self.pages / "report.html"),
             ("logs of every step", self.s.folder / "logs"),
         ):
             console.print(f"  {what:<19} {shown(path)}")

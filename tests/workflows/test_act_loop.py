@@ -232,7 +232,9 @@ def _drift(world: World) -> None:
 
     world.today = str(days[7])
     ran = world.act("drift.yml", "schedule", world.schedule("30 7 * * 1-5"), sign_here=True)
-    assert ran.jobs == {"served": "success", "judge": "success", "propose": "skipped", "publish": "skipped"}
+    answered = {"propose": "skipped", "publish": "skipped"}
+    assert ran.jobs == {"served": "success", "judge": "success", "pages": "success", **answered}
+    assert (world.folder / "artifacts" / str(world.runs) / "pages/model.html").is_file()
     assert not [p for p in world.github.pulls.values() if p["head"]["ref"] == "retrain/policy"]
 
     world.github.dispatches.clear()

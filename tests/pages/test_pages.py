@@ -177,6 +177,13 @@ def test_markdown_shows_paragraphs_and_twofold_tables_in_both_languages() -> Non
     assert "| cash | 1 |" in to_markdown([Table([Both("what", "項目"), ""], rows)])
 
 
+def test_what_a_label_holds_is_said_in_japanese_too() -> None:
+    assert labels.japanese("Backtest report: ❌ not passed") == "バックテストレポート: ❌ 不合格"
+    assert labels.japanese("the same over momentum") == "モメンタムに対する同じ検定"
+    assert labels.japanese("2024-03-13 to 2024-04-09") == "2024-03-13〜2024-04-09"
+    assert labels.japanese("SYN4") is None
+
+
 def test_a_label_without_japanese_is_found_out() -> None:
     with pytest.raises(KeyError, match="no Japanese for 'new'"):
         labels.both("new")

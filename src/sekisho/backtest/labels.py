@@ -34,13 +34,10 @@ EXACT = {
     "net return a year": "コスト控除後の年率リターン",
     "volatility a year": "年率ボラティリティ",
     "max drawdown": "最大ドローダウン",
-    "turnover a session": "1 営業日の売買回転率",
+    "turnover a session": "1日の売買回転率",
     "costs a year": "年率コスト",
     "gross exposure": "総エクスポージャー",
-    "figure": "値",
-    "rule": "項目",
-    "limit": "基準",
-    "why": "理由",
+    "figure": "指標",
     "value": "値",
     "meaning": "意味",
     "what": "項目",
@@ -85,13 +82,15 @@ EXACT = {
     "p-value: no trial is better than the best baseline at equal risk": (
         "「同じリスクで最良のベースラインを上回る試行はない」の p 値"
     ),
-    "low": "低",
-    "middle": "中",
-    "high": "高",
+    "calm": "平穏",
+    "normal": "通常",
+    "turbulent": "荒れ",
     "up": "上昇",
     "down": "下落",
     "candidate (sha256 of its models)": "候補(モデルの sha256)",
     "training result": "学習結果",
+    "sampling": "標本誤差",
+    "seeds": "シード",
     "champion": "現行モデル",
     "test sessions opened": "開示したテスト営業日",
     "delisted in the test windows": "テスト期間中の上場廃止",
@@ -155,8 +154,8 @@ EXACT = {
 
 # with figures and names inside; what a group holds is looked up too
 PATTERNS = [
-    (r"Backtest report: (.*) passed", r"バックテストレポート: \1 合格"),
-    (r"Backtest report: (.*) not passed", r"バックテストレポート: \1 不合格"),
+    (r"Backtest report: (\S+) not passed", r"バックテストレポート: \1 不合格"),
+    (r"Backtest report: (\S+) passed", r"バックテストレポート: \1 合格"),
     (
         r"Equity after all costs, starting capital = 1\. Shaded: (.*) bootstrap interval of the agent\.",
         r"すべてのコストを控除した資産(開始時 = 1)。塗りつぶし: エージェントの \1 ブートストラップ区間。",

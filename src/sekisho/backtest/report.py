@@ -160,7 +160,8 @@ def _gate(gate: dict[str, Any]) -> Table:
                 tuple(why),
             ]
         )
-    return Table(["", "rule", "figure", "limit", "why"], rows, left=frozenset({0, 1, 4}), twofold=True)
+    heads = [Both("rule", "項目"), Both("figure", "値"), Both("limit", "基準"), Both("why", "理由")]
+    return Table(["", *heads], rows, left=frozenset({0, 1, 4}), twofold=True)
 
 
 def _results(figures: dict[str, Any]) -> Table:

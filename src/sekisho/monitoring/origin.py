@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,92 +12,92 @@ from sekisho.page.blocks import Block, Both, Cell, Chain, Link, Plain, Step, Tab
 from sekisho.release.audit import Event
 
 Traces = Mapping[Path, dict[str, Any] | SekishoError]
+NOT_HERE = Both("not in this clone", "このクローンにはありません")
+WINDOWS = {"train": "学習", "validation": "検証", "test": "テスト"}
 
 
 def chain(repo: Path, events: list[Event], trace: dict[str, Any]) -> Chain:
     """From the pull request to every promotion."""
-    made, approval, release = trace["commit"], trace["approval"], trace["release"]
-    commit = commit_of(repo, made["commit"])
-    parameters = parameters_of(repo, made["commit"])
-    trainer = (parameters.get("train") or {}).get("trainer")
+    promoted = [_promotion(event) for event in promotions(events, trace["release"]["manifest_digest"])]
+    none = Step(Both("Promotions", "昇格"), [Both("none yet", "まだなし")])
+    return Chain(
+        [
+            _commit(repo, trace),
+            _data(trace),
+            Step(
+                Both("Parameters", "パラメータ"),
+                [
+                    Plain(f"params.yaml · sha256 {trace['parameters']['sha256'][:12]}…"),
+                    Plain(f"dvc.lock · sha256 {trace['commit']['dvc_lock_sha256'][:12]}…"),
+                ],
+            ),
+            _trainer(repo, trace),
+            _gate(trace["metrics"]),
+            _release(trace),
+            *(promoted or [none]),
+        ]
+    )
+
+
+def _commit(repo: Path, trace: dict[str, Any]) -> Step:
+    made, approval = trace["commit"]["commit"], trace["approval"]
+    commit = commit_of(repo, made)
+    known = [Plain(commit.subject), Plain(f"{commit.author}, {commit.at[:10]}")] if commit else [NOT_HERE]
+    return Step(
+        Both("Pull request and commit", "プルリクエストとコミット"),
+        [Link(Plain(f"#{approval['pr']}"), approval["url"]), f"`{made[:12]}`", *known],
+    )
+
+
+def _data(trace: dict[str, Any]) -> Step:
     windows = trace["data"]["windows"]
-    metrics = trace["metrics"]
-    digest = release["manifest_digest"]
-    promoted = promotions(events, digest)
-    steps = [
-        Step(
-            Both("Pull request and commit", "プルリクエストとコミット"),
-            [
-                Link(Plain(f"#{approval['pr']}"), approval["url"]),
-                f"`{made['commit'][:12]}`",
-                *(
-                    [Plain(commit.subject), Plain(f"{commit.author}, {commit.at[:10]}")]
-                    if commit
-                    else [_not_here()]
-                ),
-            ],
-        ),
-        Step(
-            Both("Data", "データ"),
-            [
-                *(Plain(f"{item['path']} · md5 {item['dvc_md5'][:12]}…") for item in trace["data"]["sets"]),
-                Plain(" – ".join(trace["data"]["range"].values())),
-                *(
-                    Both(
-                        f"{en}: {windows[key][0]} – {windows[key][-1]}",
-                        f"{ja}: {windows[key][0]} – {windows[key][-1]}",
-                        plain=True,
-                    )
-                    for key, en, ja in (
-                        ("train", "train", "学習"),
-                        ("validation", "validation", "検証"),
-                        ("test", "test", "テスト"),
-                    )
-                    if windows.get(key)
-                ),
-            ],
-        ),
-        Step(
-            Both("Parameters", "パラメータ"),
-            [
-                Plain(f"params.yaml · sha256 {trace['parameters']['sha256'][:12]}…"),
-                Plain(f"dvc.lock · sha256 {made['dvc_lock_sha256'][:12]}…"),
-            ],
-        ),
-        Step(
-            Both("Trainer", "学習プログラム"),
-            [
-                Plain(f"training/{trainer}.py") if trainer else _not_here(),
-                Both(f"seeds {_list(metrics['seeds'])}", f"シード {_list(metrics['seeds'])}"),
-            ],
-        ),
-        Step(
-            Both("Gate", "ゲート"),
-            [
-                Both("✅ passed", "✅ 合格") if metrics["gate_passed"] else Both("❌ failed", "❌ 不合格"),
-                Both(f"trials counted: {metrics['trials']}", f"数えた試行: {metrics['trials']}"),
-                Both(
-                    f"deflated Sharpe ratio {metrics['deflated_sharpe']:.3f}",
-                    f"デフレーテッド・シャープレシオ {metrics['deflated_sharpe']:.3f}",
-                ),
-            ],
-        ),
-        Step(
-            Both("Release", "リリース"),
-            [
-                Link(Plain(f"{release['model']}/{release['seq']}"), "audit.html"),
-                Plain(f"sha256 {digest[:12]}…"),
-                Both(
-                    f"signed {trace['signatures'][0]['signed_at'][:16]}",
-                    f"署名 {trace['signatures'][0]['signed_at'][:16]}",
-                ),
-            ],
-        ),
-        *(_promotion(event) for event in promoted),
-    ]
-    if not promoted:
-        steps.append(Step(Both("Promotions", "昇格"), [Both("none yet", "まだなし")]))
-    return Chain(steps)
+    spans = {key: f"{days[0]} – {days[-1]}" for key, days in windows.items() if days}
+    return Step(
+        Both("Data", "データ"),
+        [
+            *(Plain(f"{item['path']} · md5 {item['dvc_md5'][:12]}…") for item in trace["data"]["sets"]),
+            Plain(" – ".join(trace["data"]["range"].values())),
+            *(
+                Both(f"{key}: {spans[key]}", f"{name}: {spans[key]}", plain=True)
+                for key, name in WINDOWS.items()
+                if key in spans
+            ),
+        ],
+    )
+
+
+def _trainer(repo: Path, trace: dict[str, Any]) -> Step:
+    """The file is named by the commit's own parameters; the seeds are the signed evaluation's."""
+    name = (parameters_of(repo, trace["commit"]["commit"]).get("train") or {}).get("trainer")
+    seeds = ", ".join(map(str, trace["metrics"]["seeds"]))
+    return Step(
+        Both("Trainer", "学習プログラム"),
+        [Plain(f"training/{name}.py") if name else NOT_HERE, Both(f"seeds {seeds}", f"シード {seeds}")],
+    )
+
+
+def _gate(metrics: dict[str, Any]) -> Step:
+    deflated = f"{metrics['deflated_sharpe']:.3f}"
+    return Step(
+        Both("Gate", "ゲート"),
+        [
+            Both("✅ passed", "✅ 合格") if metrics["gate_passed"] else Both("❌ failed", "❌ 不合格"),
+            Both(f"trials counted: {metrics['trials']}", f"数えた試行: {metrics['trials']}"),
+            Both(f"deflated Sharpe ratio {deflated}", f"デフレーテッド・シャープレシオ {deflated}"),
+        ],
+    )
+
+
+def _release(trace: dict[str, Any]) -> Step:
+    release, signed = trace["release"], trace["signatures"][0]["signed_at"][:16].replace("T", " ")
+    return Step(
+        Both("Release", "リリース"),
+        [
+            Link(Plain(f"{release['model']}/{release['seq']}"), "audit.html"),
+            Plain(f"sha256 {release['manifest_digest'][:12]}…"),
+            Both(f"signed {signed}", f"署名 {signed}"),
+        ],
+    )
 
 
 def _promotion(event: Event) -> Step:
@@ -129,11 +129,3 @@ def changes(repo: Path, traces: Traces, trace: dict[str, Any]) -> Iterator[Block
             rows,
             left=frozenset({0, 1, 2}),
         )
-
-
-def _not_here() -> Both:
-    return Both("not in this clone", "このクローンにはありません")
-
-
-def _list(values: Iterable[object]) -> str:
-    return ", ".join(map(str, values))

@@ -103,6 +103,9 @@ check: $(READY) ## format, lint, types, workflows, generated files
 	@if command -v go >/dev/null; then echo actionlint && go run $(ACTIONLINT); \
 	else echo 'actionlint: skipped, it is built with go, which is not installed here (CI has it)'; fi
 
+manifests: $(READY) ## what the clusters are given, compared with its kinds' definitions (kubeconform; fetches them with go)
+	python deploy/conform.py
+
 e2e: $(READY) ## promotions, a tampered release and a rollback on the cluster of KUBECONFIG, which must have Argo CD; a night on Argo Workflows
 	SEKISHO_E2E=1 pytest -s -v tests/e2e/test_cluster.py tests/e2e/test_workflow_cluster.py
 
@@ -175,4 +178,4 @@ lock: $(READY) ## recompile the hashed locks after a change of dependencies (UPG
 clean: ## remove what the targets made (keeps the environment and DVC's cache)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: docs docs-reference conformance e2e soak help setup demo demo-real test quick test-terraform terraform-mirror terraform-docs cost cost-change check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean
+.PHONY: docs docs-reference conformance e2e manifests soak help setup demo demo-real test quick test-terraform terraform-mirror terraform-docs cost cost-change check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean

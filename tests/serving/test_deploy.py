@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
+from deploy import conform
 
 from sekisho.serving.switch import Position, read_switch
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-CRDS = Path(os.environ.get("SEKISHO_CRDS", DEPLOY.parents[1] / "shared" / "crds"))
 ENVIRONMENTS = ("local", "staging", "production")
 POINTER = "policy/12@sha256:" + "ab" * 32
 
@@ -230,47 +229,91 @@ def test_every_namespace_of_ours_denies_by_default_and_has_a_quota(promoted: Pat
     assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def schemas() -> dict[tuple[str, str], dict[str, Any]]:
-    """OpenAPI schemas of the resource definitions in the folder SEKISHO_CRDS, by kind and version."""
-    found = {}
-    for path in sorted(CRDS.glob("*.yaml")):
-        for crd in yaml.safe_load_all(path.read_text()):
-            for version in crd["spec"]["versions"]:
-                group = f"{crd['spec']['group']}/{version['name']}"
-                found[crd["spec"]["names"]["kind"], group] = version["schema"]["openAPIV3Schema"]
-    return found
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_servers_are_spread_scaled_and_left_one_at_a_time(promoted: Path, environment: str) -> None:
+    objects = render(promoted / "policy" / environment)
+    (deployment,) = [o for o in objects if o["kind"] == "SeldonDeployment"]
+    (predictor,) = deployment["spec"]["predictors"]
+    (server,) = predictor["componentSpecs"]
+    scaling = server["hpaSpec"]
+    assert 2 <= predictor["replicas"] == scaling["minReplicas"] < scaling["maxReplicas"]
+    # a share of the pods would be rounded up to all of them where there are two
+    assert server["pdbSpec"] == {"maxUnavailable": 1}
+    labels = server["metadata"]["labels"].items()
+    (spread,) = server["spec"]["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "topology.kubernetes.io/zone"
+    assert spread["labelSelector"]["matchLabels"].items() <= labels
+    assert server["spec"]["priorityClassName"] == "serving"
+    (policy,) = [
+        o for o in objects if o["kind"] == "NetworkPolicy" and o["metadata"]["name"] == "policy-server"
+    ]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert "egress" not in policy["spec"]  # nothing goes out
+    (container,) = server["spec"]["containers"]
+    assert {"startupProbe", "readinessProbe", "livenessProbe", "lifecycle"} <= container.keys()
 
 
-def strict(schema: Any) -> Any:
-    """Unknown fields are errors, as for a server-side apply with strict validation."""
-    if isinstance(schema, list):
-        return [strict(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {key: strict(value) for key, value in schema.items()}
-    if made.get("x-kubernetes-int-or-string"):
-        made.pop("type", None)
-    if (
-        isinstance(made.get("properties"), dict)
-        and "additionalProperties" not in made
-        and not made.get("x-kubernetes-preserve-unknown-fields")
-    ):
-        made["additionalProperties"] = False
-    return made
-
-
-@pytest.mark.skipif(
-    not CRDS.is_dir(), reason=f"{CRDS}: no resource definitions (set SEKISHO_CRDS to a folder of them)"
+needs_conform = pytest.mark.skipif(
+    shutil.which("go") is None, reason="kubeconform is built with go, which is not installed"
 )
-def test_every_custom_resource_fits_its_definition(promoted: Path) -> None:
-    known, checked = schemas(), []
-    folders = ["argocd", *(f"policy/{environment}" for environment in ENVIRONMENTS)]
-    for thing in (o for folder in folders for o in render(promoted / folder)):
-        schema = known.get((thing["kind"], thing["apiVersion"]))
-        if schema is None:
-            continue
-        schema = strict(schema)
-        schema["properties"] |= {"metadata": {"type": "object"}, "apiVersion": {}, "kind": {}}
-        jsonschema.validate(thing, schema)
-        checked.append(thing["kind"])
-    assert {"Application", "AppProject", "SeldonDeployment"} <= set(checked)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, str]], list[dict[str, str]]]:
+    """kubeconform's word on texts, with the definitions that are at hand."""
+    root = tmp_path_factory.mktemp("schemas")
+    conform.write_schemas(root)
+    return lambda texts: conform.compare(texts, root)
+
+
+@needs_conform
+@pytest.mark.slow
+def test_every_manifest_fits_its_kinds_definition(
+    compared: Callable[[dict[str, str]], list[dict[str, str]]],
+) -> None:
+    found = compared(dict(conform.manifests(DEPLOY)))
+    assert not [one for one in found if one["status"] == "statusInvalid"]
+    kinds = {one["kind"] for one in found if one["status"] == "statusValid"}
+    assert {"Application", "Deployment", "NodePool", "PodMonitor", "ExternalSecret", "HTTPRoute"} <= kinds
+    if conform.FOLDER.is_dir():  # what Go cannot fetch everywhere
+        assert {"SeldonDeployment", "WorkflowTemplate"} <= kinds
+        assert {one["status"] for one in found} == {"statusValid"}
+
+
+@needs_conform
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overlay", "old", "new"),
+    [
+        ("policy/local", "readOnlyRootFilesystem:", "readOnlyRootFilesytem:"),
+        ("policy/local", "containerPort: 9000", "containerPort: nine"),
+        ("policy/production", "maxUnavailable:", "maxUnavailble:"),
+        ("policy/production", "initContainers:", "initialContainers:"),
+        ("clusters/production/argocd", "selfHeal:", "selfheal:"),
+        ("clusters/production/nodes", "consolidateAfter:", "consolidatesAfter:"),
+        ("monitoring", "podMetricsEndpoints:", "podMetricEndpoints:"),
+    ],
+)
+def test_a_misspelt_field_or_wrong_type_is_found(
+    compared: Callable[[dict[str, str]], list[dict[str, str]]], overlay: str, old: str, new: str
+) -> None:
+    text = conform.render(DEPLOY / overlay)
+    assert old in text
+    found = compared({overlay: text.replace(old, new)})
+    wrong = [one for one in found if one["status"] == "statusInvalid"]
+    assert wrong
+    assert all(one["filename"] == overlay for one in wrong)
+
+
+def test_definitions_are_those_of_the_versions_that_argo_cd_installs(promoted: Path) -> None:
+    pinned = {module.partition("@")[0]: module.partition("@")[2] for module in conform.CONTROLLERS}
+    applications = {
+        o["metadata"]["name"]: o["spec"]["source"]["targetRevision"]
+        for o in render(promoted / "argocd")
+        if o["kind"] == "Application"
+    }
+    assert pinned["github.com/aws/karpenter-provider-aws"] == f"v{applications['karpenter']}"
+    assert pinned["github.com/argoproj/argo-workflows/v4"] == applications["workflows-controller"]
+    install = (DEPLOY / "argocd/install/kustomization.yaml").read_text()
+    assert pinned["github.com/argoproj/argo-cd/v3"] in install

@@ -17,7 +17,8 @@ import click
 import jsonschema
 import pytest
 import yaml
-from tests.serving.test_deploy import CRDS, render, schemas, strict
+from deploy.conform import FOLDER, definitions
+from tests.serving.test_deploy import render
 
 from sekisho.cli import main
 from sekisho.params import load_params
@@ -76,13 +77,11 @@ def test_a_stale_file_is_found(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(
-    not CRDS.is_dir(), reason=f"{CRDS}: no resource definitions (set SEKISHO_CRDS to a folder of them)"
+    not FOLDER.is_dir(), reason=f"{FOLDER}: no resource definitions (set SEKISHO_CRDS to a folder of them)"
 )
 @pytest.mark.parametrize("kind", ["WorkflowTemplate", "CronWorkflow"])
 def test_it_fits_argos_definitions(kind):
-    schema = strict(schemas()[kind, "argoproj.io/v1alpha1"])
-    schema["properties"] |= {"metadata": {"type": "object"}, "apiVersion": {}, "kind": {}}
-    jsonschema.validate(rendered()[kind], schema)
+    jsonschema.validate(rendered()[kind], definitions(FOLDER)["argoproj.io/v1alpha1", kind])
 
 
 def lines(template: dict[str, Any]) -> list[list[str]]:

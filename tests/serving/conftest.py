@@ -132,10 +132,11 @@ class Server:
         replay_clock: bool = True,
         switch: Path | str = "",
         pointer: Path | str = "",
+        ports: Callable[[list[int]], list[int]] = list,
         **changes: object,
     ) -> None:
         self.predictions = predictions
-        self.port, self.grpc_port, self.metrics_port = _free_ports(3)
+        self.port, self.grpc_port, self.metrics_port = ports(_free_ports(3))
         self.url = f"http://127.0.0.1:{self.port}"
         changes = {"deadline": 10.0, "drain": 0.1, **changes}  # other programs may stop this one for a while
         places = [release, predictions, self.port, self.grpc_port, self.metrics_port]

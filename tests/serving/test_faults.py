@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,9 +18,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
+from tests.serving.load import Plan, requests_of
 
 from sekisho.serving.predictions import read_predictions, verify_chain
 
@@ -369,42 +372,77 @@ def memory(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def mutated(good: bytes, rng: np.random.Generator) -> bytes:
+    """A good request with pieces flipped, cut or repeated."""
+    content = bytearray(good)
+    for _ in range(rng.integers(1, 6)):
+        at = int(rng.integers(len(content) or 1))
+        choice = rng.integers(3)
+        if choice == 0 and content:
+            content[at] = int(rng.integers(256))
+        elif choice == 1:
+            del content[at : at + int(rng.integers(40))]
+        else:
+            content[at:at] = content[at : at + 20]
+    return bytes(content)
+
+
+@contextlib.contextmanager
+def over_http(server: Any, rng: np.random.Generator, length: int | None) -> Iterator[Callable[[bytes], str]]:
+    """Sends a body, every third with a wrong length of its JSON part; gives the status."""
+    with httpx.Client(base_url=server.url) as http:
+
+        def send(content: bytes) -> str:
+            said = int(rng.integers(900)) if rng.integers(3) == 0 else length
+            headers = {} if said is None else {"Inference-Header-Content-Length": str(said)}
+            return str(http.post("/v2/models/policy/infer", content=content, headers=headers).status_code)
+
+        yield send
+
+
+@contextlib.contextmanager
+def over_grpc(server: Any, *_: object) -> Iterator[Callable[[bytes], str]]:
+    """Sends a message's bytes; gives the status."""
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+
+        def send(content: bytes) -> str:
+            try:
+                call(content, timeout=30)
+            except grpc.RpcError as error:
+                return str(error.code().name)
+            return "OK"
+
+        yield send
+
+
+@pytest.mark.parametrize(
+    ("kind", "over", "good", "bad"),
+    [
+        ("json", over_http, "200", {"400"}),
+        ("binary", over_http, "200", {"400"}),
+        ("grpc", over_grpc, "OK", {"INVALID_ARGUMENT", "NOT_FOUND"}),  # another model, another method's
+    ],
+)
 def test_ten_thousand_malformed_requests_leak_nothing(
-    start: Callable[..., Any], lab: ModuleType, tmp_path: Path
+    start: Callable[..., Any], lab: ModuleType, tmp_path: Path, kind: str, over: Any, good: str, bad: set[str]
 ) -> None:
     server = start(lab.write_release(tmp_path / "releases").folder).wait_ready()
-    rng = np.random.default_rng(3)
-    good = json.dumps(lab.body(lab.observations(1))).encode()
-    statuses: Counter[int] = Counter()
-
-    def send(http: httpx.Client, count: int) -> None:
-        for number in range(count):
-            content = bytearray(good)
-            for _ in range(rng.integers(1, 6)):  # flip, cut or repeat a piece of a good request
-                at = int(rng.integers(len(content) or 1))
-                choice = rng.integers(3)
-                if choice == 0 and content:
-                    content[at] = int(rng.integers(256))
-                elif choice == 1:
-                    del content[at : at + int(rng.integers(40))]
-                else:
-                    content[at:at] = content[at : at + 20]
-            headers = {"Inference-Header-Content-Length": str(rng.integers(900))} if number % 3 == 0 else {}
-            statuses[
-                http.post(
-                    f"{server.url}/v2/models/policy/infer", content=bytes(content), headers=headers
-                ).status_code
-            ] += 1
-
-    with httpx.Client() as http:
-        http.post(f"{server.url}/v2/models/policy/infer", content=good).raise_for_status()
-        send(http, 2000)
+    rng, statuses = np.random.default_rng(3), Counter[str]()
+    moment = {"ts_close": lab.TS_CLOSE.isoformat(), "now": lab.NOW.isoformat()}
+    (request,) = requests_of(Plan(kind, 0, 0.0, lab.observations(1).tolist(), moment))
+    head, _, body = request.partition(b"\r\n\r\n")
+    length = re.search(rb"Inference-Header-Content-Length: ([0-9]+)", head)
+    request = request if kind == "grpc" else body
+    with over(server, rng, int(length[1]) if length else None) as send:
+        assert good in {send(request) for _ in range(20)}  # the log begins
+        statuses.update(send(mutated(request, rng)) for _ in range(2000))
         deadline = time.monotonic() + 30
         while not any(server.predictions.rglob("*.parquet")):  # the log's writer takes its memory once
             assert time.monotonic() < deadline
             time.sleep(0.05)
         after_warm_up = memory(server.process.pid)
-        send(http, 8000)
-    assert set(statuses) <= {200, 400}
-    assert statuses[400] > 8000
+        statuses.update(send(mutated(request, rng)) for _ in range(8000))
+    assert set(statuses) <= {good} | bad
+    assert sum(statuses[one] for one in bad) > 5000
     assert memory(server.process.pid) - after_warm_up < 20 << 20  # 1 or 2 MiB are usual

@@ -253,6 +253,44 @@ def test_a_taken_port_is_named(start: Callable[..., Any], lab: ModuleType, tmp_p
     assert f":{server.port}" in output
 
 
+@pytest.mark.parametrize("port", [65536, "the http port"])
+def test_a_port_that_cannot_be_is_named(
+    start: Callable[..., Any], lab: ModuleType, tmp_path: Path, port: int | str
+) -> None:
+    release = lab.write_release(tmp_path / "releases")
+    server = start(
+        release.folder, ports=lambda ports: [ports[0], ports[0] if port != 65536 else port, ports[2]]
+    )
+    output, _ = server.process.communicate(timeout=30)
+    assert server.process.returncode == 2
+    assert f":{server.grpc_port}" in output
+    assert "--grpc-port" in output
+
+
+def test_no_connection_becomes_a_websocket(server: Any, lab: ModuleType) -> None:
+    content = json.dumps(lab.body(lab.observations(1))).encode()
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    upgrade += b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    for line, body, wanted in (
+        (b"POST " + INFER.encode(), content, b" 400 "),  # to the parser, such a request has no body
+        (b"GET /v2/health/live", b"", b" 200 "),
+        (b"GET /nothing", b"", b" 404 "),
+    ):
+        length = b"Content-Length: %d\r\n" % len(body)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as caller:
+            caller.sendall(line + b" HTTP/1.1\r\nHost: x\r\n" + upgrade + length + b"\r\n" + body)
+            assert wanted in caller.recv(200).partition(b"\r\n")[0]
+
+
+def test_bytes_that_are_no_message_are_an_invalid_argument(server: Any) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for content in (b"", b"\xff" * 40, pb.ModelInferRequest(model_name="policy").SerializeToString()):
+            with pytest.raises(grpc.RpcError) as failed:
+                call(content, timeout=30)
+            assert failed.value.code().name == ("INVALID_ARGUMENT" if content else "NOT_FOUND")
+
+
 def test_the_callers_clock_counts_only_on_a_replay_server(
     start: Callable[..., Any], lab: ModuleType, tmp_path: Path
 ) -> None:

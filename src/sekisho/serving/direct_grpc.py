@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
+from mlserver.grpc import dataplane_pb2 as pb
 from mlserver.grpc.dataplane_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from mlserver.grpc.model_repository import ModelRepositoryServicer
 from mlserver.grpc.model_repository_pb2_grpc import add_ModelRepositoryServiceServicer_to_server
@@ -19,38 +20,41 @@ from sekisho.serving.direct_http import StockMetrics
 from sekisho.serving.protocol import BadRequest, decode_grpc, encode_grpc
 from sekisho.serving.runtime import PolicyRuntime
 
+SERVICE = "inference.GRPCInferenceService"
 GRACE = 5.0  # seconds for calls in flight
 
 
-class DirectServicer(InferenceServicer):  # type: ignore[misc]
-    """MLServer's servicer, whose ``ModelInfer`` goes straight to the policy."""
+class DirectCalls:
+    """``ModelInfer`` from bytes to bytes."""
 
     runtime: PolicyRuntime  # set once the release is loaded, before anything listens
 
-    def __init__(self, data_plane: DataPlane, handlers: ModelRepositoryHandlers, stock: StockMetrics) -> None:
-        super().__init__(data_plane, handlers)
+    def __init__(self, stock: StockMetrics) -> None:
         self._stock = stock
 
-    async def ModelInfer(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+    async def infer(self, content: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """Decide one request; a malformed one is INVALID_ARGUMENT, another model NOT_FOUND."""
         started, runtime = time.perf_counter(), self.runtime
-        asked = request.model_version or None
-        if request.model_name != runtime.name or asked not in (None, runtime.version):
-            await context.abort(
-                grpc.StatusCode.NOT_FOUND, f"model {request.model_name} {asked or ''} is not served here"
-            )
+        asked: str | None = None
         try:
-            response = encode_grpc(runtime.answer(decode_grpc(request)), raw=bool(request.raw_input_contents))
-        except BadRequest as error:
+            request = pb.ModelInferRequest.FromString(content)
+            asked = request.model_version or None
+            if request.model_name != runtime.name or asked not in (None, runtime.version):
+                await context.abort(
+                    grpc.StatusCode.NOT_FOUND, f"model {request.model_name} {asked or ''} is not served here"
+                )
+            answer = runtime.answer(decode_grpc(request))
+        except (BadRequest, DecodeError) as error:
             runtime.counts.malformed += 1
             self._stock.count(runtime.name, asked, None)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        response = encode_grpc(answer, raw=bool(request.raw_input_contents))
         self._stock.count(runtime.name, asked, started)
         return response
 
 
 class DirectGRPCServer(GRPCServer):  # type: ignore[misc]
-    """MLServer's gRPC server with the direct servicer and without interceptors."""
+    """MLServer's gRPC server with the direct path and without interceptors."""
 
     def __init__(
         self,
@@ -61,13 +65,16 @@ class DirectGRPCServer(GRPCServer):  # type: ignore[misc]
         max_bytes: int,
     ) -> None:
         super().__init__(settings, data_plane, handlers)
-        self.servicer = DirectServicer(data_plane, handlers, stock)
+        self.direct = DirectCalls(stock)
+        self._servicer = InferenceServicer(data_plane, handlers)
         self._repository = ModelRepositoryServicer(handlers)
         self._max_bytes = max_bytes
 
     def _create_server(self) -> aio.Server:
         self._server = aio.server(options=[("grpc.max_receive_message_length", self._max_bytes)])
-        add_GRPCInferenceServiceServicer_to_server(self.servicer, self._server)
+        add_GRPCInferenceServiceServicer_to_server(self._servicer, self._server)
+        direct = {"ModelInfer": grpc.unary_unary_rpc_method_handler(self.direct.infer)}
+        self._server.add_registered_method_handlers(SERVICE, direct)  # goes before the servicer's own
         add_ModelRepositoryServiceServicer_to_server(self._repository, self._server)
         self._server.add_insecure_port(f"{self._settings.host}:{self._settings.grpc_port}")
         return self._server

@@ -201,23 +201,24 @@ def decode_grpc(request: Any) -> Call:
     Raises:
         BadRequest: as :func:`decode`.
     """
-    raw, tensors = request.raw_input_contents, {}
-    if raw and len(raw) != len(request.inputs):
-        raise BadRequest(f"{len(raw)} raw contents for {len(request.inputs)} inputs")
-    try:
-        for number, tensor in enumerate(request.inputs):
-            if tensor.datatype != "FP32":
-                raise BadRequest(f"{tensor.name}: datatype FP32 expected, {tensor.datatype!r} found")
+    raw, inputs, tensors = request.raw_input_contents, request.inputs, {}
+    if raw and len(raw) != len(inputs):
+        raise BadRequest(f"{len(raw)} raw contents for {len(inputs)} inputs")
+    for number, tensor in enumerate(inputs):
+        name, shape = tensor.name, tuple(tensor.shape)
+        if tensor.datatype != "FP32":
+            raise BadRequest(f"{name}: datatype FP32 expected, {tensor.datatype!r} found")
+        if shape and min(shape) < 0:  # numpy would take -1 for "what is left"
+            raise BadRequest(f"{name}: bad shape {shape}")
+        try:
             values = (
                 np.frombuffer(raw[number], dtype="<f4")
                 if raw
                 else np.array(tensor.contents.fp32_contents, dtype=np.float32)
             )
-            tensors[tensor.name] = values.reshape(tuple(tensor.shape))
-    except BadRequest:
-        raise
-    except ValueError as error:
-        raise BadRequest(f"not an inference request: {error}") from error
+            tensors[name] = values.reshape(shape)
+        except ValueError as error:
+            raise BadRequest(f"not an inference request: {error}") from error
     parameters = {
         name: getattr(p, p.WhichOneof("parameter_choice") or "", None)
         for name, p in request.parameters.items()
@@ -225,8 +226,8 @@ def decode_grpc(request: Any) -> Call:
     return call(tensors, request.id or None, parameters)
 
 
-def encode_grpc(answer: Answer, raw: bool) -> Any:
-    """A ``ModelInferResponse``, raw contents where the request had raw ones."""
+def encode_grpc(answer: Answer, raw: bool) -> bytes:
+    """A serialised ``ModelInferResponse``, raw contents where the request had raw ones."""
     response = pb.ModelInferResponse(
         model_name=answer.model, model_version=str(answer.seq), id=answer.request_id
     )
@@ -241,7 +242,8 @@ def encode_grpc(answer: Answer, raw: bool) -> Any:
             response.raw_output_contents.append(values.tobytes())
         else:
             tensor.contents.fp32_contents.extend(values.ravel().tolist())
-    return response
+    content: bytes = response.SerializeToString()
+    return content
 
 
 def _wants_binary(request: Mapping[str, Any]) -> bool:

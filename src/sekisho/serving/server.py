@@ -110,9 +110,9 @@ class PolicyServer(MLServer):  # type: ignore[misc]
         )
         runtime = await self._model_registry.load(model)
         try:
-            for port in (self._settings.http_port, self._settings.grpc_port, self._settings.metrics_port):
-                _require_free(self._settings.host, port)
-            self._rest_server.direct.runtime = self._grpc_server.servicer.runtime = runtime
+            wanted = self._settings
+            _require_free(wanted.host, wanted.http_port, wanted.grpc_port, wanted.metrics_port)
+            self._rest_server.direct.runtime = self._grpc_server.direct.runtime = runtime
             if not self._draining:
                 self._started = True
                 gc.freeze()  # what is loaded now stays
@@ -219,6 +219,7 @@ class DirectRESTServer(RESTServer):  # type: ignore[misc]
     async def start(self) -> None:
         config = self._get_config()
         config.app, config.http = self.direct, DirectProtocol
+        config.ws = "none"  # nothing here speaks it, and its connections would be neither counted nor swept
         config.timeout_graceful_shutdown = DRAIN
         config.server_header = config.date_header = config.proxy_headers = False
         self._server = QuietServer(config)
@@ -235,11 +236,16 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _require_free(host: str, port: int) -> None:
+def _require_free(host: str, *ports: int) -> None:
+    """All at once, so that two of ours that are the same are found too."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise CannotCheck(f"{host}:{port}: {error}", remedy="choose another port with --port") from error
+    with contextlib.ExitStack() as probes:
+        for port in ports:
+            probe = probes.enter_context(socket.socket(family))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                probe.listen()
+            except (OSError, OverflowError) as error:
+                remedy = "choose another --host, --port, --grpc-port or --metrics-port"
+                raise CannotCheck(f"{host}:{port}: {error}", remedy=remedy) from error

@@ -89,30 +89,40 @@ def load_panel(bars: Path, first: dt.date | None = None, last: dt.date | None = 
 def dense(table: pl.DataFrame) -> Panel:
     """The panel of a table of validated bars that is sorted by ``ts_close`` and ``symbol``, not empty."""
     symbols = tuple(table["symbol"].unique().sort())
-    grid = (
-        table.select("ts_close", "session")
-        .unique(maintain_order=True)
-        .join(pl.DataFrame({"symbol": symbols}), how="cross")
+    ends = table.select("ts_close", "session").unique(maintain_order=True)
+    shape = (len(ends), len(symbols))
+    place = (
+        table["ts_close"].rle_id().to_numpy().astype(np.int64) * len(symbols)
+        + table["symbol"].cast(pl.Enum(symbols)).to_physical().to_numpy()
     )
-    full = (
-        grid.join(table, on=["ts_close", "symbol", "session"], how="left", maintain_order="left")
-        .with_columns(pl.col("tradable").fill_null(False), pl.col("volume").fill_null(0.0))
-        .with_columns(pl.col(*PRICES, "adj_factor").forward_fill().backward_fill().over("symbol"))
-    )
+    column = {name: _filled(_placed(table[name], place, shape, np.nan)) for name in (*PRICES, "adj_factor")}
+    column["volume"] = np.nan_to_num(_placed(table["volume"], place, shape, 0.0))
+    tradable = _placed(table["tradable"].fill_null(False), place, shape, 0.0).astype(bool)
     # a missing bar has no prices of its own: all four are the last close
-    last_close = pl.col("close").forward_fill().backward_fill().over("symbol")
-    missing = ~pl.col("tradable") & (pl.col("volume") == 0)
-    full = full.with_columns(
-        [pl.when(missing).then(last_close).otherwise(pl.col(c)).alias(c) for c in ("open", "high", "low")]
-    )
-    shape = (-1, len(symbols))
-    column = {
-        c: full[c].to_numpy().astype(np.float64).reshape(shape) for c in (*PRICES, "volume", "adj_factor")
-    }
+    missing = ~tradable & (column["volume"] == 0)
+    for name in ("open", "high", "low"):
+        np.copyto(column[name], column["close"], where=missing)
     return Panel(
         symbols=symbols,
-        ts_close=full["ts_close"].dt.replace_time_zone(None).to_numpy().reshape(shape)[:, 0],
-        session=full["session"].to_numpy().astype("datetime64[D]").reshape(shape)[:, 0],
-        tradable=full["tradable"].to_numpy().reshape(shape),
+        ts_close=ends["ts_close"].dt.replace_time_zone(None).to_numpy(),
+        session=ends["session"].to_numpy().astype("datetime64[D]"),
+        tradable=tradable,
         **column,
     )
+
+
+def _placed(values: pl.Series, place: npt.NDArray[np.int64], shape: tuple[int, int], absent: float) -> Float:
+    result = np.full(shape, absent)
+    result.reshape(-1)[place] = values.to_numpy()
+    return result
+
+
+def _filled(values: Float) -> Float:
+    """Where there is no number: the symbol's last one before it, else its first."""
+    present = ~np.isnan(values)
+    if present.all():
+        return values
+    row = np.arange(len(values))[:, None]
+    last = np.maximum.accumulate(np.where(present, row, -1), axis=0)
+    first = np.argmax(present, axis=0)
+    return np.take_along_axis(values, np.where(last < 0, first, last), axis=0)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 import yaml
-from docs.rules import errors_page, gate_page, report_page
+from docs.rules import errors_page, gate_page, metrics_page, report_page
 from docs.words import CANNOT_TRANSLATE, Words
 
 from sekisho.cli import main as cli
@@ -144,6 +144,7 @@ PAGES: dict[str, Callable[[Words], str]] = {
     "make": make_page,
     "workflows": workflows_page,
     "alerts": alerts_page,
+    "metrics": metrics_page,
     "gate": gate_page,
     "report": report_page,
     "errors": errors_page,

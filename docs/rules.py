@@ -95,6 +95,41 @@ def report_page(words: Words) -> str:
     return "\n".join(parts)
 
 
+def metrics_page(words: Words) -> str:
+    """What Prometheus scrapes: the policy server's metrics by their own help, the exporter's as we say."""
+    parts = [
+        words["Metrics of Prometheus"],
+        "",
+        words.intro("metrics"),
+        "",
+        f"## {words('Policy server')}",
+        "",
+    ]
+    heads = " | ".join(words(head) for head in ("metric", "meaning", "labels"))
+    parts += [f"| {heads} |", "| --- | --- | --- |"]
+    for name, says, labels in server_metrics():
+        parts.append(f"| `{name}` | {words(says)} | {' '.join(f'`{label}`' for label in labels)} |")
+    heads = " | ".join(words(head) for head in ("metric", "meaning"))
+    parts += ["", f"## {words('Exporter of verdicts and hours')}", "", f"| {heads} |", "| --- | --- |"]
+    parts += [f"| `{name}` | {words.metric(name)} |" for name in words.metrics]
+    return "\n".join(parts)
+
+
+def server_metrics() -> list[tuple[str, str, list[str]]]:
+    """Name, help and labels of each family that src/sekisho/serving/metrics.py makes."""
+    tree = ast.parse((ROOT / "src/sekisho/serving/metrics.py").read_text(encoding="utf-8"))
+    calls = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+    found = []
+    for call in calls:
+        if ast.unparse(call.func).endswith("MetricFamily"):
+            name, says = (ast.literal_eval(argument) for argument in call.args)
+            labels = [ast.literal_eval(word.value) for word in call.keywords if word.arg == "labels"]
+            found.append((name, says, labels[0] if labels else []))
+    return sorted(found)
+
+
 def errors_page(words: Words) -> str:
     """Exit codes, error classes, and every rule that refuses by name."""
     parts = [words["Errors and exit codes"], "", words.intro("errors"), ""]

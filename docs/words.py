@@ -46,6 +46,19 @@ class Words:
         """
         return str(self._all["fields"][field][self.language])
 
+    def metric(self, name: str) -> str:
+        """What the exporter's metric means.
+
+        Raises:
+            KeyError: nobody has said it yet.
+        """
+        return str(self._all["metrics"][name][self.language])
+
+    @property
+    def metrics(self) -> list[str]:
+        """The exporter's metrics, in the order in which it gives them."""
+        return list(self._all["metrics"])
+
     def refusal(self, rule: str) -> str:
         """What holds where a rule that refuses has passed.
 

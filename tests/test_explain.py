@@ -10,7 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from docs.reference import commands, params
-from docs.rules import metrics, refusals
+from docs.rules import metrics, refusals, server_metrics
 from docs.words import Words
 
 from sekisho import errors
@@ -56,6 +56,8 @@ NAMES = {
     "a comment's command": [f"/{name}" for name in KINDS],
     "a workflow": [path.name for path in (ROOT / ".github/workflows").glob("*.yml")],
     "a term": ["deflated Sharpe ratio", "champion", "kill switch", "ゲート", "切り戻し"],
+    "a metric": [name for name, _, _ in server_metrics()] + Words("en").metrics,
+    "a series": ["sekisho_log_lost_total", "sekisho_decision_seconds_bucket"],
     "a figure": ["agent.sharpe", "pbo", "folds[].sharpe", "lead time"],
 }
 

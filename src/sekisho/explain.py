@@ -26,6 +26,7 @@ TABLES = (
     "reference/errors.md",
     "your-data.md",
     "reference/alerts.md",
+    "reference/metrics.md",
     "monitoring.md",
     "commands.md",
     "workflows.md",
@@ -37,6 +38,7 @@ RUNBOOKS = "runbooks"  # a page each
 GLOSSARY = "glossary.md"  # of docs/, for both languages; its columns of words and of meanings
 TERMS, MEANING = (0, 1), {"en": 2, "ja": 3}
 LONGEST = 72  # letters of a first column that is a name; what is longer is a sentence
+SERIES = re.compile("-(total|bucket|count|sum)$")  # what Prometheus puts behind a metric's name
 NEAR = 5  # names that are suggested
 
 
@@ -81,8 +83,9 @@ def explain(entries: list[Entry], name: str) -> list[Entry]:
         CannotCheck: nothing has that name; the nearest are suggested.
     """
     wanted = key(name)
-    if found := [entry for entry in entries if wanted in entry.keys]:
-        return found
+    for each in (wanted, SERIES.sub("", wanted)):
+        if found := [entry for entry in entries if each in entry.keys]:
+            return found
     names = {each: entry.name for entry in reversed(entries) for each in entry.keys}
     near = [names[each] for each in get_close_matches(wanted, names, n=3 * NEAR, cutoff=0.5)]
     near += sorted(named for each, named in names.items() if wanted in each)

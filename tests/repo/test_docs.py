@@ -186,6 +186,24 @@ def test_the_page_of_the_gate_says_which_side_of_a_limit_passes(language):
             assert passes[side](rule.figure, rule.limit) == rule.passed, rule.rule
 
 
+def test_every_metric_of_the_exporter_is_told_of_and_no_other():
+    """Its names are written out in lines of text, but for those of figures, which begin alike."""
+    source = (ROOT / "src/sekisho/monitoring/exporter.py").read_text(encoding="utf-8")
+    written = set(re.findall(r"[f]?[\"']((?:sekisho|market)_\w+)", source))
+    told = Words("en").metrics
+    assert {name for name in told if not name.startswith("sekisho_live_")} == written - {"sekisho_live_"}
+
+
+def test_every_metric_that_an_alert_asks_for_is_told_of():
+    rules = (ROOT / "deploy/monitoring/rules.yml").read_text(encoding="utf-8")
+    asked = {
+        re.sub(r"_(total|bucket|count|sum)$", "", name)
+        for name in re.findall(r"\b(?:sekisho|market)_\w+", rules)
+    }
+    told = set(first_columns(page("en", "reference/metrics.md")))
+    assert {name for name in asked if f"`{name}`" not in told and ":" not in name} == set()
+
+
 def test_what_each_rule_that_refuses_makes_sure_of_is_said_and_no_other():
     words = Words("en")
     assert set(refusals(words.refusals)) == words.refusals

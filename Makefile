@@ -40,6 +40,7 @@ $(READY): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
 	@touch $(READY)
 
 setup: $(READY) ## install everything from the hashed lock
+	@echo 'ready: . $(BIN)/activate puts the commands on the path, sekisho doctor says what is missing'
 
 demo: $(READY) ## the whole loop on this machine, from a pull request to a retrain pull request (FAST=1: smaller)
 	python demo/loop.py $(if $(FAST),--fast) $(if $(PICTURE),--picture $(PICTURE))

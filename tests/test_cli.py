@@ -14,6 +14,7 @@ import pytest
 from docs.reference import commands
 
 from sekisho.cli import main
+from sekisho.cli.terminal import show, steps, words_to_stderr
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-c", "from sekisho.cli import run; run()"]
@@ -126,6 +127,19 @@ def test_colour_is_for_terminals_alone() -> None:
     for plain in ({"NO_COLOR": "1"}, {"CI": "true"}, {"TERM": "dumb"}):
         assert COLOUR not in on_a_terminal("doctor", **plain)
         assert COLOUR not in on_a_terminal("explain", "halted", **plain)
+
+
+def test_work_shows_nothing_where_no_terminal_is_and_leaves_stdout_to_the_result(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with steps("backtest", 2) as step:
+        step()
+        step()
+    assert capsys.readouterr() == ("", "")
+    with words_to_stderr():
+        print("trained 1 of 2")
+    show({"runs": 2}, "train: 2 agents", as_json=True)
+    assert capsys.readouterr() == ('{"runs": 2}\n', "trained 1 of 2\n")
 
 
 @pytest.mark.parametrize("words", [["explain", "no-such-name-at-all"], ["audit", "trace", "--help-me"]])

@@ -21,6 +21,7 @@ from sekisho.errors import CannotCheck
 from sekisho.explain import LANGUAGES, Entry, explain, find_documents, read_entries
 from sekisho.forge.grammar import KINDS
 from sekisho.params import load_params
+from sekisho.serving.guard import Reason
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,6 +58,7 @@ NAMES = {
     "a workflow": [path.name for path in (ROOT / ".github/workflows").glob("*.yml")],
     "a term": ["deflated Sharpe ratio", "champion", "kill switch", "ゲート", "切り戻し"],
     "a metric": [name for name, _, _ in server_metrics()] + Words("en").metrics,
+    "a verdict of the guard": [str(reason) for reason in Reason],
     "a series": ["sekisho_log_lost_total", "sekisho_decision_seconds_bucket"],
     "a figure": ["agent.sharpe", "pbo", "folds[].sharpe", "lead time"],
 }

@@ -27,6 +27,7 @@ TABLES = (
     "your-data.md",
     "reference/alerts.md",
     "reference/metrics.md",
+    "runbooks/safe-answers.md",
     "monitoring.md",
     "commands.md",
     "workflows.md",

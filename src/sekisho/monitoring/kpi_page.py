@@ -153,7 +153,7 @@ def _lead_times(kpi: Kpi) -> Plot:
 
 
 def _draw_lead_times(kpi: Kpi) -> Figure:
-    longest = max(kpi.lead_times.values())
+    longest = max([*kpi.lead_times.values(), (kpi.baseline or 0.0) * SHARE])
     unit = next((name for name, size in UNITS.items() if longest >= 2 * size), "minutes")
     drawn, (axes,) = figure(1.2 + 0.34 * len(kpi.lead_times))
     names = list(kpi.lead_times)
@@ -181,7 +181,7 @@ def _responses(kpi: Kpi) -> Iterator[Block]:
     rows: list[list[Cell]] = [
         [
             Plain(one["release"]),
-            Plain(str(one["at"])[:16]),
+            Plain(str(one["at"])[:16].replace("T", " ")),
             named(one["family"]),
             *(_spelled(one[key]) for key in ("to_branch", "to_merge", "to_promotion")),
         ]

@@ -102,7 +102,7 @@ def _drawdown(series: Series) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylabel("drawdown, % of equity")
     dates(axes)
-    legend(axes, 5)
+    legend(axes, 3)
     return drawn
 
 

@@ -79,6 +79,9 @@ dd.note {{ font-size: .82rem; font-weight: 400; color: var(--quiet); }}
   .chain {{ grid-template-columns: 1fr; row-gap: 1.7rem; }}
   .chain li + li::before {{ content: "↓"; left: 1rem; top: -1.75rem; }}
   .switches {{ margin-left: 0; }}
+  th, td {{ padding: .35rem .4rem; }}
+  th:first-child, td:first-child {{ white-space: normal; }}
+  td:last-child:not(.n) {{ min-width: 11rem; }}
 }}
 @media print {{
   :root {{ color-scheme: light !important; }} /* whatever is chosen on the screen */

@@ -343,6 +343,27 @@ def test_a_flood_of_connections_and_slow_clients_leave_the_others_alone(
         one.close()
 
 
+def test_a_flood_of_silent_connections_over_grpc_leaves_the_others_alone(
+    start: Callable[..., Any], lab: ModuleType, tmp_path: Path
+) -> None:
+    release = lab.write_release(tmp_path / "releases").folder
+    server = start(release, max_connections=300, request_seconds=2.0).wait_ready()
+    moment = {"ts_close": lab.TS_CLOSE.isoformat(), "now": lab.NOW.isoformat()}
+    (request,) = requests_of(Plan("grpc", 0, 0.0, lab.observations(1).tolist(), moment))
+    with over_grpc(server) as send:
+        assert send(request) == "OK"
+        flood = [socket.create_connection(("127.0.0.1", server.grpc_port)) for _ in range(600)]
+        assert {send(request) for _ in range(500)} == {"OK"}
+        deadline = time.monotonic() + 20
+        for one in flood:  # those beyond the limit and those that never spoke
+            one.settimeout(max(0.1, deadline - time.monotonic()))
+            with contextlib.suppress(ConnectionResetError):
+                while one.recv(1000):
+                    pass
+            one.close()
+        assert send(request) == "OK"
+
+
 def test_a_client_that_never_reads_does_not_grow_the_server(
     start: Callable[..., Any], lab: ModuleType, tmp_path: Path
 ) -> None:

@@ -16,7 +16,8 @@ from mlserver.grpc.servicers import InferenceServicer
 from mlserver.handlers import DataPlane, ModelRepositoryHandlers
 from mlserver.settings import Settings
 
-from sekisho.serving.direct_http import StockMetrics
+from sekisho.params import ServingParams
+from sekisho.serving.direct_http import KEEP_ALIVE, StockMetrics
 from sekisho.serving.protocol import BadRequest, decode_grpc, encode_grpc
 from sekisho.serving.runtime import PolicyRuntime
 
@@ -62,16 +63,21 @@ class DirectGRPCServer(GRPCServer):  # type: ignore[misc]
         data_plane: DataPlane,
         handlers: ModelRepositoryHandlers,
         stock: StockMetrics,
-        max_bytes: int,
+        params: ServingParams,
     ) -> None:
         super().__init__(settings, data_plane, handlers)
         self.direct = DirectCalls(stock)
         self._servicer = InferenceServicer(data_plane, handlers)
         self._repository = ModelRepositoryServicer(handlers)
-        self._max_bytes = max_bytes
+        self._options = [
+            ("grpc.max_receive_message_length", params.max_request_bytes),
+            ("grpc.max_allowed_incoming_connections", params.max_connections),
+            ("grpc.server_handshake_timeout_ms", int(params.request_seconds * 1000)),
+            ("grpc.max_connection_idle_ms", int(KEEP_ALIVE * 1000)),
+        ]
 
     def _create_server(self) -> aio.Server:
-        self._server = aio.server(options=[("grpc.max_receive_message_length", self._max_bytes)])
+        self._server = aio.server(options=self._options)
         add_GRPCInferenceServiceServicer_to_server(self._servicer, self._server)
         direct = {"ModelInfer": grpc.unary_unary_rpc_method_handler(self.direct.infer)}
         self._server.add_registered_method_handlers(SERVICE, direct)  # goes before the servicer's own

@@ -142,9 +142,7 @@ class PolicyServer(MLServer):  # type: ignore[misc]
         params, stock = self._setup.params, StockMetrics(self._data_plane)
         handlers = ClosedRepository(self._model_repository, self._model_registry)
         self._rest_server = DirectRESTServer(self._settings, self._data_plane, handlers, stock, params)
-        self._grpc_server = DirectGRPCServer(
-            self._settings, self._data_plane, handlers, stock, params.max_request_bytes
-        )
+        self._grpc_server = DirectGRPCServer(self._settings, self._data_plane, handlers, stock, params)
         self._metrics_server = QuietMetricsServer(self._settings)
         self._kafka_server = None
 

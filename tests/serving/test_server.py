@@ -66,14 +66,18 @@ def test_json_binary_grpc_and_the_stock_path_give_the_models_bits(
     assert _grpc(server, lab, rows).raw_output_contents[0] == wanted
 
 
-def _grpc(server: Any, lab: ModuleType, rows: np.ndarray) -> pb.ModelInferResponse:
+def _grpc_request(lab: ModuleType, rows: np.ndarray) -> pb.ModelInferRequest:
     tensor = pb.ModelInferRequest.InferInputTensor(name="observation", datatype="FP32", shape=rows.shape)
     request = pb.ModelInferRequest(model_name="policy", id="over-grpc", inputs=[tensor])
     request.parameters["ts_close"].string_param = lab.TS_CLOSE.isoformat()
     request.parameters["now"].string_param = lab.NOW.isoformat()
     request.raw_input_contents.append(rows.tobytes())
+    return request
+
+
+def _grpc(server: Any, lab: ModuleType, rows: np.ndarray) -> pb.ModelInferResponse:
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
-        return GRPCInferenceServiceStub(channel).ModelInfer(request)
+        return GRPCInferenceServiceStub(channel).ModelInfer(_grpc_request(lab, rows))
 
 
 def test_the_answer_says_who_decided_and_how(http: httpx.Client, lab: ModuleType) -> None:
@@ -331,6 +335,42 @@ def test_sigterm_under_load_loses_no_answered_prediction(
     assert len(answered) > 150
     assert set(answered) <= logged
     assert verify_chain(server.predictions).predictions == len(logged)
+
+
+def test_sigterm_over_grpc_loses_no_answered_prediction(
+    start: Callable[..., Any], lab: ModuleType, tmp_path: Path
+) -> None:
+    server = start(lab.write_release(tmp_path / "releases").folder, drain=1.0).wait_ready()
+    answered: list[list[str]] = [[] for _ in range(4)]
+    codes: list[str] = []
+
+    def ask(worker: int) -> None:
+        message = _grpc_request(lab, lab.observations(1))
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options=options) as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            for number in range(1_000_000):
+                message.id = f"{worker}-{number}"
+                try:
+                    answered[worker].append(stub.ModelInfer(message, timeout=30).id)
+                except grpc.RpcError as error:
+                    codes.append(error.code().name)
+                    return
+                if worker == 0 and number == 100:
+                    server.process.send_signal(signal.SIGTERM)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(4)))
+    server.process.communicate(timeout=30)
+    assert server.process.returncode == 0
+    # one call of each caller at most: not begun, or it came as grpc.aio stopped taking calls
+    assert len(codes) == 4
+    assert set(codes) <= {"UNAVAILABLE", "CANCELLED"}
+    everything = [one for worker in answered for one in worker]
+    assert len(everything) > 200  # they went on through the drain
+    logged = set(read_predictions(server.predictions)["prediction_id"])
+    assert set(everything) <= logged
+    assert len(logged) <= len(everything) + 4
 
 
 def test_after_kill_9_the_log_holds_and_the_next_server_goes_on(

@@ -254,6 +254,9 @@ def test_servers_are_spread_scaled_and_left_one_at_a_time(promoted: Path, enviro
     assert {"startupProbe", "readinessProbe", "livenessProbe", "lifecycle"} <= container.keys()
 
 
+FETCHED = [  # what Go's public proxy has
+    module for module in conform.CONTROLLERS if not re.search("argo-workflows|seldon-core", module)
+]
 needs_conform = pytest.mark.skipif(
     shutil.which("go") is None, reason="kubeconform is built with go, which is not installed"
 )
@@ -262,6 +265,9 @@ needs_conform = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, str]], list[dict[str, str]]]:
     """kubeconform's word on texts, with the definitions that are at hand."""
+    absent = [module for module in (*FETCHED, conform.KUBERNETES) if conform.fetched(module) is None]
+    if absent:
+        pytest.skip(f"Go cannot fetch {', '.join(absent)}")
     root = tmp_path_factory.mktemp("schemas")
     conform.write_schemas(root)
     return lambda texts: conform.compare(texts, root)
@@ -276,7 +282,7 @@ def test_every_manifest_fits_its_kinds_definition(
     assert not [one for one in found if one["status"] == "statusInvalid"]
     kinds = {one["kind"] for one in found if one["status"] == "statusValid"}
     assert {"Application", "Deployment", "NodePool", "PodMonitor", "ExternalSecret", "HTTPRoute"} <= kinds
-    if conform.FOLDER.is_dir():  # what Go cannot fetch everywhere
+    if conform.FOLDER.is_dir():  # the other two
         assert {"SeldonDeployment", "WorkflowTemplate"} <= kinds
         assert {one["status"] for one in found} == {"statusValid"}
 

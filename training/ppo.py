@@ -23,8 +23,10 @@ src/sekisho/trainer.py and launch.py; `sekisho train` runs every fold and seed.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
+from torch import nn
 
 from sekisho.launch import main
 from sekisho.market import Agent
@@ -39,7 +41,7 @@ def learn(task: Task, options: PpoParams, seed: int, run: Run) -> None:
     generator = torch.Generator(device).manual_seed(seed + 1_000_003)
     optimizer = torch.optim.Adam(agent.parameters(), lr=options.learning_rate, eps=1e-5, fused=True)
     loss_of = torch.compile(loss_function) if options.compile else loss_function
-    mixed = torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16")
+    trade, value = (partial(through, net, options) for net in (agent.actor, agent.critic))
     state = agent.first_state(accounts)
     observation = run.start(seed, optimizer=optimizer, generator=generator, state=state)
 
@@ -63,22 +65,19 @@ def learn(task: Task, options: PpoParams, seed: int, run: Run) -> None:
             lasts, turnover = [], []  # of the episodes that end here: their own last observation's value
             for step in range(options.steps):
                 encoded[step], states[step] = agent.encode(observation), state
-                with mixed:
-                    inputs, following = agent.recall(encoded[step], states[step])
-                    actions[step] = agent.trade(inputs) + std * noise[step]
+                inputs, following = agent.recall(encoded[step], states[step])
+                actions[step] = trade(inputs) + std * noise[step]
                 observation, _, terminated, truncated, infos = market.step(actions[step])
                 rewards[step], ended[step, :, 0] = infos["asset_reward"], terminated | truncated
                 turnover.append(infos["turnover"].mean())
                 if "final_obs" in infos:
                     over = infos["_final_obs"]
-                    with mixed:
-                        inputs, _ = agent.recall(agent.encode(infos["final_obs"][over]), following[over])
-                        lasts.append((step, over, agent.value(inputs) * ~terminated[over, None]))
+                    inputs, _ = agent.recall(agent.encode(infos["final_obs"][over]), following[over])
+                    lasts.append((step, over, value(inputs) * ~terminated[over, None]))
                     following = torch.where(over[:, None, None], 0.0, following)
                 state.copy_(following)
-            with mixed:
-                values = agent.value(agent.recall(encoded, states)[0])
-                beyond = agent.value(agent.recall(agent.encode(observation), state)[0])
+            values = value(agent.recall(encoded, states)[0])
+            beyond = value(agent.recall(agent.encode(observation), state)[0])
             next_values = torch.cat((values[1:], beyond[None]))
             for step, over, last in lasts:
                 next_values[step, over] = last
@@ -100,8 +99,7 @@ def learn(task: Task, options: PpoParams, seed: int, run: Run) -> None:
                 parts = [part.index_select(0, own) for part in rows]
                 values_all = len(chosen) * parts[3].shape[1:].numel()  # of this minibatch, on all ranks
                 parts[3] = ranks.standardised(parts[3], values_all)
-                with mixed:
-                    loss, *found = loss_of(agent, options, values_all, ranks.size, *parts)
+                loss, *found = loss_of(agent, options, values_all, ranks.size, *parts)
                 optimizer.zero_grad()
                 loss.backward()
                 ranks.sum_gradients(agent.parameters())
@@ -144,17 +142,28 @@ def loss_function(
     Schulman 2020, *Approximating KL divergence*) and the share of clipped ratios, all detached.
     """
     inputs = encoded if states is None else replay(agent, encoded, states, ended)
-    logprob = -0.5 * ((action - agent.trade(inputs)) / agent.log_std.exp()).square() - agent.log_std
+    trade = through(agent.actor, options, inputs)
+    logprob = -0.5 * ((action - trade) / agent.log_std.exp()).square() - agent.log_std
     log_ratio = logprob - old_logprob  # the constant of the normal density cancels
     ratio = log_ratio.exp()
     surrogate = torch.min(gain * ratio, gain * ratio.clamp(1 - options.clip, 1 + options.clip))
     policy = -surrogate.sum() / count
-    error = 0.5 * ((agent.value(inputs) - target).square().sum() / count)
+    error = 0.5 * ((through(agent.critic, options, inputs) - target).square().sum() / count)
     loss = policy + options.value_coefficient * error - options.entropy / ranks * agent.log_std.sum()
     with torch.no_grad():
         kl = ((ratio - 1) - log_ratio).sum() / count
         clipped = ((ratio - 1).abs() > options.clip).float().sum() / count
     return loss, policy.detach(), error.detach(), kl, clipped
+
+
+def through(net: nn.Sequential, options: PpoParams, inputs: torch.Tensor) -> torch.Tensor:
+    """Actor's trades or critic's values ``(…, A)``, the hidden layers in ``options.precision``.
+
+    The last layer is exact: rounded to bfloat16 a value would be off by more than a bar's reward.
+    """
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+        hidden = net[:-1](inputs)
+    return net[-1](hidden.float()).squeeze(-1)  # type: ignore[no-any-return]
 
 
 def replay(agent: Agent, encoded: torch.Tensor, states: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:

@@ -82,13 +82,17 @@ def test_what_is_learned_in_bfloat16_has_the_same_bytes_twice_and_is_published_i
         np.testing.assert_allclose(one, other, atol=0.05)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_values_and_trades_are_float32_whatever_the_products_are_in(dtype: torch.dtype) -> None:
-    agent = Agent(4, 3, 8, None, 2)
-    seen, state = torch.randn(5, 3, 10), agent.first_state(5)
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        inputs, state = agent.recall(seen, state)
-        assert {agent.trade(inputs).dtype, agent.value(inputs).dtype} == {torch.float32}
+@pytest.mark.parametrize(("precision", "off"), [("bfloat16", 0.02), ("float32", 0.0)])
+def test_trades_and_values_are_float32_whatever_the_hidden_layers_are_in(
+    ppo: ModuleType, world: World, precision: str, off: float
+) -> None:
+    options = world.params.ppo.model_copy(update={"precision": precision})
+    torch.manual_seed(1)
+    agent, inputs = Agent(4, 3, 8, None), torch.randn(64, 3, 10)
+    for net, exact in ((agent.actor, agent.trade), (agent.critic, agent.value)):
+        found = ppo.through(net, options, inputs)
+        assert found.dtype == torch.float32
+        assert (found - exact(inputs)).abs().max() <= off * exact(inputs).abs().max()
 
 
 def test_the_test_window_changes_nothing(make_world: Callable[..., World], run_ppo: Run) -> None:

@@ -131,20 +131,12 @@ def _mlp(inputs: int, hidden: int, last: float) -> nn.Sequential:
         nn.SiLU(),
         _linear(hidden, hidden, math.sqrt(2)),
         nn.SiLU(),
-        _linear(hidden, 1, last, _Exact),
+        _linear(hidden, 1, last),
     )
 
 
-class _Exact(nn.Linear):
-    """Float32 under autocast too: a value in bfloat16 is rounded by more than a bar's reward."""
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(inputs.device.type, enabled=False):
-            return super().forward(inputs.float())
-
-
-def _linear(inputs: int, outputs: int, gain: float, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
-    layer = kind(inputs, outputs)
+def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer

@@ -10,6 +10,7 @@ Everything is made in the namespace `sekisho-night`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -31,15 +32,19 @@ ROOT = Path(__file__).parents[2]
 NAMESPACE = "sekisho-night"
 HOST = os.environ.get("SEKISHO_E2E_HOST", "10.244.0.1")  # of this machine, as its pods see it
 PORT = 9418
+VENV = (ROOT / ".venv").resolve()
 LINKS = "links" in os.environ.get("SEKISHO_E2E_IMAGE", "")
 PATIENCE = 1500.0
 SMALL: dict[str, dict[str, Any]] = {
     "split": {"folds": 1, "test_sessions": 20, "validation_sessions": 10},
     "train": {"seeds": [1, 2], "ranks": 2, "checkpoint_every": 2},
-    "ppo": {"samples": 262_144, "environments": 64},
+    "ppo": {"samples": 131_072, "environments": 64, "minibatches": 2},
     "backtest": {"bootstrap_samples": 500, "bootstrap_block": 4, "champion": "none"},
+    "monitoring": {"min_reference_sessions": 20},
 }
 SESSIONS = 58  # three months, and the day that the night brings
+NODE = "workflows.argoproj.io/node-name"
+ENDS = ("Succeeded", "Failed", "Error")
 
 
 def kubectl(*words: str, stdin: object = None, check: bool = True) -> str:
@@ -72,6 +77,7 @@ class Night:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.repo = folder, folder / "sekisho"
+        self.day = sample_sessions()[SESSIONS - 1]
         self.copy_tree()
         self.make_world()
         self.commit = self.git("rev-parse", "HEAD")
@@ -79,6 +85,8 @@ class Night:
             ["git", "daemon", f"--listen={HOST}", f"--port={PORT}", "--export-all", "--reuseaddr",
              f"--base-path={folder}", str(folder)],
         )  # fmt: skip
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            pytest.fail(f"git daemon ended with {self.server.wait(1.0)}: is {HOST}:{PORT} taken?")
 
     def git(self, *words: str) -> str:
         identity = ["-c", "user.name=engineer", "-c", "user.email=engineer@local.test"]
@@ -98,9 +106,8 @@ class Night:
 
     def make_world(self) -> None:
         """Three months of bars that DVC knows, one day more that waits at the source, and a small problem."""
-        days = sample_sessions()[:SESSIONS]
         everything = self.folder / "everything"
-        write_synthetic(everything, days[0], SESSIONS, SAMPLE_SEED, months=True)
+        write_synthetic(everything, sample_sessions()[0], SESSIONS, SAMPLE_SEED, months=True)
         source = self.folder / "source"
         source.mkdir()
         bars = self.repo / "data/bars"
@@ -108,11 +115,11 @@ class Night:
         day = pl.col("ts_close").dt.convert_time_zone("Asia/Tokyo").dt.date()
         for path in sorted(everything.iterdir()):
             frame = pl.read_parquet(path)
-            old = frame.filter(day < days[-1])
+            old = frame.filter(day < self.day)
             if len(old) == len(frame):
                 shutil.copy(path, bars / path.name)
                 continue
-            frame.filter(day == days[-1]).write_parquet(source / "day.parquet")
+            frame.filter(day == self.day).write_parquet(source / "day.parquet")
             if len(old):
                 old.write_parquet(bars / path.name)
         mapping = {
@@ -134,11 +141,8 @@ class Night:
             subprocess.run([Path(sys.executable).parent / "dvc", *words], cwd=self.repo, check=True)
         self.git("add", "-A")
         self.git("commit", "--quiet", "-m", "A small world")
-        for path in self.folder.rglob("*"):  # the pods' user is another
-            path.chmod(0o777 if path.is_dir() else 0o666)
-
         shutil.copytree(self.folder / "remote", self.folder / "remote-broken")
-        self.folder.chmod(0o777)
+        open_to_pods(self.folder)
 
     def install(self) -> None:
         space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
@@ -154,13 +158,15 @@ class Night:
                     for mount in self.mounts()
                 ]
             for template in thing.get("spec", {}).get("templates", []):
+                if template["name"] == "session":  # whatever day it is today
+                    template["container"]["command"] += ["--day", str(self.day)]
                 if template["name"] == "rendezvous":  # this one node is spot
                     template["podSpecPatch"] = template["podSpecPatch"].replace("on-demand", "spot")
                 for container in [template.get("container"), *template.get("initContainers", [])]:
                     if container:
                         container["volumeMounts"] += self.mounts()
                         if LINKS:  # the image may name another environment
-                            path = f"{ROOT}/.venv/bin:/usr/bin:/bin"
+                            path = f"{VENV}/bin:/usr/bin:/bin"
                             container["env"].append({"name": "PATH", "value": path})
             for subject in thing.get("subjects", []):
                 subject["namespace"] = NAMESPACE
@@ -172,7 +178,7 @@ class Night:
             Path("/usr"),
             Path("/etc/alternatives"),
             Path("/etc/ssl"),
-            ROOT / ".venv",
+            VENV,
             Path(sys.base_prefix),
         ]
         return [self.folder, *(links if LINKS else [])]
@@ -213,14 +219,40 @@ class Night:
         head = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow"}
         kubectl("create", "-f", "-", stdin=head | {"metadata": named(name), "spec": spec})
 
+    def keep_all_but_the_day(self, source: str, target: str) -> None:
+        """Give a night the store that the nights before have left: partitions, but nothing of its own day."""
+        left, made = self.folder / f"store-{source}", self.folder / f"store-{target}"
+        shutil.copytree(left / "blobs", made / "blobs")
+        (made / "records").mkdir()
+        for path in (left / "records").iterdir():
+            record = json.loads(path.read_text())["record"]
+            table = pl.read_parquet(left / "blobs" / (record.get("kept") or record["table"]))
+            if table["session"].max() != self.day:
+                shutil.copy(path, made / "records")
+        open_to_pods(made)
+
     def nodes(self, name: str) -> list[dict[str, Any]]:
         return list(status(name).get("nodes", {}).values())
+
+    def worked_on(self, name: str, template: str) -> list[str]:
+        """The partitions of a fan-out's pods, in time order."""
+        pods = [n for n in self.nodes(name) if n["templateName"] == template and n["type"] == "Pod"]
+        inputs = [p for pod in pods for p in pod["inputs"]["parameters"] if p["name"] == "partition"]
+        return sorted(p["value"] for p in inputs)
 
     def pods(self, template: str) -> list[dict[str, Any]]:
         words = ("-n", NAMESPACE, "get", "pods", "-o", "json", "-l", "workflows.argoproj.io/workflow")
         found = json.loads(kubectl(*words))["items"]
-        key = "workflows.argoproj.io/node-name"
-        return [p for p in found if template in p["metadata"]["annotations"].get(key, "")]
+        return [p for p in found if template in p["metadata"]["annotations"].get(NODE, "")]
+
+    def successors(self, lost: dict[str, Any]) -> list[dict[str, Any]]:
+        """Running pods that do a deleted one's work: of the same try (Argo 4.1), or of the next."""
+        node = lost["metadata"]["annotations"][NODE].rpartition("(")[0]
+        return [
+            pod
+            for pod in self.pods(node)
+            if pod["metadata"]["uid"] != lost["metadata"]["uid"] and pod["status"]["phase"] == "Running"
+        ]
 
     def digests(self, name: str) -> dict[str, str]:
         """ONNX digest of each finished run in the store of a night."""
@@ -229,15 +261,20 @@ class Night:
             listing = subprocess.run(
                 ["tar", "-xOf", str(path), "run.json"], capture_output=True, text=True, check=True
             )
-            found[path.name.split("-")[0] + path.name.split("-")[1]] = json.loads(listing.stdout)[
-                "onnx_sha256"
-            ]
+            run = path.name.rpartition("-")[0]  # fold-0.seed-1, before the archive's own digest
+            found[run] = json.loads(listing.stdout)["onnx_sha256"]
         return found
 
     def remove(self) -> None:
         self.server.terminate()
         kubectl("delete", "namespace", NAMESPACE, "--timeout=120s", "--ignore-not-found", check=False)
         kubectl("label", "node", "--all", "karpenter.sh/capacity-type-", check=False)
+
+
+def open_to_pods(folder: Path) -> None:
+    """Their user is another."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
 
 
 def named(name: str) -> dict[str, str]:
@@ -254,8 +291,7 @@ def wait_for(what: str, ask: Callable[[], Any], name: str, patience: float = PAT
     while time.monotonic() < deadline:
         if found := ask():
             return found
-        phase = status(name).get("phase")
-        if phase in ("Failed", "Error") and what != "ended":
+        if status(name).get("phase") in ENDS:
             break
         time.sleep(1.0)
     nodes = [(n["displayName"], n["phase"], n.get("message", "")) for n in status(name)["nodes"].values()]
@@ -263,10 +299,7 @@ def wait_for(what: str, ask: Callable[[], Any], name: str, patience: float = PAT
 
 
 def ended(name: str) -> str:
-    found = wait_for(
-        "ended", lambda: (p := status(name).get("phase")) in ("Succeeded", "Failed", "Error") and p, name
-    )
-    return str(found)
+    return str(wait_for("ended", lambda: (p := status(name).get("phase")) in ENDS and p, name))
 
 
 def words_of_failures(name: str) -> str:
@@ -298,25 +331,34 @@ def night() -> Iterator[Night]:
 
 
 def test_a_night_ends_well_and_a_lost_machine_changes_no_agent(night: Night) -> None:
-    """Both at the same time: one night has all its machines, the other one loses one."""
+    """One night has all machines and an empty store; the other knows all days but its own, and loses one."""
     began = time.monotonic()
     night.submit("unbroken")
+    wait_for("assembled its features", lambda: has_done("unbroken", "stage-features"), "unbroken")
+    night.keep_all_but_the_day("unbroken", "broken")
+    print(f"features of the unbroken night after {time.monotonic() - began:.0f} s")
+
     night.submit("broken", remote=f"{night.folder}/remote-broken")
     saved = night.folder / "store-broken/checkpoints"
-    wait_for("trained", lambda: len(list(saved.glob("*/*"))) > 2, "broken")
+    wait_for("trained", lambda: len(list(saved.glob("*/*.json"))) > 1, "broken")
     victim = next(p for p in night.pods("node(") if is_of(p, "broken"))
     kubectl("-n", NAMESPACE, "delete", "pod", victim["metadata"]["name"], "--force", "--grace-period=0")
     print(f"killed {victim['metadata']['name']} after {time.monotonic() - began:.0f} s")
+    wait_for("replaced the lost pod", lambda: night.successors(victim), "broken")
 
     for name in ("unbroken", "broken"):
         assert ended(name) == "Succeeded", words_of_failures(name)
-        print(f"{name}: ended after {time.monotonic() - began:.0f} s")
-    tries = [n for n in night.nodes("broken") if n["templateName"] == "train" and n["type"] == "Pod"]
-    assert [n for n in tries if n["phase"] in ("Failed", "Error")]
+        print(f"{name}: {status(name)['startedAt']} to {status(name)['finishedAt']}")
+        assert all(has_done(name, f"stage-{stage}") for stage in ("backtest", "gate", "report"))
     digests = night.digests("unbroken")
     assert len(digests) == 2
     assert night.digests("broken") == digests
     print(digests)
+
+    months = sorted({f"{day:%Y-%m}" for day in sample_sessions()[: SESSIONS - 1]})
+    for template in ("validate-partition", "features-partition"):
+        assert night.worked_on("unbroken", template) == sorted([*months, str(night.day)])
+        assert night.worked_on("broken", template) == [str(night.day)]
 
 
 PROBES = {  # what a pod does, and how often it is tried
@@ -373,6 +415,11 @@ def test_a_refusal_ends_a_step_at_once_and_a_lost_machine_does_not_and_the_last_
     assert {one: len(found) for one, found in tries.items()} == {one: n for one, (_, n) in PROBES.items()}
     phases = {n["displayName"]: n["phase"] for n in nodes if n["displayName"] in PROBES}
     assert phases == {one: "Failed" if one in ("refused", "bad-data") else "Succeeded" for one in PROBES}
+
+
+def has_done(name: str, task: str) -> bool:
+    nodes = status(name).get("nodes", {}).values()
+    return any(n["displayName"] == task and n["phase"] == "Succeeded" for n in nodes)
 
 
 def is_of(pod: dict[str, Any], name: str) -> bool:

@@ -98,7 +98,7 @@ check: $(READY) ## format, lint, types, workflows, generated files
 	MYPYPATH=. mypy --explicit-package-bases terraform/offline.py terraform/reference.py terraform/cost/gate.py
 	zizmor --offline --quiet --persona=auditor .github
 	python deploy/monitoring/dashboards.py --check
-	MYPYPATH=. mypy --explicit-package-bases docs/reference.py docs/site.py
+	MYPYPATH=. mypy --explicit-package-bases docs/reference.py docs/site.py deploy/conform.py
 	PYTHONPATH=. python docs/reference.py --check
 	python training/workflow.py --check
 	@if command -v go >/dev/null; then echo actionlint && go run $(ACTIONLINT); \

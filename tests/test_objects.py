@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -60,4 +62,29 @@ def test_an_object_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> No
     assert "DataError" in full.stderr
     assert "free some space" in full.stderr
     assert objects.get("a") == b"before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("address", ["", "/", "s3://", "s3:", "nothing://store", "gs://store"])
+def test_an_address_of_no_store_is_refused_by_name(address: str) -> None:
+    """Without one, a folder of it would lie at the root of the disk."""
+    with pytest.raises(DataError, match=r"give a folder, or s3://bucket/prefix"):
+        Objects.below(address, "blobs")
+
+
+def test_a_store_that_is_a_file_is_not_said_to_be_full(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/a: .*\n.*check that it is a folder, and its permissions"):
+        Objects(str(tmp_path / "file")).put("a", b"1")
+
+
+def test_two_that_put_the_same_at_once_with_the_same_process_number_both_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pods that share a folder: in each, the command has the same number."""
+    objects, content = Objects(str(tmp_path)), bytes(100_000)
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: objects.put("a", content), range(200)))
+    assert objects.get("a") == content
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

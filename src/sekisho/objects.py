@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import fsspec
 
 from sekisho.errors import DataError
+
+ADDRESSES = "give a folder, or s3://bucket/prefix"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Objects:
@@ -16,12 +21,30 @@ class Objects:
 
     A name is one path component. S3 puts an object whole or not at all, and its client tries again by itself
     when a server answers 5xx; in a folder an object is written beside its place, synced, and renamed into it.
+
+    Raises:
+        DataError: no such kind of address.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
-        self._files, self._root = fsspec.url_to_fs(self.address)
+        kind, _, place = self.address.partition(":")
+        if not self.address or (kind == "s3" and not place.strip("/")):
+            raise DataError(f"no store is at {address!r}", remedy=ADDRESSES)
+        try:
+            self._files, self._root = fsspec.url_to_fs(self.address)
+        except (ValueError, ImportError) as error:  # of another kind, or one whose client is not installed
+            raise DataError(f"{address}: {error}", remedy=ADDRESSES) from error
         self._local = "file" in self._files.protocol
+
+    @classmethod
+    def below(cls, store: str, folder: str) -> Objects:
+        """Those of one folder of a store.
+
+        Raises:
+            DataError: no such kind of address, or none.
+        """
+        return cls(f"{cls(store).address}/{folder}")
 
     def put(self, name: str, content: bytes) -> None:
         """Write one object, in place of another of this name.
@@ -35,7 +58,7 @@ class Objects:
                 return
             folder = Path(self._root)
             folder.mkdir(parents=True, exist_ok=True)
-            beside = folder / f".{name}.{os.getpid()}"
+            beside = folder / f".{name}.{uuid4().hex}"  # containers have the same process numbers
             try:
                 with beside.open("wb") as file:
                     file.write(content)
@@ -93,9 +116,10 @@ class Objects:
     def _explained(self, error: Exception, name: str) -> DataError:
         """Stores fail by many classes (OSError, botocore's, aiohttp's), none of which a caller could mend."""
         cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        remedy = (
-            "free some space there" if self._local else "check the address, the network and the role's rights"
-        )
+        remedy = "check the address, the network and the role's rights"
+        if self._local:
+            full = isinstance(error, OSError) and error.errno in FULL
+            remedy = "free some space there" if full else "check that it is a folder, and its permissions"
         return DataError(
             f"{self.address}/{name}: {cause or type(error).__name__}", remedy=f"{remedy}, then try again"
         )

@@ -43,8 +43,8 @@ class PartitionStore:
         from sekisho.objects import Objects  # needs fsspec, which not every image of the package has
 
         self.damaged: list[str] = []
-        self._records = Objects(f"{address.rstrip('/')}/records")
-        self._blobs = Objects(f"{address.rstrip('/')}/blobs")
+        self._records = Objects.below(address, "records")
+        self._blobs = Objects.below(address, "blobs")
 
     def put(self, key: str, record: dict[str, Any], blobs: Iterable[bytes]) -> None:
         """Keep a record and the blobs it names by their SHA-256.

@@ -65,7 +65,7 @@ class Finished:
     """
 
     def __init__(self, store: str, key: str, ranks: int) -> None:
-        self.objects = Objects(f"{store}/runs/{derived_key(key, ranks=ranks)}")
+        self.objects = Objects.below(store, f"runs/{derived_key(key, ranks=ranks)}")
 
     def put(self, name: str, folder: Path) -> None:
         """

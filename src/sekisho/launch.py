@@ -49,7 +49,7 @@ def main(learn: Learn) -> None:
     source = Path(inspect.getfile(learn))
     try:
         params, given = _given(learn, source)
-        if params.train.ranks > 1 and "RANK" not in os.environ:
+        if "RANK" not in os.environ and (params.train.ranks > 1 or _nodes() > 1):
             sys.exit(_under_torchrun(params.train.ranks))
         if "RANK" in os.environ:
             end_with_parent()
@@ -84,13 +84,28 @@ def _told_to_end() -> Callable[[], bool]:
     return lambda: bool(told)
 
 
+def _nodes() -> int:
+    """Machines that share a run, as torchrun's own variable says.
+
+    Raises:
+        ParamsError: it is no whole number; a range of them (``1:4``) would have other results each time.
+    """
+    given = os.environ.get("PET_NNODES", "1")
+    if not given.isdecimal() or int(given) < 1:
+        raise ParamsError(
+            f"PET_NNODES = {given!r} is no number of nodes",
+            remedy="set it to a whole number from 1, or unset it",
+        )
+    return int(given)
+
+
 def _under_torchrun(ranks: int) -> int:
     """Run this very command as ``ranks`` processes, over all nodes; the exit code.
 
     Raises:
         ParamsError: the ranks cannot be shared out evenly over the nodes.
     """
-    nodes = int(os.environ.get("PET_NNODES", "1"))
+    nodes = _nodes()
     if ranks % nodes:
         raise ParamsError(
             f"train.ranks = {ranks} cannot be shared out evenly over {nodes} nodes",
@@ -103,14 +118,21 @@ def _under_torchrun(ranks: int) -> int:
     try:
         run(parse_args([*words, *sys.argv]))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
-        codes = {failure.exitcode for failure in error.failures.values()}
-        lost = any(
-            code < 0 or code == Interrupted.exit_code for code in codes
-        )  # killed by a signal, or told so
-        return Interrupted.exit_code if lost else SekishoError.exit_code
+        return _code_of({failure.exitcode for failure in error.failures.values()})
     except SignalException:  # passed on to the ranks, which have ended
         return Interrupted.exit_code
     return 0
+
+
+def _code_of(codes: set[int]) -> int:
+    """The exit code of a run, from those of the ranks that failed.
+
+    One that fails by itself takes the others along, which end as if they had lost it: its code is the cause.
+    """
+    if SekishoError.exit_code in codes:
+        return SekishoError.exit_code
+    killed = any(code < 0 for code in codes)  # by a signal
+    return Interrupted.exit_code if killed or codes == {Interrupted.exit_code} else SekishoError.exit_code
 
 
 def _given(learn: Learn, source: Path) -> tuple[Params, dict[str, Any]]:

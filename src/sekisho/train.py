@@ -371,8 +371,14 @@ class _Trainers:
             else:
                 tail.append(line.rstrip())
         code = child.wait()
-        if code == Interrupted.exit_code or (code == -signal.SIGTERM and self.told.is_set()):
+        if self.told.is_set() and code in (Interrupted.exit_code, -signal.SIGTERM):
             raise interrupted
+        if code == Interrupted.exit_code:
+            raise Interrupted(
+                f"{run.name}: a process of it was lost, or told to end\n" + "\n".join(tail),
+                remedy="run `sekisho train` again: it goes on from the last checkpoint; lost time and again, "
+                "it lacks memory: see train.resident_sessions and train.ranks",
+            )
         if code < 0:
             raise Interrupted(
                 f"{run.name}: the trainer was killed by {signal.Signals(-code).name}\n" + "\n".join(tail),

@@ -29,7 +29,7 @@ from sekisho import launch
 from sekisho.checkpoints import ATTEMPTS, Checkpoints
 from sekisho.errors import Interrupted, ParamsError, TrainingError
 from sekisho.market.ranks import Ranks
-from sekisho.train import Finished, train_one
+from sekisho.train import Finished, Run, _Trainers, train_one
 from sekisho.trainer import train_fold
 
 from .conftest import World
@@ -284,6 +284,49 @@ def test_ranks_that_cannot_be_shared_out_over_the_nodes_are_refused(monkeypatch:
     monkeypatch.setenv("PET_NNODES", "3")
     with pytest.raises(ParamsError, match=r"train\.ranks = 4 cannot be shared out evenly over 3 nodes"):
         launch._under_torchrun(4)
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"),
+    [
+        ({75}, 75),  # all told to end
+        ({-9, 75}, 75),  # one killed: by the kernel, with its machine
+        ({-9, 1}, 75),
+        ({2, 75}, 2),  # the first alone validates and publishes: the others lose it
+        ({2, -15}, 2),
+        ({1, 75}, 2),
+    ],
+)
+def test_a_fault_of_one_rank_is_no_interruption_of_the_run(codes: set[int], code: int) -> None:
+    assert launch._code_of(codes) == code
+
+
+@pytest.mark.parametrize("given", ["2", "1:4", "two", "0"])
+def test_a_run_of_one_rank_on_several_nodes_or_on_no_number_of_them_is_refused(
+    given: str, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each node would train the same once more, into the same store."""
+    monkeypatch.setenv("PET_NNODES", given)
+    words = ["ppo.py", "--fold", "0", "--seed", "1", "--out", "out", "--params", str(world.params_file)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        launch.main(load(ROOT / "training/ppo.py").learn)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert ("train.ranks = 1 cannot be" if given == "2" else f"PET_NNODES = '{given}'") in said
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_lost_process_is_not_said_to_have_been_told_to_end(told: bool) -> None:
+    trainers = _Trainers()
+    end = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); "
+    end += "print('update 1/2', flush=True); print('exitcode: -9'); "
+    end += "signal.pause()" if told else "sys.exit(75)"
+    report = (lambda share: trainers.end()) if told else (lambda share: None)
+    with pytest.raises(Interrupted) as caught:
+        trainers.run(Run(0, 1), [sys.executable, "-c", end], report)
+    assert ("told to end, what was done is saved" in str(caught.value)) is told
+    assert ("exitcode: -9" in str(caught.value)) is not told
 
 
 def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sekisho.cli.plan import plan
 from sekisho.errors import CannotCheck
+from sekisho.params import parse_yaml
 from sekisho.plan import (
     NIGHTS,
     Inputs,
@@ -126,6 +127,14 @@ def test_a_missing_rate_is_an_error_that_names_what_measures_it(lack: str, tmp_p
     assert "make bench-distributed" in caught.value.remedy
 
 
+def test_a_device_that_nobody_measured_is_refused_and_those_measured_are_named(tmp_path: Path) -> None:
+    """The benchmark would not measure it either."""
+    path = tmp_path / "rates.json"
+    path.write_text(json.dumps(FILE))
+    with pytest.raises(CannotCheck, match=r"--device tpu: (?s:.*)one of cpu, as `make bench-distributed`"):
+        load_rates("tpu", path)
+
+
 def test_prices_are_those_of_the_cost_gate_and_an_unknown_instance_is_refused() -> None:
     usd, spot, jpy = load_prices("g6.12xlarge", REPO / "terraform/cost")
     assert usd > 0
@@ -138,7 +147,8 @@ def test_prices_are_those_of_the_cost_gate_and_an_unknown_instance_is_refused() 
 @pytest.mark.parametrize(
     "words",
     ["--data-gb -1", "--nodes 0", "--folds 0", "--spot-factor 2", "--checkpoint-minutes 0", "--interruptions -1",  # noqa: E501
-     "--jpy-per-usd 0", "--ranks 99", "--data-gb nan"],
+     "--jpy-per-usd 0", "--ranks 99", "--data-gb nan", "--hours nan", "--spot-factor nan",
+     "--jpy-per-usd nan"],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_and_the_option_named(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPO)
@@ -154,3 +164,11 @@ def test_the_command_prints_figures_and_formulas(monkeypatch: pytest.MonkeyPatch
     assert "Daly 2006" in CliRunner().invoke(plan, ["--explain"], catch_exceptions=False).output
     content = json.loads(CliRunner().invoke(plan, ["--json"], catch_exceptions=False).output)
     assert all(line["formula"] for line in content["figures"])
+
+
+def test_the_machine_that_is_asked_for_by_default_is_one_of_the_nights_with_its_spot_price() -> None:
+    defaults = {option.name: option.default for option in plan.params}
+    instance = str(defaults["instance"])
+    assert load_prices(instance, REPO / "terraform/cost")[1] < 1
+    machine = parse_yaml((REPO / "terraform/cost/prices.yaml").read_bytes())["ec2"][instance]
+    assert defaults["cores"] == machine["vcpu"]

@@ -88,6 +88,13 @@ def load_rates(device: str, path: Path = RATES) -> Rates:
         most := max((int(n) for n in speedups if n.isdigit()), default=0)
     ):
         raise CannotCheck(f"{path}: no rate train.speedup", remedy=remedy)
+    measured = content["train"].get("samples_per_second")
+    if isinstance(measured, dict) and device not in measured:
+        raise CannotCheck(
+            f"--device {device}: {path} has no such rate under train.samples_per_second",
+            remedy=f"one of {', '.join(measured)}, as `make bench-distributed` measured; "
+            "write another machine's rate beside it",
+        )
     speedup = min(rate("train", "speedup", str(most)), most)
     serial = min((most / speedup - 1) / (most - 1), 1.0) if most > 1 else 1.0
     return Rates(
@@ -193,7 +200,8 @@ def fits(asked: Inputs, rates: Rates, hours: float = HOURS) -> list[Line]:
         done = hours_of(replace(asked, seeds=middle_seeds), rates) <= hours
         seeds, over = (middle_seeds, over) if done else (seeds, middle_seeds)
     within = f"largest whose critical path is at most {hours:g} h, all else as asked"
+    most = LIMIT_RUNS - 1  # seeds
     return [
-        Line("data that fits", low, "GB", within),
-        Line("runs that fit", float(seeds * asked.folds), "runs", f"folds x seeds, {within}"),
-    ]
+        Line("data that fits", low, "GB", f"{within}; looked for up to {LIMIT_GB:g} GB"),
+        Line("runs that fit", float(seeds * asked.folds), "runs", f"folds x seeds, {within}; up to {most:,} seeds"),
+    ]  # fmt: skip

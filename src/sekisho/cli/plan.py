@@ -25,7 +25,7 @@ COUNT = click.IntRange(1, 1_000_000)
 @click.option("--samples", type=COUNT, help="Samples of one run. [default: of the trainer's section]")
 @click.option("--nodes", type=COUNT, default=4, show_default=True, help="Machines at once.")
 @click.option(
-    "--cores", type=COUNT, default=16, show_default=True, help="Of a machine, for bars and features."
+    "--cores", type=COUNT, default=8, show_default=True, help="Of a machine, for bars and features."
 )
 @click.option("--ranks", type=COUNT, default=1, show_default=True, help="Machines of one run.")
 @click.option("--device", default="cpu", show_default=True, help="As bench/rates.json names it.")
@@ -37,9 +37,13 @@ COUNT = click.IntRange(1, 1_000_000)
 @click.option(
     "--restart-minutes", type=NONE_OR_MORE, default=5.0, show_default=True, help="Until training goes on."
 )
-@click.option("--instance", default="g6.12xlarge", show_default=True, help="Of terraform/cost/prices.yaml.")
-@click.option("--spot-factor", type=click.FloatRange(0, 1), help="Of the list price. [default: usage.yaml's]")
-@click.option("--jpy-per-usd", type=POSITIVE, help="[default: usage.yaml's]")
+@click.option("--instance", default="g5.2xlarge", show_default=True, help="Of terraform/cost/prices.yaml.")
+@click.option(
+    "--spot-factor",
+    type=click.FloatRange(0, 1),
+    help="Of the list price. [default: usage.yaml's; 1 for a machine that it lacks]",
+)
+@click.option("--jpy-per-usd", type=POSITIVE, help="[default: terraform/budget.yaml's]")
 @click.option("--hours", type=POSITIVE, default=6.0, show_default=True, help="What has to fit.")
 @click.option("--explain", is_flag=True, help="Print each figure's formula.")
 @json_option
@@ -52,7 +56,8 @@ def plan(
     from sekisho.params import load_params
     from sekisho.plan import Inputs, estimate, fits, load_prices, load_rates
 
-    for name, value in asked.items():
+    numbers = asked | {"hours": hours, "spot_factor": spot_factor, "jpy_per_usd": jpy_per_usd}
+    for name, value in numbers.items():
         if value != value:  # click's ranges let NaN through
             raise click.BadParameter("not a number", param_hint=f"--{name.replace('_', '-')}")
     if asked["ranks"] > asked["nodes"]:

@@ -22,6 +22,7 @@ from sekisho.monitoring.kpi import Kpi
 from sekisho.monitoring.pages import Sources, write_pages
 from sekisho.page.blocks import Both, Link, Plain, Table, Text, to_markdown
 from sekisho.page.html import to_html
+from sekisho.release.dvclock import git
 from sekisho.release.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +101,33 @@ def test_a_champion_that_does_not_verify_is_shown_as_such(record: Sources, tmp_p
     assert isinstance(broken, Refused)
     assert "The champion does not verify" in text(tmp_path / "out/model.html")
     assert "approved by" not in text(tmp_path / "out/model.html").partition("Releases")[0]
+
+
+def test_no_earlier_page_outlives_a_log_whose_chain_is_broken(
+    folder: Path, record: Sources, tmp_path: Path
+) -> None:
+    repo = shutil.copytree(record.repo, tmp_path / "repo")
+    out = Path(shutil.copytree(folder, tmp_path / "out"))
+    log = repo / "releases/audit.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines[:3] + lines[4:]))
+    with pytest.raises(Refused, match="audit-chain"):
+        write_pages(replace(record, repo=repo, trust=repo / "trust"), out)
+    assert list(out.iterdir()) == []
+
+
+def test_a_revoked_release_bears_no_tick_on_the_audit_page(folder: Path) -> None:
+    summaries = re.findall(r"<summary>(.*?)</summary>", (folder / "audit.html").read_text(encoding="utf-8"))
+    (revoked,) = [summary for summary in summaries if "policy/2" in summary]
+    assert "policy/2 revoked" in revoked
+    assert "policy/2 失効" in revoked
+    assert "✓" not in revoked
+
+
+def test_a_page_says_at_which_commit_it_was_read(folder: Path, record: Sources) -> None:
+    head = git(record.repo, "rev-parse", "HEAD").decode()[:12]
+    for name in ("model", "audit"):
+        assert f"Read at commit  {head}  of" in text(folder / f"{name}.html")
 
 
 def test_a_page_of_what_is_gone_is_taken_away(site: Path, record: Sources, tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ def check(known: str | None, as_json: bool) -> None:
 def page(out: Path, trust: Path, environment: str | None, as_json: bool) -> None:
     """Write a self-contained HTML page of all releases, facts, approvals and promotions.
 
-    A log that does not hold is on the page, and ends the command as `audit check` would.
+    A log that does not hold is on the page, and ends the command as `audit check` would. Of one whose chain
+    is broken none is written.
     """
     from sekisho.release.audit_page import write_page
 

@@ -48,6 +48,7 @@ def pages(
     """Write the pages on model, KPIs and cost, and audit; they open without a server.
 
     They show, and judge nothing: an audit log that does not hold is told of, `audit check` ends with 1 on it.
+    Of a log whose chain is broken no page is left: the command ends with 1.
     """
     releases_here()
     from sekisho.monitoring.kpi import DAY

@@ -35,6 +35,7 @@ from sekisho.page.blocks import (
 from sekisho.page.canvas import picture
 from sekisho.page.html import Page, to_html
 from sekisho.release.audit import Event, read_log, write_atomically
+from sekisho.release.audit_page import read_at
 from sekisho.release.promote import Pointer, read_pointer
 
 TITLE = Both("Model", "モデル")
@@ -102,6 +103,7 @@ def _blocks(seen: Seen, menu: Sequence[Page]) -> Iterator[Block]:
     name = f"{seen.pointer.model}/{seen.pointer.seq}" if seen.pointer else None
     shown = (f"{name} in {where}", f"{where} の {name}") if name else (where, where)
     yield Heading(Both(f"Model: {shown[0]}", f"モデル: {shown[1]}"), 1)
+    yield read_at(seen.repo)
     if seen.pointer is None:
         yield Text(
             Both(

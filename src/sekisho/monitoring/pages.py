@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from sekisho.errors import CannotCheck, SekishoError
+from sekisho.errors import CannotCheck, Refused, SekishoError
 from sekisho.monitoring import kpi_page, model_page, status_page
 from sekisho.monitoring.cost import Cost, read_cost
 from sekisho.monitoring.kpi import measure
@@ -20,7 +20,7 @@ MODEL = Page(model_page.TITLE, "model.html")
 KPI = Page(kpi_page.TITLE, "kpi.html")
 AUDIT = Page(audit_page.TITLE, "audit.html")
 VERDICT = Page(status_page.TITLE, "verdict.html")
-REPORT = Page(Both("Backtest report", "バックテストレポート"), "report.html")
+REPORT = Page(Both("Last backtest here", "直近のバックテスト"), "report.html")  # may be no release's
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,18 @@ def write_pages(sources: Sources, out: Path) -> SekishoError | None:
 
     Raises:
         CannotCheck: not a git checkout, or a file of the record cannot be read.
-        Refused: the audit log's chain is broken: no page could be believed.
+        Refused: the audit log's chain is broken: no page could be believed, and those of an earlier call,
+            which may say that it holds, are taken away.
     """
+    try:
+        return _write(sources, out)
+    except Refused:
+        for page in (MODEL, KPI, AUDIT, VERDICT, REPORT):
+            (out / page.file).unlink(missing_ok=True)
+        raise
+
+
+def _write(sources: Sources, out: Path) -> SekishoError | None:
     repo, environment = sources.repo, sources.environment
     verdicts = (
         [verdict for _, verdict in read_verdicts(sources.verdicts)] if sources.verdicts.is_dir() else []

@@ -11,6 +11,7 @@ from sekisho.page.blocks import Block, Both, Cell, Fold, Heading, Plain, Table, 
 from sekisho.page.html import Page, to_html
 from sekisho.release import audit
 from sekisho.release.audit_check import check_log
+from sekisho.release.dvclock import git
 from sekisho.release.promote import read_pointer
 from sekisho.release.trace import table, trace_releases
 
@@ -96,6 +97,7 @@ def write_traced(
     shown: list[Block] = [_release(folder, trace) for folder, trace in traces.items()]
     blocks = [
         Heading(TITLE, 1),
+        read_at(repo),
         *state,
         *_environments(repo),
         Heading(Both("Releases", "リリース")),
@@ -104,6 +106,14 @@ def write_traced(
     ]
     audit.write_atomically(out, to_html(TITLE, blocks, menu, out.name).encode())
     return broken
+
+
+def read_at(repo: Path) -> Text:
+    """The commit that a page was made at: one kept or sent on does not pass for today's."""
+    commit, day = git(repo, "show", "--no-patch", "--format=%H %cs", "HEAD").decode().split()
+    return Text(
+        Both(f"Read at commit `{commit[:12]}` of {day}.", f"{day} のコミット `{commit[:12]}` で読んだもの。")
+    )
 
 
 def _environments(repo: Path) -> list[Block]:
@@ -122,7 +132,11 @@ def _release(folder: Path, trace: dict[str, Any] | SekishoError) -> Fold:
         title = Both(f"❌ {name} not verified", f"❌ {name} 検証できません")
     else:
         digest, rows = trace["release"]["manifest_digest"], table(trace)
-        title = Both(f"✅ {name} verified", f"✅ {name} 検証済み")
+        title = (
+            Both(f"✅ {name} verified", f"✅ {name} 検証済み")
+            if trace["release"]["revoked"] == "no"
+            else Both(f"❌ {name} revoked", f"❌ {name} 失効")
+        )
     cells: list[list[Cell]] = [[_called(what), Plain(value)] for what, value in rows]
     header = [Both("what", "項目"), Both("evidence", "証拠")]
     return Fold(title, [Table(header, cells, left=frozenset({0, 1}))], digest)

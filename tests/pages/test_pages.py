@@ -163,6 +163,10 @@ def test_the_kpi_page_holds_times_against_their_goals(record: Sources, tmp_path:
     assert '<div class="bad"><dt><span lang="en">lead time' in page
     assert '<div class="bad"><dt><span lang="en">anomaly' in page
     assert "1 of 2" in shown
+    kpi = replace(kpi, responses=[late | {"to_promotion": 3600.0}, late | {"to_promotion": None}])
+    kpi_page.write_kpi_page(kpi, read_cost(ROOT), "production", tmp_path / "kpi.html", [])
+    waiting = (tmp_path / "kpi.html").read_text()
+    assert '<div class="warn"><dt><span lang="en">anomaly' in waiting, "one is not promoted yet"
     assert page.count("<svg ") == 4
 
 
@@ -170,7 +174,7 @@ def test_costs_are_those_of_the_estimate_and_the_budgets(record: Sources, folder
     cost = read_cost(record.repo)
     assert cost.month_budget == 12e6
     assert cost.storage_budget == 24e6
-    assert f"¥{cost.month('high') / 1e6:.1f} M" in text(folder / "kpi.html")
+    assert f"¥{cost.month('high') / 1e6:.2f} M" in text(folder / "kpi.html")
     assert "not a bill" in text(folder / "kpi.html")
 
 

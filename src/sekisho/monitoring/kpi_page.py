@@ -140,7 +140,7 @@ def _tiles(kpi: Kpi) -> Iterator[Tile]:
             f"goal: {spell(WITHIN)}; anomalies: {len(kpi.responses)}, not promoted yet: {waiting}",
             f"目標: {spell(WITHIN, JAPANESE)}。異常 {len(kpi.responses)} 件、うち未昇格 {waiting} 件",
         ),
-        _against(slowest, WITHIN),
+        "warn" if waiting and _against(slowest, WITHIN) == "good" else _against(slowest, WITHIN),
     )
 
 
@@ -232,7 +232,7 @@ def _draw_responses(kpi: Kpi) -> Figure:
 
 
 def _yen(value: float) -> Both:
-    return Both(f"¥{value / MILLION:.1f} M", f"{value / 1e4:,.0f} 万円")
+    return Both(f"¥{value / MILLION:,.2f} M", f"{value / 1e4:,.0f} 万円")
 
 
 def _cost(kpi: Kpi, cost: Cost | CannotCheck) -> Iterator[Block]:

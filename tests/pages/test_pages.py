@@ -193,6 +193,14 @@ def test_the_command_writes_the_pages_and_tells_of_a_log_that_does_not_hold(
     assert "audit-missing-evidence" in text(repo / "out/audit.html")
 
 
+@pytest.mark.parametrize("verb", ["pages", "kpi"])
+@pytest.mark.parametrize("options", [["--environment", "prod"], ["--baseline", "-3"], ["--baseline", "0"]])
+def test_an_environment_or_a_baseline_that_cannot_be_is_refused(verb: str, options: list[str]) -> None:
+    done = CliRunner().invoke(main, [verb, *options])
+    assert done.exit_code == 2
+    assert f"Invalid value for '{options[0]}'" in done.stderr
+
+
 def test_everything_that_a_verdict_can_say_is_said_in_japanese() -> None:
     from sekisho.monitoring.evidence import RUNBOOKS
 

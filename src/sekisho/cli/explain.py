@@ -48,7 +48,7 @@ def explain(name: tuple[str, ...], language: str | None, as_json: bool) -> None:
     if as_json or not name:
         fields = ("name", "kind", "text", "page") if name else ("name", "kind", "page")
         value = [{field: asdict(entry)[field] for field in fields} for entry in found]
-        show(value, "\n".join(f"{entry.name:<48}{entry.kind}" for entry in found), as_json)
+        show(value, "\n".join(f"{entry.name:<48} {entry.kind}" for entry in found), as_json)
         return
     text = "\n\n".join(map(_written, found))
     if sys.stdout.isatty() and colour() is None:

@@ -279,8 +279,18 @@ def retrain(verdict: Path, bars: Path, remote: str, params: Path, as_json: bool)
 
 @click.command()
 @click.option("--verdicts", type=FOLDER, default=Path("build/verdicts"), show_default=True)
-@click.option("--environment", default="production", show_default=True, help="Whose promotions count.")
-@click.option("--baseline", type=float, help="Lead time before, in days: half of it is the goal.")
+@click.option(
+    "--environment",
+    type=click.Choice(["local", "staging", "production"]),
+    default="production",
+    show_default=True,
+    help="Whose promotions count.",
+)
+@click.option(
+    "--baseline",
+    type=click.FloatRange(min=0.0, min_open=True),
+    help="Lead time before, in days: half of it is the goal.",
+)
 @json_option
 def kpi(verdicts: Path, environment: str, baseline: float | None, as_json: bool) -> None:
     """Measure lead time, release and failure rates, times to restore and to retrain.
@@ -292,4 +302,6 @@ def kpi(verdicts: Path, environment: str, baseline: float | None, as_json: bool)
     figures = measure(
         Path.cwd(), verdicts, environment=environment, baseline=baseline * DAY if baseline else None
     )
-    show(figures.as_dict(), "\n".join(f"{name:<42} {text}" for name, text in figures.rows()), as_json)
+    rows = figures.rows()
+    width = max(len(name) for name, _ in rows)
+    show(figures.as_dict(), "\n".join(f"{name:<{width}}  {text}" for name, text in rows), as_json)

@@ -33,7 +33,11 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     show_default=True,
     help="Backtest report to lay beside them.",
 )
-@click.option("--baseline", type=float, help="Lead time before, in days: half of it is the goal.")
+@click.option(
+    "--baseline",
+    type=click.FloatRange(min=0.0, min_open=True),
+    help="Lead time before, in days: half of it is the goal.",
+)
 @trust_option
 @json_option
 def pages(

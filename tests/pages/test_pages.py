@@ -20,6 +20,7 @@ from sekisho.monitoring import kpi_page, words
 from sekisho.monitoring.cost import read_cost
 from sekisho.monitoring.kpi import Kpi
 from sekisho.monitoring.pages import Sources, write_pages
+from sekisho.monitoring.verdict import Alarm, Verdict
 from sekisho.page.blocks import Both, Link, Plain, Table, Text, to_markdown
 from sekisho.page.html import to_html
 from sekisho.release.dvclock import git
@@ -199,6 +200,26 @@ def test_an_environment_or_a_baseline_that_cannot_be_is_refused(verb: str, optio
     done = CliRunner().invoke(main, [verb, *options])
     assert done.exit_code == 2
     assert f"Invalid value for '{options[0]}'" in done.stderr
+
+
+def test_a_verdict_names_every_family_that_raised_an_alarm() -> None:
+    """A retraining may come of the second: a headline of the first alone names the wrong cause."""
+    days = ("2026-07-13", "2026-07-21")
+    first = Alarm("correlation", "return_3 of SYN4", 334.0, 252.0, days[0], "e-detector")
+    last = Alarm("performance", "CUSUM", 9.4, 7.5, days[1], "CUSUM")
+    made = Verdict(
+        "policy", 1, "a" * 64, "b" * 64, "alarm", alarms=[first, first, last], first_session=days[0]
+    )
+    assert words.sentence(made).en.endswith("; also performance")
+    assert words.sentence(made).ja.endswith("。ほかに運用成績のアラームあり")
+    assert "also" not in words.sentence(replace(made, alarms=[first, first])).en
+    unread = replace(made, state="cannot-judge", alarms=[], problems=["one", "two"])
+    assert "(ほか 1 件)" in words.sentence(unread).ja
+
+
+def test_a_moment_is_in_utc_and_said_to_be() -> None:
+    assert words.minute("2026-07-14T16:30:00+09:00") == "2026-07-14 07:30Z"
+    assert words.minute(None) == "–"
 
 
 def test_everything_that_a_verdict_can_say_is_said_in_japanese() -> None:

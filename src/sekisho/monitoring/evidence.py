@@ -162,9 +162,9 @@ def plot_of(verdict: Verdict) -> Plot:
 
 def _written(english: str) -> str | None:
     """Japanese of what stands in the chart."""
-    for name in ("e-detector", "CUSUM"):
+    for name in ("e-detector", "CUSUM of drift"):
         if english.startswith(f"{name} (limit "):
-            return english.replace("limit", "基準")
+            return english.replace("limit", "基準").replace("CUSUM of drift", "ドリフトの CUSUM")
     return NAMES_JA.get(english)
 
 
@@ -174,7 +174,7 @@ def _draw(verdict: Verdict) -> Figure:
     days = list(verdict.levels)
     for name, values, limit, colour in (
         ("e-detector", verdict.levels, verdict.threshold, BLUE),
-        ("CUSUM", verdict.cusum, verdict.cusum_threshold, ORANGE),
+        ("CUSUM of drift", verdict.cusum, verdict.cusum_threshold, ORANGE),
     ):
         shown = [min(max(x / limit, SHOWN_FLOOR), SHOWN_CEILING) for x in values.values()]
         label = f"{name} (limit {limit:.4g})"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sekisho.errors import CannotCheck
 from sekisho.monitoring.cost import Cost
 from sekisho.monitoring.kpi import DAY, SHARE, WITHIN, Kpi, spell
-from sekisho.monitoring.words import named
+from sekisho.monitoring.words import minute, named
 from sekisho.page.blocks import Block, Both, Cell, Heading, Plain, State, Table, Text, Tile, Tiles
 from sekisho.page.canvas import BLUE, GREEN, ORANGE, RED, SKY, Plot, figure, legend, picture
 from sekisho.page.html import Page, to_html
@@ -181,7 +181,7 @@ def _responses(kpi: Kpi) -> Iterator[Block]:
     rows: list[list[Cell]] = [
         [
             Plain(one["release"]),
-            Plain(str(one["at"])[:16].replace("T", " ")),
+            Plain(minute(one["at"])),
             named(one["family"]),
             *(_spelled(one[key]) for key in ("to_branch", "to_merge", "to_promotion")),
         ]

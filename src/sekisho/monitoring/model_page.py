@@ -17,7 +17,7 @@ from sekisho.monitoring.evidence import plot_of
 from sekisho.monitoring.origin import Traces, chain, changes
 from sekisho.monitoring.status_page import alarms
 from sekisho.monitoring.verdict import Verdict
-from sekisho.monitoring.words import STATES, action, sentence
+from sekisho.monitoring.words import STATES, action, minute, sentence
 from sekisho.page.blocks import (
     Block,
     Both,
@@ -159,7 +159,7 @@ def _champion(seen: Seen, trace: dict[str, Any]) -> Iterator[Block]:
             Tile(
                 Both("state", "状態"),
                 STATES[last.state] if last else Both("not checked yet", "未確認"),
-                Both(f"checked {_minute(last.checked_at)}", f"確認 {_minute(last.checked_at)}")
+                Both(f"checked {minute(last.checked_at)}", f"確認 {minute(last.checked_at)}")
                 if last
                 else Both("no verdict of this release here", "このリリースの判定はここにありません"),
                 STATE[last.state] if last else "",
@@ -207,7 +207,7 @@ def _live(seen: Seen, menu: Sequence[Page]) -> Iterator[Block]:
     if last.alarms:
         yield alarms(last)
     rows: list[list[Cell]] = [
-        [Plain(_minute(one.as_of or one.checked_at)), STATES[one.state], Plain(one.action), sentence(one)]
+        [Plain(minute(one.as_of or one.checked_at)), STATES[one.state], Plain(one.action), sentence(one)]
         for one in reversed(seen.verdicts[-SHOWN:])
     ]
     header = [Both("as of", "時点"), Both("state", "状態"), Both("action", "対応"), Both("verdict", "判定")]
@@ -355,8 +355,3 @@ def _states(seen: Seen, trace: dict[str, Any], digest: str) -> Iterator[Words]:
     for one in seen.revoked.get(digest, []):
         yield Both("❌ revoked", "❌ 失効")
         yield Plain(f"{one.environment}, {one.at:%Y-%m-%d}: {one.reason}")
-
-
-def _minute(moment: str | None) -> str:
-    """As verdicts write it, to the minute."""
-    return str(moment)[:16].replace("T", " ")

@@ -8,6 +8,7 @@ from typing import Any
 
 from sekisho.errors import SekishoError
 from sekisho.monitoring.lineage import changed_parameters, commit_of, parameters_of, promotions, verified
+from sekisho.monitoring.words import minute
 from sekisho.page.blocks import Block, Both, Cell, Chain, Link, Plain, Step, Table
 from sekisho.release.audit import Event
 
@@ -89,7 +90,7 @@ def _gate(metrics: dict[str, Any]) -> Step:
 
 
 def _release(trace: dict[str, Any]) -> Step:
-    release, signed = trace["release"], trace["signatures"][0]["signed_at"][:16].replace("T", " ")
+    release, signed = trace["release"], minute(trace["signatures"][0]["signed_at"])
     return Step(
         Both("Release", "リリース"),
         [

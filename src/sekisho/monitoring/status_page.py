@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sekisho.monitoring.evidence import RUNBOOKS, figures, plot_of
 from sekisho.monitoring.verdict import Verdict
-from sekisho.monitoring.words import STATES, action, named, sentence
+from sekisho.monitoring.words import STATES, action, minute, named, sentence
 from sekisho.page.blocks import Block, Both, Cell, Heading, Plain, Table, Text
 from sekisho.page.canvas import picture
 from sekisho.page.html import Page, to_html
@@ -61,7 +61,7 @@ def _blocks(verdict: Verdict, name: str) -> Iterator[Block]:
         )
     for what in verdict.unwatched:
         yield Text((Both("Not watched:", "監視していないもの:"), Plain(what)))
-    checked = verdict.checked_at or "–"
+    checked = minute(verdict.checked_at)
     yield Text(Both(f"Checked at {checked}.", f"確認時刻: {checked}"))
 
 

@@ -111,11 +111,17 @@ class Verdict:
             return (
                 f"ok: {span}; drift level {max(self.levels.values(), default=0.0):.3g} of {self.threshold:g}"
             )
-        alarm = self.alarms[0]
+        alarm, others = self.alarms[0], self.other_families()
+        also = f"; also {', '.join(others)}" if others else ""
         return (
             f"alarm: {alarm.family} of {alarm.series} on {alarm.session}: "
-            f"{alarm.statistic:.3g} over {alarm.threshold:g} ({span})"
+            f"{alarm.statistic:.3g} over {alarm.threshold:g} ({span}){also}"
         )
+
+    def other_families(self) -> list[str]:
+        """Families that raised an alarm beside the first one's: the action may come of one of theirs."""
+        families = dict.fromkeys(alarm.family for alarm in self.alarms)
+        return list(families)[1:]
 
     def write(self, path: Path) -> None:
         """Write the JSON whole or not at all."""

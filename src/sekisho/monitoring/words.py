@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 from sekisho.monitoring.verdict import Verdict
 from sekisho.page.blocks import Both
 
@@ -81,14 +83,24 @@ def _sentence_japanese(verdict: Verdict) -> str:
             f"。ただし {alarm.session} に{NAMES_JA.get(alarm.family, alarm.family)}のアラームあり"
             for alarm in verdict.alarms
         )
-        return f"判定できません: {verdict.problems[0]}{beside}"
+        more = f" (ほか {len(verdict.problems) - 1} 件)" if len(verdict.problems) > 1 else ""
+        return f"判定できません: {verdict.problems[0]}{more}{beside}"
     span = f"{verdict.first_session}〜{verdict.last_session} の {verdict.sessions} 立会日"
     if verdict.state == "ok":
         level = max(verdict.levels.values(), default=0.0)
         return f"正常: {span}、ドリフトの水準は {level:.3g}(基準 {verdict.threshold:g})"
     alarm = verdict.alarms[0]
     family = NAMES_JA.get(alarm.family, alarm.family)
+    others = "、".join(NAMES_JA.get(name, name) for name in verdict.other_families())
+    also = f"。ほかに{others}のアラームあり" if others else ""
     return (
         f"アラーム: {alarm.session} に {alarm.series} の{family}が {alarm.statistic:.3g} となり、"
-        f"基準 {alarm.threshold:g} を超えました({span})"
+        f"基準 {alarm.threshold:g} を超えました({span}){also}"
     )
+
+
+def minute(moment: str | None) -> str:
+    """A moment as the record writes it, to the minute: in UTC, and said to be."""
+    if moment is None:
+        return "–"
+    return f"{dt.datetime.fromisoformat(moment).astimezone(dt.UTC):%Y-%m-%d %H:%M}Z"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.pages.conftest import HOSTILE
+from tests.pages.conftest import DAYS, HOSTILE, verdict_of
 from tests.release.workshop import Workshop
 
 from sekisho.backtest import labels
@@ -20,6 +20,7 @@ from sekisho.monitoring import kpi_page, words
 from sekisho.monitoring.cost import read_cost
 from sekisho.monitoring.kpi import Kpi
 from sekisho.monitoring.pages import Sources, write_pages
+from sekisho.monitoring.status_page import write_status_page
 from sekisho.monitoring.verdict import Alarm, Verdict
 from sekisho.page.blocks import Both, Link, Plain, Table, Text, to_markdown
 from sekisho.page.html import to_html
@@ -215,6 +216,17 @@ def test_a_verdict_names_every_family_that_raised_an_alarm() -> None:
     assert "also" not in words.sentence(replace(made, alarms=[first, first])).en
     unread = replace(made, state="cannot-judge", alarms=[], problems=["one", "two"])
     assert "(ほか 1 件)" in words.sentence(unread).ja
+
+
+def test_the_verdicts_page_holds_every_figure_in_both_languages(record: Sources, tmp_path: Path) -> None:
+    made = replace(verdict_of(record.repo / "releases/policy/3", 10), excluded={DAYS[3]: HOSTILE})
+    write_status_page(made, tmp_path / "verdict.html")
+    shown = text(tmp_path / "verdict.html")
+    assert "largest difference 0" in shown
+    assert "最大の差 0" in shown
+    assert "10 立会日で +3.60%。バックテストの範囲の下端は -2.00%" in shown
+    assert re.search(rf"left out\s+{DAYS[3]}", shown)
+    assert HOSTILE in shown
 
 
 def test_a_moment_is_in_utc_and_said_to_be() -> None:

@@ -74,7 +74,7 @@ def _lines(verdict: Verdict, plot: str | None) -> Iterator[str]:
         yield f"\n![Drift statistic against its threshold]({plot})\n"
     yield from series_table(verdict)
     yield "\n| figure | value |\n| --- | --- |"
-    yield from (f"| {name} | {value} |" for name, value in figures(verdict))
+    yield from figure_table(verdict)
     yield from (f"| left out {day} | {reason} |" for day, reason in verdict.excluded.items())
     for known in verdict.acknowledged:
         about = f"{known['family']} of {known['series']}"
@@ -83,34 +83,68 @@ def _lines(verdict: Verdict, plot: str | None) -> Iterator[str]:
     yield from (f"\nNot watched: {series}." for series in verdict.unwatched)
 
 
-def figures(verdict: Verdict) -> Iterator[tuple[str, str]]:
+def figures(verdict: Verdict) -> Iterator[tuple[str, Both]]:
     """Name and value of everything that stands beside an alarm."""
-    yield "sessions judged", f"{verdict.sessions}: {verdict.first_session} to {verdict.last_session}"
-    yield "predictions", str(verdict.rows)
-    yield "guard", ", ".join(f"{name} {share:.2%}" for name, share in verdict.answers.items())
+    first, last = verdict.first_session, verdict.last_session
+    yield (
+        "sessions judged",
+        _plain(f"{verdict.sessions}: {first} to {last}", f"{verdict.sessions}: {first}〜{last}"),
+    )
+    yield "predictions", _plain(str(verdict.rows))
+    yield "guard", _plain(", ".join(f"{name} {share:.2%}" for name, share in verdict.answers.items()))
     if verdict.latency:
-        yield "latency", ", ".join(f"{name} {1e3 * x:.3g} ms" for name, x in verdict.latency.items())
+        times = (f"{name} {1e3 * x:.3g} ms" for name, x in verdict.latency.items())
+        yield "latency", _plain(", ".join(times))
     if verdict.false_alarms:
         rate = verdict.false_alarms
+        low, high = f"{rate['low']:.3f}", f"{rate['high']:.3f}"
         yield (
             "false alarms a month, measured on the reference",
-            f"{rate['a_month']:.3f} (95 %: {rate['low']:.3f} to {rate['high']:.3f})",
+            _plain(
+                f"{rate['a_month']:.3f} (95 %: {low} to {high})",
+                f"{rate['a_month']:.3f}(95 %: {low}〜{high})",
+            ),
         )
-    yield "replay parity", f"largest difference {verdict.parity_difference:.2g}"
+    largest = f"{verdict.parity_difference:.2g}"
+    yield "replay parity", _plain(f"largest difference {largest}", f"最大の差 {largest}")
     if skew := verdict.skew:
         share = skew["differ"] / max(skew["compared"], 1)
-        told = f"{skew['differ']} of {skew['compared']} compared requests differ ({share:.3%})"
-        yield "features served against recomputed", f"{told}; {skew['answered']} were answered"
+        yield (
+            "features served against recomputed",
+            _plain(
+                f"{skew['differ']} of {skew['compared']} compared requests differ ({share:.3%}); "
+                f"{skew['answered']} were answered",
+                f"比較した {skew['compared']} 件のうち {skew['differ']} 件が相違({share:.3%})。"
+                f"応答は {skew['answered']} 件",
+            ),
+        )
     if account := verdict.performance:
+        net, band = f"{account['net_return']:+.2%}", f"{account['band_low']:+.2%}"
+        sessions, drawdown = account["sessions"], f"{account['drawdown']:.2%}"
         yield (
             "live account, net",
-            f"{account['net_return']:+.2%} in {account['sessions']} sessions; the backtest's band begins at "
-            f"{account['band_low']:+.2%}; largest drawdown {account['drawdown']:.2%}",
+            _plain(
+                f"{net} in {sessions} sessions; the backtest's band begins at {band}; "
+                f"largest drawdown {drawdown}",
+                f"{sessions} 立会日で {net}。バックテストの範囲の下端は {band}、"
+                f"最大ドローダウンは {drawdown}",
+            ),
         )
-        yield "live minus replayed model", f"{account['live_minus_replay']:+.4%}"
-        yield "CUSUM of shortfalls", f"{account['cusum']:.3g} of {account['cusum_limit']:.3g}"
-    yield "manifest", f"`sha256:{verdict.manifest_digest}`"
-    yield "reference", f"`sha256:{verdict.reference_digest}`"
+        yield "live minus replayed model", _plain(f"{account['live_minus_replay']:+.4%}")
+        cusum, limit = f"{account['cusum']:.3g}", f"{account['cusum_limit']:.3g}"
+        yield "CUSUM of shortfalls", _plain(f"{cusum} of {limit}", f"{cusum}(基準 {limit})")
+    yield "manifest", _plain(f"sha256:{verdict.manifest_digest}")
+    yield "reference", _plain(f"sha256:{verdict.reference_digest}")
+
+
+def figure_table(verdict: Verdict) -> Iterator[str]:
+    """Rows of the figures in Markdown; digests as code."""
+    for name, value in figures(verdict):
+        yield f"| {name} | {f'`{value.en}`' if value.en.startswith('sha256:') else value.en} |"
+
+
+def _plain(english: str, japanese: str | None = None) -> Both:
+    return Both(english, english if japanese is None else japanese, plain=True)
 
 
 def distance_table(verdict: Verdict) -> Iterator[str]:

@@ -29,7 +29,7 @@ from sekisho.data.validate import BarEnds, judge, read_partition
 from sekisho.errors import BacktestError, CannotCheck, DataError, Refused
 from sekisho.forge.interface import Forge, PullRequest
 from sekisho.forge.records import is_held
-from sekisho.monitoring.evidence import alarm_table, distance_table, figures, series_table
+from sekisho.monitoring.evidence import alarm_table, distance_table, figure_table, series_table
 from sekisho.monitoring.verdict import DRIFT, DUE, Alarm, Verdict
 from sekisho.monitoring.words import ACTIONS
 from sekisho.params import DataParams, Params, SplitParams
@@ -329,7 +329,7 @@ def _body(verdict: Verdict, seen: list[str], rollback: str | None, use: str, plo
         "| evidence | |",
         "| --- | --- |",
         "| data quality | no problem found; the log's hash chain is whole |",
-        *(f"| {name} | {value} |" for name, value in figures(verdict)),
+        *figure_table(verdict),
         f"| rollback to | {back} |",
         *distance_table(verdict),
         *(f"\nNot watched: {series}." for series in verdict.unwatched),

@@ -41,7 +41,8 @@ def _blocks(verdict: Verdict, name: str) -> Iterator[Block]:
         yield Heading(Both("Figures", "数値"))
         yield Table(
             [Both("figure", "項目"), Both("value", "値")],
-            [[named(what), Plain(value.replace("`", ""))] for what, value in figures(verdict)],
+            [[named(what), value] for what, value in figures(verdict)]
+            + [[Both(f"left out {day}", f"除外 {day}"), Plain(why)] for day, why in verdict.excluded.items()],
             left=frozenset({0, 1}),
         )
     if verdict.acknowledged:

@@ -26,6 +26,7 @@ from sekisho.page.blocks import Both, Link, Plain, Table, Text, to_markdown
 from sekisho.page.html import to_html
 from sekisho.release.dvclock import git
 from sekisho.release.manifest import read_manifest
+from sekisho.release.revoke import revoke
 
 ROOT = Path(__file__).parents[2]
 TITLE = Both("Title", "題")
@@ -130,6 +131,19 @@ def test_a_page_says_at_which_commit_it_was_read(folder: Path, record: Sources) 
     head = git(record.repo, "rev-parse", "HEAD").decode()[:12]
     for name in ("model", "audit"):
         assert f"Read at commit  {head}  of" in text(folder / f"{name}.html")
+
+
+def test_a_release_whose_content_is_revoked_under_another_number_is_shown_as_revoked(
+    record: Sources, tmp_path: Path
+) -> None:
+    """Rolling back to it would be refused: the model page may not offer it as verified alone."""
+    shop = Workshop(shutil.copytree(record.repo, tmp_path / "repo"))
+    revoke(shop.desk, shop.repo / "releases/policy/3", "loses money after all", "local")
+    shop.commit("revoked")
+    write_pages(replace(record, repo=shop.repo, trust=shop.trust), tmp_path / "out")
+    releases = text(tmp_path / "out/model.html").rpartition("Releases")[2]
+    assert releases.count("revoked") == 3
+    assert "loses money after all" in releases.partition("policy/1")[2]
 
 
 def test_a_page_of_what_is_gone_is_taken_away(site: Path, record: Sources, tmp_path: Path) -> None:

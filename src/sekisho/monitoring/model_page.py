@@ -352,6 +352,10 @@ def _states(seen: Seen, trace: dict[str, Any], digest: str) -> Iterator[Words]:
             f"{back['seq']} へ切り戻し: {back['reason']}",
             plain=True,
         )
-    for one in seen.revoked.get(digest, []):
+    named = seen.revoked.get(digest, [])
+    if not named and trace["release"]["revoked"] != "no":  # as another release of the same content
+        yield Both("❌ revoked", "❌ 失効")
+        yield Plain(trace["release"]["revoked"])
+    for one in named:
         yield Both("❌ revoked", "❌ 失効")
         yield Plain(f"{one.environment}, {one.at:%Y-%m-%d}: {one.reason}")

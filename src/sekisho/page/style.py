@@ -25,6 +25,7 @@ header {{ display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; align-items: center
 nav {{ display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; }}
 .switches {{ display: flex; flex-wrap: wrap; gap: .4rem .8rem; margin-left: auto; font-size: .85rem; }}
 fieldset {{ border: 1px solid var(--line); border-radius: .4rem; margin: 0; padding: 0; display: flex; }}
+#ja {{ scroll-margin-top: 100vh; }} /* an address that ends so opens a page at its top */
 legend, .switches input {{ position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%); white-space: nowrap; }}
 .switches label {{ padding: .15rem .6rem; cursor: pointer; color: var(--quiet); border-radius: .35rem; }}

@@ -82,5 +82,10 @@ await page.getByText("日本語", { exact: true }).click();
 await page.locator('nav a[href^="kpi.html"]:visible').click();
 await page.waitForURL(/kpi/); // until it is loaded
 const followed = { url: page.url(), ...(await page.evaluate(look)) };
+await page.goto(pathToFileURL(`${site}/audit.html`).href);
+const hidden = () => [...document.querySelectorAll("details table")].filter((one) => !one.checkVisibility()).length;
+const folded = { screen: await page.evaluate(hidden) };
+await page.emulateMedia({ media: "print" });
+folded.print = await page.evaluate(hidden);
 await browser.close();
-console.log(JSON.stringify({ pages: found, followed }));
+console.log(JSON.stringify({ pages: found, followed, folded }));

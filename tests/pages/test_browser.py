@@ -75,6 +75,11 @@ def test_paper_is_white_without_the_switches(seen: dict[str, Any]) -> None:
     assert not seen["print"]["header"]
 
 
+def test_what_is_folded_on_the_screen_is_on_paper(opened: dict[str, Any]) -> None:
+    assert opened["folded"]["screen"] == 3, "each release's evidence"
+    assert opened["folded"]["print"] == 0
+
+
 def test_every_link_resolves(seen: dict[str, Any], site: Path) -> None:
     beside = [href.partition("#") for href in seen["links"] if not href.startswith("https://")]
     assert {name for name, _, _ in beside if name and not (site / name).is_file()} == set()

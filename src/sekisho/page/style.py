@@ -87,6 +87,7 @@ dd.note {{ font-size: .82rem; font-weight: 400; color: var(--quiet); }}
 @media print {{
   :root {{ color-scheme: light !important; }} /* whatever is chosen on the screen */
   header {{ display: none; }}
+  details::details-content {{ content-visibility: visible; block-size: auto; }} /* paper cannot be unfolded */
   figure, tr {{ break-inside: avoid; }}
   h2 {{ break-after: avoid; }}
   svg {{ min-width: 0; }}

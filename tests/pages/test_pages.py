@@ -15,13 +15,13 @@ from tests.release.workshop import Workshop
 
 from sekisho.backtest import labels
 from sekisho.cli import main
-from sekisho.errors import Refused
+from sekisho.errors import CannotCheck, Refused
 from sekisho.monitoring import kpi_page, words
 from sekisho.monitoring.cost import read_cost
 from sekisho.monitoring.kpi import Kpi
 from sekisho.monitoring.pages import Sources, write_pages
 from sekisho.monitoring.status_page import write_status_page
-from sekisho.monitoring.verdict import Alarm, Verdict
+from sekisho.monitoring.verdict import Alarm, Verdict, parse_verdict
 from sekisho.page.blocks import Both, Link, Plain, Table, Text, to_markdown
 from sekisho.page.html import to_html
 from sekisho.release.dvclock import git
@@ -215,6 +215,22 @@ def test_an_environment_or_a_baseline_that_cannot_be_is_refused(verb: str, optio
     done = CliRunner().invoke(main, [verb, *options])
     assert done.exit_code == 2
     assert f"Invalid value for '{options[0]}'" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--verdicts", "--report"])
+def test_what_is_named_and_not_there_is_refused(
+    record: Sources, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(record.repo)
+    done = CliRunner().invoke(main, ["pages", option, "mistyped"])
+    assert done.exit_code == 2
+    assert "mistyped is not there" in done.stderr
+
+
+def test_a_verdict_of_no_time_is_none() -> None:
+    written = Verdict("policy", 1, "a" * 64, "b" * 64, "ok", checked_at="yesterday").to_json()
+    with pytest.raises(CannotCheck, match="not a verdict"):
+        parse_verdict(written.encode(), "verdict.json")
 
 
 def test_a_verdict_names_every_family_that_raised_an_alarm() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from sekisho.cli.audit import releases_here
 from sekisho.cli.release import ROOT, trust_option
@@ -55,6 +56,10 @@ def pages(
     Of a log whose chain is broken no page is left: the command ends with 1.
     """
     releases_here()
+    given = click.get_current_context().get_parameter_source
+    for name, path in {"verdicts": verdicts, "report": report}.items():
+        if given(name) is ParameterSource.COMMANDLINE and not path.exists():
+            raise click.BadParameter(f"{path} is not there", param_hint=f"--{name}")
     from sekisho.monitoring.kpi import DAY
     from sekisho.monitoring.pages import Sources, write_pages
 

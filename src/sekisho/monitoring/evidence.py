@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sekisho.monitoring.verdict import DRIFT, Verdict
 from sekisho.monitoring.words import ACTIONS, NAMES_JA
 from sekisho.page.blocks import Both
-from sekisho.page.canvas import BLUE, GREEN, ORANGE, RED, Plot, figure, ink, legend, png
+from sekisho.page.canvas import BLUE, ORANGE, RED, Plot, figure, ink, legend, png
 from sekisho.release.audit import write_atomically
 
 if TYPE_CHECKING:
@@ -185,11 +185,16 @@ def series_table(verdict: Verdict) -> Iterator[str]:
 
 def plot_of(verdict: Verdict) -> Plot:
     """Both drift statistics, each over its limit, and the live account over its band where there is one."""
-    beside = " Below: the live account over the backtest's band." if verdict.performance else ""
-    beside_ja = "下: 実運用の口座とバックテストの範囲。" if verdict.performance else ""
+    below = Both("", "")
+    if verdict.performance:
+        below = Both(
+            " Below: the live account; under its dashed line it earns less than the backtest's band.",
+            "下: 実運用の口座。破線より下は、バックテストの範囲を下回っています。",
+        )
     caption = Both(
-        f"Drift statistics after each session, over their limits; above the dashed line is an alarm.{beside}",
-        f"各立会日の後のドリフト統計量を基準で割ったもの。破線より上はアラームです。{beside_ja}",
+        "Drift statistics after each session, over their limits; above the dashed line is an alarm."
+        f"{below.en}",
+        f"各立会日の後のドリフト統計量を基準で割ったもの。破線より上はアラームです。{below.ja}",
     )
     return Plot("statistics", caption, lambda: _draw(verdict), _written)
 
@@ -236,15 +241,9 @@ def _draw(verdict: Verdict) -> Figure:
         panels[1].plot(
             range(len(days)), list(account["equity"].values()), color=BLUE, marker=".", label="live, net"
         )
-        panels[1].fill_between(
-            range(len(days)),
-            list(account["band"].values()),
-            1.0,
-            color=GREEN,
-            linewidth=0,
-            alpha=0.18,
-            label="the backtest's band",
-        )
+        low = list(account["band"].values())
+        label = "lower end of the backtest's band"
+        panels[1].plot(range(len(days)), low, color=RED, linestyle="--", label=label)
         panels[1].set_ylabel("equity (start 1)")
         _name_days(panels[1], days)
     return drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -154,12 +155,15 @@ def parse_verdict(content: bytes, name: str) -> Verdict:
     """What ``Verdict.to_json`` wrote; ``name`` is for the error.
 
     Raises:
-        CannotCheck: not a verdict, or a field of another type.
+        CannotCheck: not a verdict, or a field of another type or form.
     """
     try:
         fields = json.loads(content)
         fields.pop("action")  # follows from the alarms
-        return CHECKED.validate_python(fields)
+        verdict = CHECKED.validate_python(fields)
+        for moment in filter(None, (verdict.checked_at, verdict.as_of)):
+            dt.datetime.fromisoformat(moment)
+        return verdict
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CannotCheck(
             f"{name}: not a verdict: {error}", remedy="run `sekisho drift check` first"

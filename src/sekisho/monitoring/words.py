@@ -55,7 +55,7 @@ NAMES_JA = {
     "alarm": "アラーム",
     "statistic / limit (log)": "統計量 ÷ 基準(対数)",
     "live, net": "実運用",
-    "the backtest's band": "バックテストの範囲",
+    "lower end of the backtest's band": "バックテストの範囲の下端",
     "equity (start 1)": "資産(開始時 = 1)",
 }
 

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import s3fs
 
-from sekisho.errors import DataError
+from sekisho.errors import DataError, StoreError
 from sekisho.objects import Objects
 
 
@@ -59,7 +60,7 @@ def test_an_object_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> No
     full = subprocess.run(
         [sys.executable, "-c", program], preexec_fn=small_files_only, capture_output=True, text=True
     )
-    assert "DataError" in full.stderr
+    assert "StoreError" in full.stderr
     assert "free some space" in full.stderr
     assert objects.get("a") == b"before"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -88,3 +89,19 @@ def test_two_that_put_the_same_at_once_with_the_same_process_number_both_can(
         list(pool.map(lambda _: objects.put("a", content), range(200)))
     assert objects.get("a") == content
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_store_that_does_not_answer_may_be_asked_again_and_one_that_refuses_may_not(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A workflow tries again what ends with 75, and not what ends with 2."""
+    with pytest.raises(DataError) as refused:
+        Objects("s3://absent/things").put("a", b"1")
+    assert refused.value.exit_code == 2
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    for ask in (Objects(s3).names, lambda: Objects(s3).get("a"), lambda: Objects(s3).put("a", b"1")):
+        with pytest.raises(StoreError) as silent:
+            ask()
+        assert silent.value.exit_code == 75

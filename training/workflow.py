@@ -49,7 +49,7 @@ AT_ONCE = {"validate-partition": 8, "features-partition": 8, "train": 8}  # pods
 
 # A cause decides: 1 was refused and 2 is bad data or parameters, both the same again after any wait. All else
 # is tried again: a machine that was taken away (75 after a checkpoint, 137, 143, a pod that is gone: -1) and
-# what passes by itself.
+# what passes by itself, such as a store that does not answer (75) or DVC's network (255).
 AGAIN = "lastRetry.status == 'Error' || lastRetry.exitCode not in ['1', '2']"
 RETRIES = 4
 # Five seconds, then three times longer each: Argo has one wait for all causes, a new machine takes longer.

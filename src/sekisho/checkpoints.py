@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from sekisho.errors import DataError, TrainingError
+from sekisho.errors import DataError, StoreError, TrainingError
 from sekisho.market.ranks import ALONE, Ranks
 from sekisho.objects import Objects
 
@@ -47,7 +47,7 @@ class Checkpoints:
         What could not be saved is told in one line, and what was there before stays.
 
         Raises:
-            TrainingError: the last `ATTEMPTS` attempts failed.
+            StoreError: the last `ATTEMPTS` attempts failed.
         """
         parts = [(f"rank-{self.ranks.rank}-of-{self.ranks.size}", own)]
         parts += [("shared", shared)] if self.ranks.first else []
@@ -65,7 +65,7 @@ class Checkpoints:
                 return True
         self.failed += 1
         if self.failed >= ATTEMPTS:
-            raise TrainingError(
+            raise StoreError(
                 f"update {update}: the last {ATTEMPTS} checkpoints could not be saved to "
                 f"{self.objects.address}",
                 remedy=f"mend the store and start again: it goes on from {self._before()}",

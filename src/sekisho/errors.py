@@ -1,8 +1,8 @@
 """Every error a user can meet: what is wrong, where, and what to do about it.
 
 Exit codes: 0 done · 1 judged and refused · 2 could not be done or could not be checked (bad input, bad
-parameters, missing tools) · 75 told to end while training, what was done is saved: start it again
-(EX_TEMPFAIL of sysexits.h). An error while checking is never a pass.
+parameters, missing tools) · 75 told to end while training, what was done is saved, or a store that does not
+answer: start it again (EX_TEMPFAIL of sysexits.h). An error while checking is never a pass.
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ class ParamsError(SekishoError):
 
 class DataError(SekishoError):
     """Bars break the contract: names the file, the row or the symbol and time, and the rule."""
+
+
+class StoreError(DataError):
+    """A store does not answer or has no space: it may pass, and the same call goes on from what it holds."""
+
+    exit_code = 75
 
 
 class TrainingError(SekishoError):

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import fsspec
 
-from sekisho.errors import DataError
+from sekisho.errors import DataError, StoreError
 
 ADDRESSES = "give a folder, or s3://bucket/prefix"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -24,6 +24,7 @@ class Objects:
 
     Raises:
         DataError: no such kind of address.
+        StoreError: by any method: it does not answer, or is full. Of other causes, its parent `DataError`.
     """
 
     def __init__(self, address: str) -> None:
@@ -116,10 +117,14 @@ class Objects:
     def _explained(self, error: Exception, name: str) -> DataError:
         """Stores fail by many classes (OSError, botocore's, aiohttp's), none of which a caller could mend."""
         cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        remedy = "check the address, the network and the role's rights"
         if self._local:
-            full = isinstance(error, OSError) and error.errno in FULL
-            remedy = "free some space there" if full else "check that it is a folder, and its permissions"
-        return DataError(
+            passes = isinstance(error, OSError) and error.errno in FULL
+            remedy = "free some space there" if passes else "check that it is a folder, and its permissions"
+        else:
+            passes = not isinstance(
+                error, (FileNotFoundError, PermissionError)
+            )  # of S3's 4xx: it has answered
+            remedy = "check the address, the network and the role's rights"
+        return (StoreError if passes else DataError)(
             f"{self.address}/{name}: {cause or type(error).__name__}", remedy=f"{remedy}, then try again"
         )

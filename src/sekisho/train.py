@@ -375,7 +375,8 @@ class _Trainers:
             raise interrupted
         if code == Interrupted.exit_code:
             raise Interrupted(
-                f"{run.name}: a process of it was lost, or told to end\n" + "\n".join(tail),
+                f"{run.name}: a process of it was lost or told to end, or the store did not answer\n"
+                + "\n".join(tail),
                 remedy="run `sekisho train` again: it goes on from the last checkpoint; lost time and again, "
                 "it lacks memory: see train.resident_sessions and train.ranks",
             )

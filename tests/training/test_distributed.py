@@ -27,7 +27,7 @@ from werkzeug.serving import make_server
 
 from sekisho import launch
 from sekisho.checkpoints import ATTEMPTS, Checkpoints
-from sekisho.errors import Interrupted, ParamsError, TrainingError
+from sekisho.errors import Interrupted, ParamsError, StoreError, TrainingError
 from sekisho.market.ranks import Ranks
 from sekisho.train import Finished, Run, _Trainers, train_one
 from sekisho.trainer import train_fold
@@ -226,7 +226,7 @@ def test_a_disk_that_stays_full_ends_the_run_and_keeps_the_newest_checkpoint(
     world: World, whole: Path
 ) -> None:
     try:
-        with pytest.raises(TrainingError, match=rf"the last {ATTEMPTS} checkpoints(?s:.*)of update 3"):
+        with pytest.raises(StoreError, match=rf"the last {ATTEMPTS} checkpoints(?s:.*)of update 3"):
             alone(world, "ended", told_to_end=failing_between(4, 99, full_disk))
     finally:
         full_disk(False)

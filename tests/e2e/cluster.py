@@ -19,7 +19,7 @@ import pytest
 import yaml
 from tests.release.workshop import Workshop, build_repo
 
-from sekisho.release.promote import promote
+from sekisho.release.promote import promote, rollback
 from sekisho.serving.client import PolicyClient
 
 ROOT = Path(__file__).parents[2]
@@ -163,6 +163,14 @@ class Cluster:
         self.shop.sign(release)
         return release
 
+    def rolled_back(self) -> Path:
+        """What a rollback's pull request makes: a new release of the content of policy/1, signed."""
+        self.shop.commit()
+        release = rollback(self.shop.desk, 1, "seq 3 does not verify", "local")
+        self.shop.commit("rollback PR")
+        self.shop.sign(release)
+        return release
+
     def point(self, overlay: str, release: Path, message: str, *, tampered: bool = False) -> None:
         """A promotion's change of the manifests: one line of an overlay."""
         promote(self.shop.desk, release, "local", message)
@@ -181,6 +189,7 @@ class Cluster:
     def require_served(self, pointer: str) -> None:
         with PolicyClient(self.url, "policy", deadline=5.0) as client:
             client.require_release(pointer, timeout=PATIENCE)
+        print(f"served: {pointer}")
 
     def require_refused_in_the_pod(self, release: str) -> None:
         """The init container of a pod with this release ends with 1, and says that a file is another."""
@@ -195,8 +204,11 @@ class Cluster:
             seen = [s.get(when, {}).get("terminated") for s in states for when in ("state", "lastState")]
             return any(end and end["exitCode"] == 1 for end in seen)
 
+        def told_why() -> bool:  # a container that has just been started again has not said it yet
+            return "file-digest" in self.kubectl("logs", *SERVERS, "-c", "verify", "--tail=20")
+
         self.wait_for("refused by the init container", refused)
-        assert "file-digest" in self.kubectl("logs", *SERVERS, "-c", "verify", "--tail=20")
+        self.wait_for("told why in the container's log", told_why)
 
 
 class Load:

@@ -27,7 +27,7 @@ from tests.e2e.cluster import (
     render,
 )
 
-from sekisho.release.promote import read_pointer, rollback
+from sekisho.release.promote import read_pointer
 
 NAMESPACE, ARGOCD, OVERLAY = "sekisho-local", "argocd", "local"
 SKIP = reason_to_skip("applications.argoproj.io", "Argo CD")
@@ -197,14 +197,10 @@ def refuse_it_in_the_pod_too(cluster: Followed, served: str) -> None:
 
 def roll_back(cluster: Followed) -> None:
     """The rollback's pull request points back, as a new release of the old content."""
-    shop = cluster.shop
-    shop.commit()
-    back = rollback(shop.desk, 1, "seq 3 does not verify", "local")
-    shop.commit("rollback PR")
-    shop.sign(back)
+    release = cluster.rolled_back()
     cluster.git("revert", "--no-edit", "HEAD")
     load = Load(cluster, 60)
-    fourth = cluster.promote(back, "Roll back to the content of policy/1")
+    fourth = cluster.promote(release, "Roll back to the content of policy/1")
     assert fourth.startswith("policy/4@")
     cluster.wait_until_synced()
     cluster.require_served(fourth)

@@ -2,7 +2,8 @@
 
 Asks for a KUBECONFIG whose cluster runs the operator, and for what `test_cluster.py` asks for beside Argo CD.
 Applied is `deploy/policy/staging` with the trust of a laptop and without the pool of nodes; everything is
-made in the namespace `sekisho-seldon`, and removed again.
+made in the namespace `sekisho-seldon`, and removed again; the priority classes of `deploy/platform` stay, for
+others may use them.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def cluster() -> Iterator[Seldon]:
             made.remove()
 
 
-def test_the_operator_deploys_a_release_replaces_it_and_a_tampered_one_is_refused(cluster: Seldon) -> None:
+def test_the_operator_deploys_replaces_refuses_and_rolls_back(cluster: Seldon) -> None:
     first = cluster.promote(cluster.shop.release, "Promote policy/1")
     cluster.wait_until_available()
     cluster.require_served(first)
@@ -99,6 +100,13 @@ def test_the_operator_deploys_a_release_replaces_it_and_a_tampered_one_is_refuse
     cluster.promote(release, "Promote policy/3", tampered=True)
     cluster.require_refused_in_the_pod("policy/3")
     assert cluster.served() == second
+    load.require_nothing_failed()
+
+    load = Load(cluster, 90)
+    fourth = cluster.promote(cluster.rolled_back(), "Roll back to the content of policy/1")
+    assert fourth.startswith("policy/4@")
+    cluster.require_served(fourth)
+    cluster.wait_until_available()
     load.require_nothing_failed()
 
 

@@ -107,8 +107,8 @@ check: $(READY) ## format, lint, types, workflows, generated files
 manifests: $(READY) ## what the clusters are given, compared with its kinds' definitions (kubeconform; fetches them with go)
 	python deploy/conform.py
 
-e2e: $(READY) ## promotions, a tampered release and a rollback on the cluster of KUBECONFIG, which must have Argo CD; a night on Argo Workflows
-	SEKISHO_E2E=1 pytest -s -v tests/e2e/test_cluster.py tests/e2e/test_workflow_cluster.py
+e2e: $(READY) ## promotions, a tampered release and a rollback on the cluster of KUBECONFIG, with Argo CD and with Seldon's operator; a night on Argo Workflows
+	SEKISHO_E2E=1 pytest -s -v tests/e2e/test_cluster.py tests/e2e/test_seldon_cluster.py tests/e2e/test_workflow_cluster.py
 
 conformance: $(CONFORMANCE)/.ready ## Triton's own clients and schemathesis against the policy server
 	pytest -v tests/serving/test_conformance.py

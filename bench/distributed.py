@@ -7,6 +7,7 @@ Each rank is one thread, so that two of them on two idle cores have at best twic
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import socket
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 
 from blocks import block_figures
-from distributed_data import data_figures, write_rates
+from distributed_data import SIZES, data_figures, write_rates
 from results import Figure, publish
 from sekisho.launch import hold_memory
 from sekisho.market import Agent, TradingMarket, derive_units
@@ -130,6 +131,9 @@ def training_figures() -> list[Figure]:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=float, nargs="+", default=SIZES, help="GB of raw bars (%(default)s)")
+    sizes = parser.parse_args().sizes  # the disk needs eight times the largest
     compared = (
         f"The trainers with the options of params.yaml on {ASSETS} assets with all costs, {UPDATES} updates "
         "after two that warm up, one thread a process, Gloo; the ideal is twice the speed of one process. "
@@ -137,7 +141,7 @@ def main() -> int:
         "What is neither message nor work on own accounts is done by all: noise, permutations, optimizer. "
         "Data: GB of raw Parquet, each stage in a process of its own; blocks as bench/blocks.py says."
     )
-    figures = training_figures() + data_figures() + block_figures()
+    figures = training_figures() + data_figures(tuple(sizes)) + block_figures()
     return publish("distributed", figures, compared, ["torch", "polars", "dvc"])
 
 

@@ -27,7 +27,7 @@ from sekisho.data.contract import COLUMNS
 WORK = Path("build/bench/partitions")
 RATES = Path("bench/rates.json")
 SYMBOLS, DVC_FILES = 6_000, 10_000
-SIZES, QUICK = (0.25, 1.0, 2.0), (0.05, 0.1)  # GB
+SIZES, QUICK = (0.25, 1.0), (0.05, 0.1)  # GB
 
 
 def generate(size: float) -> Path:

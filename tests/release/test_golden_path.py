@@ -521,11 +521,15 @@ def test_a_prediction_traces_back_to_commit_data_and_approver(shop: Any, tmp_pat
 def test_a_prediction_asked_for_twice_is_traced_by_its_first_answer(shop: Any, tmp_path: Path) -> None:
     promote(shop.desk, shop.release, "local", "first")
     for pod in ("late", "first"):
-        write_prediction(shop, tmp_path / pod)
-    path = tmp_path / "late/2026-01-05/0001.parquet"
-    pl.read_parquet(path).with_columns(pl.col("at") + pl.duration(seconds=1), seq=2).write_parquet(path)
-    trace = trace_prediction(shop.repo, find_records(tmp_path, "p-1"), trust=shop.trust, environment="local")
-    assert trace["prediction"]["file"] == str(tmp_path / "first/2026-01-05/0001.parquet")
+        write_prediction(shop, tmp_path / "pods" / pod)
+    path = tmp_path / "pods/late/2026-01-05/0001.parquet"
+    pl.read_parquet(path).with_columns(
+        pl.col("at") + pl.duration(seconds=1), seq=pl.lit(2, pl.Int64)
+    ).write_parquet(path)
+    trace = trace_prediction(
+        shop.repo, find_records(tmp_path / "pods", "p-1"), trust=shop.trust, environment="local"
+    )
+    assert trace["prediction"]["file"] == str(tmp_path / "pods/first/2026-01-05/0001.parquet")
     assert dict(table(trace))["asked again"].startswith("2026-01-05T01:00:01+00:00, answered by policy/2, ")
 
 

@@ -95,9 +95,9 @@ def dense(table: pl.DataFrame) -> Panel:
         table["ts_close"].rle_id().to_numpy().astype(np.int64) * len(symbols)
         + table["symbol"].cast(pl.Enum(symbols)).to_physical().to_numpy()
     )
-    column = {name: _filled(_placed(table[name], place, shape, np.nan)) for name in (*PRICES, "adj_factor")}
-    column["volume"] = np.nan_to_num(_placed(table["volume"], place, shape, 0.0))
-    tradable = _placed(table["tradable"].fill_null(False), place, shape, 0.0).astype(bool)
+    column = {name: _placed(table[name], place, shape) for name in (*PRICES, "adj_factor")}
+    column["volume"] = _placed(table["volume"], place, shape, absent=0.0)
+    tradable = _placed(table["tradable"], place, shape, absent=0.0).astype(bool)
     # a missing bar has no prices of its own: all four are the last close
     missing = ~tradable & (column["volume"] == 0)
     for name in ("open", "high", "low"):
@@ -111,18 +111,16 @@ def dense(table: pl.DataFrame) -> Panel:
     )
 
 
-def _placed(values: pl.Series, place: npt.NDArray[np.int64], shape: tuple[int, int], absent: float) -> Float:
-    result = np.full(shape, absent)
-    result.reshape(-1)[place] = values.to_numpy()
-    return result
-
-
-def _filled(values: Float) -> Float:
-    """Where there is no number: the symbol's last one before it, else its first."""
-    present = ~np.isnan(values)
-    if present.all():
-        return values
-    row = np.arange(len(values))[:, None]
+def _placed(
+    values: pl.Series, place: npt.NDArray[np.int64], shape: tuple[int, int], absent: float | None = None
+) -> Float:
+    """``(T, A)`` of one column. Where there is no value: ``absent``, else the symbol's last one before it,
+    else its first. NaN is a value, which later checks name."""
+    result, present = np.full(shape, absent or 0.0), np.zeros(shape, dtype=bool)
+    present.reshape(-1)[place] = values.is_not_null().to_numpy()
+    result.reshape(-1)[place] = values.cast(pl.Float64).fill_null(absent or 0.0).to_numpy()
+    if absent is not None or present.all():
+        return result
+    row = np.arange(shape[0])[:, None]
     last = np.maximum.accumulate(np.where(present, row, -1), axis=0)
-    first = np.argmax(present, axis=0)
-    return np.take_along_axis(values, np.where(last < 0, first, last), axis=0)
+    return np.take_along_axis(result, np.where(last < 0, np.argmax(present, axis=0), last), axis=0)

@@ -82,8 +82,8 @@ def work(name: str, times: int, rank: int, size: int, port: int) -> tuple[float,
 def one_message(rank: int, size: int, port: int) -> float:
     """Seconds of one sum over the ranks of as many floats as the agent has gradients, and nothing else."""
     ranks = joined(rank, size, port)
-    costs = costs_on(load_params(ROOT / "params.yaml").market)
-    agent = Agent(FEATURES, ASSETS, load_params(ROOT / "params.yaml").ppo.hidden, costs)
+    params = load_params(ROOT / "params.yaml")
+    agent = Agent(FEATURES, ASSETS, params.ppo.hidden, costs_on(params.market))
     values = torch.zeros(sum(each.numel() for each in agent.parameters()))
     for _ in range(20):
         ranks.sum(values)
@@ -115,10 +115,11 @@ def on_ranks(size: int, task: Callable[..., Any], *arguments: Any) -> Any:
 def training_figures() -> list[Figure]:
     """The rates of the configured trainer are left for `sekisho plan`."""
     figures = [Figure("one_message", 1e6 * on_ranks(2, one_message), "µs, a sum of the agent's gradients")]
+    configured = load_params(ROOT / "params.yaml").train.trainer
     for name in ("ppo", "apg"):
         for times in (1, LARGE):
             (one, _), (two, waited) = (on_ranks(size, work, name, times) for size in (1, 2))
-            if (name, times) == (load_params(ROOT / "params.yaml").train.trainer, 1):
+            if (name, times) == (configured, 1):
                 rates = {"samples_per_second": {"cpu": one}, "speedup": {"1": 1.0, "2": two / one}}
                 write_rates("train", {"trainer": name} | rates)
             label = name if times == 1 else f"{name}_{times}_times_the_accounts"

@@ -121,30 +121,9 @@ def test_a_remote_elsewhere_asks_for_a_role(clone: Path) -> None:
 
 
 def test_an_archive_and_a_shallow_clone_are_no_history(clone: Path) -> None:
-    git(
-        clone,
-        "-c",
-        "user.name=a",
-        "-c",
-        "user.email=a@b.c",
-        "commit",
-        "--quiet",
-        "--allow-empty",
-        "-m",
-        "one",
-    )
-    git(
-        clone,
-        "-c",
-        "user.name=a",
-        "-c",
-        "user.email=a@b.c",
-        "commit",
-        "--quiet",
-        "--allow-empty",
-        "-m",
-        "two",
-    )
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    for message in ("one", "two"):
+        git(clone, *identity, "commit", "--quiet", "--allow-empty", "-m", message)
     assert named(clone, "history").state == "ok"
     git(clone.parent, "clone", "--quiet", "--depth", "1", f"file://{clone}", "shallow")
     assert named(clone.parent / "shallow", "history").remedy == "git fetch --unshallow"

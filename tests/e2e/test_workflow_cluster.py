@@ -25,10 +25,10 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from tests.e2e.cluster import ROOT, kubectl, reason_to_skip, render
 
 from sekisho.data.synthetic import SAMPLE_SEED, sample_sessions, write_synthetic
 
-ROOT = Path(__file__).parents[2]
 NAMESPACE = "sekisho-night"
 HOST = os.environ.get("SEKISHO_E2E_HOST", "10.244.0.1")  # of this machine, as its pods see it
 PORT = 9418
@@ -45,30 +45,9 @@ SMALL: dict[str, dict[str, Any]] = {
 SESSIONS = 58  # three months, and the day that the night brings
 NODE = "workflows.argoproj.io/node-name"
 ENDS = ("Succeeded", "Failed", "Error")
-
-
-def kubectl(*words: str, stdin: object = None, check: bool = True) -> str:
-    text = None if stdin is None else yaml.safe_dump_all(stdin if isinstance(stdin, list) else [stdin])
-    done = subprocess.run(["kubectl", *words], input=text, capture_output=True, text=True, check=False)
-    if check and done.returncode:
-        raise AssertionError(f"kubectl {' '.join(words)}: {done.stderr}")
-    return done.stdout
-
-
-def reason_to_skip() -> str | None:
-    if os.environ.get("SEKISHO_E2E") != "1":
-        return "runs by `make e2e` only: it starts pods on the cluster of KUBECONFIG"
-    if not os.environ.get("KUBECONFIG") or not shutil.which("kubectl"):
-        return "no cluster: set KUBECONFIG and install kubectl"
-    if not os.environ.get("SEKISHO_E2E_IMAGE"):
-        return "no image for the steps: set SEKISHO_E2E_IMAGE"
-    found = subprocess.run(
-        ["kubectl", "get", "crd", "workflowtemplates.argoproj.io"], capture_output=True, check=False
-    )
-    return "no cluster with Argo Workflows answers at KUBECONFIG" if found.returncode else None
-
-
-SKIP = reason_to_skip()
+SKIP = reason_to_skip("workflowtemplates.argoproj.io", "Argo Workflows")
+if SKIP is None and not os.environ.get("SEKISHO_E2E_IMAGE"):
+    SKIP = "no image for the steps: set SEKISHO_E2E_IMAGE"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(SKIP is not None, reason=str(SKIP))]
 
 
@@ -148,8 +127,7 @@ class Night:
         space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
         kubectl("apply", "-f", "-", stdin=space)
         kubectl("apply", "-f", str(ROOT / "deploy/platform/namespaces/priorities.yaml"))
-        rendered = kubectl("kustomize", str(ROOT / "deploy/workflows"))
-        mine = [o for o in yaml.safe_load_all(rendered) if o["kind"] != "CronWorkflow"]
+        mine = [o for o in render(ROOT / "deploy/workflows") if o["kind"] != "CronWorkflow"]
         for thing in mine:
             thing["metadata"]["namespace"] = NAMESPACE
             if thing["kind"] == "WorkflowTemplate":

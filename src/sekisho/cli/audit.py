@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from sekisho.cli.release import ROOT, complete_releases, release_folder, trust_option
+from sekisho.cli.release import ENVIRONMENTS, ROOT, complete_releases, release_folder, trust_option
 from sekisho.cli.terminal import json_option, show
 from sekisho.errors import CannotCheck
 
 environment_option = click.option(
     "--environment",
-    type=click.Choice(["local", "staging", "production"]),
+    type=ENVIRONMENTS,
     help="Whose trust policy to verify under. [default: where the release was promoted last]",
 )
 
@@ -126,7 +126,7 @@ def page(out: Path, trust: Path, environment: str | None, as_json: bool) -> None
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
 @click.option(
     "--environment",
-    type=click.Choice(["local", "staging", "production"]),
+    type=ENVIRONMENTS,
     required=True,
     help="Whose trust policy the releases were signed under.",
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sekisho.cli.release import ENVIRONMENTS
 from sekisho.cli.terminal import json_option, show
 from sekisho.errors import SekishoError
 
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 PARAMS = click.option("--params", type=FILE, default=Path("params.yaml"), show_default=True)
+
+
+def _seconds(context: click.Context, option: click.Parameter, days: float | None) -> float | None:
+    from sekisho.monitoring.kpi import DAY
+
+    return None if days is None else days * DAY
+
+
+baseline_option = click.option(
+    "--baseline",
+    type=click.FloatRange(min=0.0, min_open=True),
+    callback=_seconds,
+    help="Lead time before, in days: half of it is the goal.",
+)
 
 
 @click.group()
@@ -281,27 +296,21 @@ def retrain(verdict: Path, bars: Path, remote: str, params: Path, as_json: bool)
 @click.option("--verdicts", type=FOLDER, default=Path("build/verdicts"), show_default=True)
 @click.option(
     "--environment",
-    type=click.Choice(["local", "staging", "production"]),
+    type=ENVIRONMENTS,
     default="production",
     show_default=True,
     help="Whose promotions count.",
 )
-@click.option(
-    "--baseline",
-    type=click.FloatRange(min=0.0, min_open=True),
-    help="Lead time before, in days: half of it is the goal.",
-)
+@baseline_option
 @json_option
 def kpi(verdicts: Path, environment: str, baseline: float | None, as_json: bool) -> None:
     """Measure lead time, release and failure rates, times to restore and to retrain.
 
     From git, the audit log and verdicts; nothing is estimated.
     """
-    from sekisho.monitoring.kpi import DAY, measure
+    from sekisho.monitoring.kpi import measure
 
-    figures = measure(
-        Path.cwd(), verdicts, environment=environment, baseline=baseline * DAY if baseline else None
-    )
+    figures = measure(Path.cwd(), verdicts, environment=environment, baseline=baseline)
     rows = figures.rows()
     width = max(len(name) for name, _ in rows)
     show(figures.as_dict(), "\n".join(f"{name:<{width}}  {text}" for name, text in rows), as_json)

@@ -8,7 +8,8 @@ import click
 from click.core import ParameterSource
 
 from sekisho.cli.audit import releases_here
-from sekisho.cli.release import ROOT, trust_option
+from sekisho.cli.monitoring import baseline_option
+from sekisho.cli.release import ENVIRONMENTS, ROOT, trust_option
 from sekisho.cli.terminal import json_option, show
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -21,7 +22,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @click.option(
     "--environment",
-    type=click.Choice(["local", "staging", "production"]),
+    type=ENVIRONMENTS,
     default="production",
     show_default=True,
     help="Whose champion, promotions and trust policy.",
@@ -34,11 +35,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     show_default=True,
     help="Backtest report to lay beside them.",
 )
-@click.option(
-    "--baseline",
-    type=click.FloatRange(min=0.0, min_open=True),
-    help="Lead time before, in days: half of it is the goal.",
-)
+@baseline_option
 @trust_option
 @json_option
 def pages(
@@ -60,11 +57,9 @@ def pages(
     for name, path in {"verdicts": verdicts, "report": report}.items():
         if given(name) is ParameterSource.COMMANDLINE and not path.exists():
             raise click.BadParameter(f"{path} is not there", param_hint=f"--{name}")
-    from sekisho.monitoring.kpi import DAY
     from sekisho.monitoring.pages import Sources, write_pages
 
-    before = baseline * DAY if baseline else None
-    broken = write_pages(Sources(ROOT, trust, environment, verdicts, report, before), out)
+    broken = write_pages(Sources(ROOT, trust, environment, verdicts, report, baseline), out)
     value = {"first": out / "model.html", "unbroken": broken is None}
     show(value, f"pages: {out / 'model.html'} leads to the others", as_json)
     if broken:

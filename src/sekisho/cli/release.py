@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sekisho.release.promote import Desk
 
 ROOT = Path()  # commands run at the root of the repository
+ENVIRONMENTS = click.Choice(["local", "staging", "production"])
 NAME = re.compile(r"[a-z][a-z0-9-]{0,62}/[1-9][0-9]{0,8}")  # MODEL/SEQ
 
 trust_option = click.option(
@@ -27,7 +28,7 @@ trust_option = click.option(
 )
 environment_option = click.option(
     "--environment",
-    type=click.Choice(["local", "staging", "production"]),
+    type=ENVIRONMENTS,
     required=True,
     help="Whose trust policy must hold.",
 )

@@ -15,7 +15,7 @@ from sekisho.monitoring.cost import Cost
 from sekisho.monitoring.kpi import DAY, SHARE, WITHIN, Kpi, spell
 from sekisho.monitoring.words import minute, named
 from sekisho.page.blocks import Block, Both, Cell, Heading, Plain, State, Table, Text, Tile, Tiles
-from sekisho.page.canvas import BLUE, GREEN, ORANGE, RED, SKY, Plot, figure, legend, picture
+from sekisho.page.canvas import BLUE, GREEN, ORANGE, PINK, RED, SKY, Plot, figure, legend, picture
 from sekisho.page.html import Page, to_html
 from sekisho.release.audit import write_atomically
 
@@ -330,7 +330,7 @@ def _draw_month(cost: Cost) -> Figure:
     colours = dict(
         zip(
             sorted({line.kind for line in cost.estimate.monthly}),
-            (BLUE, ORANGE, GREEN, RED, SKY, "#CC79A7"),
+            (BLUE, ORANGE, GREEN, RED, SKY, PINK),
             strict=False,
         )
     )

@@ -61,8 +61,8 @@ def trace_prediction(
             found=digest,
             remedy="look for the release in git's history; seqs are given once",
         )
-    trace = trace_release(repo, folder, trust=trust, environment=environment)
     events, _ = audit.read_log(repo / "releases")
+    trace = _trace(repo, folder, events, trust=trust, environment=environment)
     row["in_force"] = _in_force(spans_in_force(events, load_policy(trust), manifest, digest), row["at"])
     return {"prediction": row, "asked_again": again, **trace}
 
@@ -155,11 +155,17 @@ def trace_release(repo: Path, folder: Path, *, trust: Path, environment: str | N
         Refused, CannotCheck: as :func:`verify.check_facts` and :func:`revocation.read_revocations`, and rules
             ``release-folder``, ``deployment-logged``, ``revocation-replayed``.
     """
+    events, _ = audit.read_log(repo / "releases")
+    return _trace(repo, folder, events, trust=trust, environment=environment)
+
+
+def _trace(
+    repo: Path, folder: Path, events: list[audit.Event], *, trust: Path, environment: str | None
+) -> dict[str, Any]:
     from sekisho.release.bundle import BundleVerifier
 
     manifest, digest = read_manifest(folder)
     check_place(repo / "releases", folder, manifest)
-    events, _ = audit.read_log(repo / "releases")
     own = [event for event in events if event.manifest_digest == digest]
     verifier = BundleVerifier(load_trust(trust, environment or _environment(own, folder)))
     facts = check_facts(folder, manifest, digest, verifier)
@@ -209,18 +215,22 @@ def trace_release(repo: Path, folder: Path, *, trust: Path, environment: str | N
 def trace_releases(
     repo: Path, trust: Path, environment: str | None
 ) -> dict[Path, dict[str, Any] | SekishoError]:
-    """Every release's trace by its folder, the newest first; of one that does not verify, the reason."""
+    """Every release's trace by its folder, the newest first; of one that does not verify, the reason.
+
+    Raises:
+        Refused: the audit log's chain is broken.
+    """
+    events, _ = audit.read_log(repo / "releases")
+    manifests = (repo / "releases").glob("*/[!.]*/manifest.json")  # [!.]: no interrupted export's
     folders = sorted(
-        (
-            path.parent for path in (repo / "releases").glob("*/[!.]*/manifest.json")
-        ),  # no interrupted export's
+        (path.parent for path in manifests),
         key=lambda folder: (folder.parent.name, len(folder.name), folder.name),
         reverse=True,
     )
     found: dict[Path, dict[str, Any] | SekishoError] = {}
     for folder in folders:
         try:
-            found[folder] = trace_release(repo, folder, trust=trust, environment=environment)
+            found[folder] = _trace(repo, folder, events, trust=trust, environment=environment)
         except SekishoError as error:
             found[folder] = error
     return found

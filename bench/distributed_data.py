@@ -127,14 +127,14 @@ def data_figures(sizes: tuple[float, ...] = SIZES, dvc_files: int = DVC_FILES) -
     for name in ("validate", "features"):
         gb, seconds, peak = np.array(taken[name]).T
         if len(gb) > 1:
-            slope = np.polyfit(np.log(gb), np.log(seconds), 1)[0]
+            slope = float(np.polyfit(np.log(gb), np.log(seconds), 1)[0])
             figures.append(
                 Figure(f"{name}: time grows as size to the power", slope, "", goal=1.15, at_most=True)
             )
             figures.append(
                 Figure(
                     f"{name}: peak memory, largest over smallest",
-                    peak[-1] / peak[0],
+                    float(peak[-1] / peak[0]),
                     "",
                     goal=1.3,
                     at_most=True,

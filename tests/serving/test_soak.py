@@ -47,13 +47,16 @@ def test_an_hour_loses_nothing_and_grows_nothing(
         [sys.executable, "-m", "tests.serving.load"],
         cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
-    assert load.stdin
-    load.stdin.write(json.dumps(plan))
-    load.stdin.close()
-    load.stdin = None
-    time.sleep(SECONDS / 10)
-    warm = memory(server.process.pid)
-    output, _ = load.communicate(timeout=SECONDS + 120)
+    try:
+        assert load.stdin
+        load.stdin.write(json.dumps(plan))
+        load.stdin.close()
+        load.stdin = None
+        time.sleep(SECONDS / 10)
+        warm = memory(server.process.pid)
+        output, _ = load.communicate(timeout=SECONDS + 120)
+    finally:
+        load.kill()  # nothing, where it has ended
     grown = memory(server.process.pid) - warm
     result = json.loads(output.splitlines()[-1])
     print(f"{result} grown by {grown / (1 << 20):.1f} MiB")

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from sekisho.errors import ParamsError
 
 BAR_MINUTES = {"1min": 1, "5min": 5, "15min": 15, "1d": 0}
-FIRST_DAY = pd.Timestamp("1990-01-01")
+FIRST_DAY = "1990-01-01"
 
 
 class Calendar:
@@ -31,6 +30,8 @@ class Calendar:
 
     def sessions(self, first: dt.date, last: dt.date) -> list[dt.date]:
         """Trading days from ``first`` to ``last``, both included, as far as the calendar knows them."""
+        import pandas as pd  # as in `_load`
+
         exchange = self._exchange
         start = max(pd.Timestamp(first), exchange.first_session)
         end = min(pd.Timestamp(last), exchange.last_session)
@@ -70,7 +71,8 @@ def utc64(moment: dt.datetime) -> np.datetime64:
 @cache
 def _load(name: str) -> Any:
     """The exchange's calendar from its first possible day to a year from now; takes a quarter of a second."""
-    import exchange_calendars as xcals  # slow to import: only when a calendar is used
+    import exchange_calendars as xcals  # both slow to import: only when a calendar is used
+    import pandas as pd
 
     try:
         recent = pd.Timestamp.now().normalize() - pd.Timedelta(days=30)
@@ -80,7 +82,8 @@ def _load(name: str) -> Any:
             f"data.calendar: no exchange is called {name!r}",
             remedy="use an ISO 10383 code such as XTKS (Tokyo) or XNYS (New York)",
         ) from error
-    return factory(start=max(filter(None, [factory.bound_min(), FIRST_DAY])))  # Tokyo's begins in 1997
+    first = max(filter(None, [factory.bound_min(), pd.Timestamp(FIRST_DAY)]))  # Tokyo's begins in 1997
+    return factory(start=first)
 
 
 @cache

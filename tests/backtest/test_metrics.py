@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 
 from sekisho.backtest import metrics
 from sekisho.errors import BacktestError
@@ -199,6 +200,13 @@ def test_growth_and_volatility_are_annualised() -> None:
     assert metrics.annual_return(np.full(10, 0.01), 20.0) == pytest.approx(1.01**20 - 1)
     assert metrics.annual_return(np.array([0.5, -1.0]), 20.0) == -1.0
     assert metrics.annual_volatility(np.array([0.01, -0.01]), 4.0) == pytest.approx(math.sqrt(2) * 0.02)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_skewness_and_kurtosis_are_scipys(seed: int) -> None:
+    returns = 0.01 * np.random.default_rng(seed).standard_t(4, size=180)
+    expected = stats.skew(returns), stats.kurtosis(returns, fisher=False)
+    assert metrics.shape(returns) == pytest.approx(expected, rel=1e-12)
 
 
 def plain_overfitting(returns: np.ndarray, blocks: int) -> float:

@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import ndtr, ndtri  # scipy.stats takes longer to import than the trials to count
 
 from sekisho.errors import BacktestError
 
@@ -140,7 +140,9 @@ def equity_band(
 
 def shape(returns: Float) -> tuple[float, float]:
     """Skewness and kurtosis (3 for a normal) of the returns."""
-    return float(stats.skew(returns)), float(stats.kurtosis(returns, fisher=False))
+    moved = returns - returns.mean()
+    variance = (moved**2).mean()
+    return float((moved**3).mean() / variance**1.5), float((moved**4).mean() / variance**2)
 
 
 def sharpe_probability(
@@ -151,7 +153,7 @@ def sharpe_probability(
     ``kurtosis`` is 3 for a normal. Bailey & López de Prado (2012), *The Sharpe Ratio Efficient Frontier*.
     """
     spread = math.sqrt(max(1.0 - skew * ratio + (kurtosis - 1.0) / 4.0 * ratio**2, NO_VARIANCE))
-    return float(stats.norm.cdf((ratio - benchmark) * math.sqrt(observations - 1.0) / spread))
+    return float(ndtr((ratio - benchmark) * math.sqrt(observations - 1.0) / spread))
 
 
 def expected_max_sharpe(trials: int, variance: float) -> float:
@@ -162,7 +164,7 @@ def expected_max_sharpe(trials: int, variance: float) -> float:
     """
     if trials < 2:
         return 0.0
-    first, second = stats.norm.ppf([1.0 - 1.0 / trials, 1.0 - 1.0 / (trials * math.e)])
+    first, second = ndtri([1.0 - 1.0 / trials, 1.0 - 1.0 / (trials * math.e)])
     return math.sqrt(variance) * float((1.0 - EULER) * first + EULER * second)
 
 
@@ -191,7 +193,7 @@ def min_track_record(
     if ratio <= benchmark:
         return None
     spread = 1.0 - skew * ratio + (kurtosis - 1.0) / 4.0 * ratio**2
-    return float(1.0 + spread * (stats.norm.ppf(confidence) / (ratio - benchmark)) ** 2)
+    return float(1.0 + spread * (ndtri(confidence) / (ratio - benchmark)) ** 2)
 
 
 def overfitting_probability(returns: Float, blocks: int) -> float | None:
@@ -225,8 +227,10 @@ def overfitting_probability(returns: Float, blocks: int) -> float | None:
         return np.asarray(mean / np.where(deviation < NO_VARIANCE, np.inf, deviation), dtype=np.float64)
 
     best = ratios(halves).argmax(axis=1)
-    rank = stats.rankdata(ratios(1.0 - halves), axis=1)[np.arange(len(best)), best] / (trials + 1.0)
-    return float(np.mean(rank <= 0.5))
+    found = ratios(1.0 - halves)
+    mine = np.take_along_axis(found, best[:, None], axis=1)
+    rank = (found < mine).sum(axis=1) + ((found == mine).sum(axis=1) + 1.0) / 2.0
+    return float(np.mean(rank / (trials + 1.0) <= 0.5))
 
 
 def superior_ability(models: Float, benchmark: Float, *, samples: int, block: int, seed: int) -> float | None:

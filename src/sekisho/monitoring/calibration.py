@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import gammaincinv
 
 from sekisho.monitoring.detector import cost_of_bets
 from sekisho.params import MonitoringParams
@@ -65,8 +65,8 @@ def calibrate(errors: Array, watched: npt.NDArray[np.bool_], params: MonitoringP
     exposure = np.where(alarmed, over.argmax(axis=0) + 1, horizon).sum()  # sessions until the first alarm
     months, count = exposure / MONTH, int(alarmed.sum())
     tail = (1 - CONFIDENCE) / 2
-    low = stats.chi2.ppf(tail, 2 * count) / 2 / months if count else 0.0
-    high = stats.chi2.ppf(1 - tail, 2 * count + 2) / 2 / months
+    low = gammaincinv(count, tail) / months if count else 0.0  # of a Poisson count: Garwood (1936)
+    high = gammaincinv(count + 1, 1 - tail) / months
     return Calibration(level, cusum, count / months, float(low), float(high))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from sekisho.features import compute_features, lookback
 from sekisho.params import DataParams, FeatureParams
 
 Float32 = npt.NDArray[np.float32]
+HELD = 16  # partitions in memory: more than features look back to, far fewer than a year's
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,28 @@ class LiveBars:
         return [path for day, path in self._files if day is None or day in wanted]
 
     @cached_property
+    def _kept(self) -> Callable[[Path], pl.DataFrame]:
+        """The rows of a partition that keep the contract; the last ones stay in memory, for the sessions
+        whose features look back to them.
+
+        Raises: as ``panel``.
+        """
+        ends = BarEnds(self.calendar)
+
+        @lru_cache(maxsize=HELD)
+        def kept(path: Path) -> pl.DataFrame:
+            frame = read_partition(path)
+            judged = judge(frame, str(path), ends, self.data)
+            if len(judged.bad) > self.data.max_quarantine_share * len(frame):  # left out, they look calm
+                raise CannotCheck(
+                    f"{path}: {len(judged.bad)} of {len(frame)} rows break the contract",
+                    remedy=f"see `sekisho data check {path.parent}`",
+                )
+            return judged.kept
+
+        return kept
+
+    @cached_property
     def last(self) -> dt.date | None:
         """The last session that a partition is named by; None where names are no sessions."""
         named = [day for day, _ in self._files]
@@ -78,18 +101,10 @@ class LiveBars:
             CannotCheck: a session or a symbol has no bars; too many rows of a partition break the contract.
             DataError: a partition that cannot be read or lacks a column.
         """
-        ends, wanted, tables = BarEnds(self.calendar), set(sessions), []
-        for day, path in self._files:
-            if day is None or day in wanted:
-                frame = read_partition(path)
-                judged = judge(frame, str(path), ends, self.data)
-                if len(judged.bad) > self.data.max_quarantine_share * len(frame):  # left out, they look calm
-                    raise CannotCheck(
-                        f"{path}: {len(judged.bad)} of {len(frame)} rows break the contract",
-                        remedy=f"see `sekisho data check {path.parent}`",
-                    )
-                inside = pl.col("session").is_in(wanted) & pl.col("symbol").is_in(self.symbols)
-                tables.append(judged.kept.filter(inside))
+        wanted = set(sessions)
+        inside = pl.col("session").is_in(wanted) & pl.col("symbol").is_in(self.symbols)
+        named = [path for day, path in self._files if day is None or day in wanted]
+        tables = [self._kept(path).filter(inside) for path in named]
         table = pl.concat(tables) if tables else pl.DataFrame(schema={"symbol": pl.String})
         held = set(table["symbol"].unique())
         if lacking := [symbol for symbol in self.symbols if symbol not in held]:

@@ -42,6 +42,7 @@ class Demo:
         self.forge = scratch.folder / "forge"
         self.market = scratch.folder / "market" / "bars"
         self.predictions = scratch.folder / "predictions"
+        self.market_log = scratch.folder / "logs" / "market.log"
         self.server_log = scratch.folder / "logs" / "server.log"
         self.pages = scratch.folder / "pages"
 
@@ -244,22 +245,38 @@ class Demo:
             time.sleep(0.1)
 
     # 8
-    def serve_and_replay(self) -> None:
+    @contextmanager
+    def market_ahead(self) -> Iterator[None]:
+        """The sessions to be replayed are made while the pull request takes its way."""
         past = sample_sessions()
         ahead = Calendar(CALENDAR, BAR).next_sessions(past[-1], CALM_SESSIONS + CHANGED_SESSIONS)
-        days = [str(day) for day in ahead]
-        calm_last, change_at, self.last = days[CALM_SESSIONS - 1], days[CALM_SESSIONS], days[-1]
+        self.days = [str(day) for day in ahead]
+        self.change_at = self.days[CALM_SESSIONS]
+        words = [
+            "sekisho", "data", "synthetic", "--out", str(self.market), "--first", str(past[0]),
+            "--keep-from", self.days[0], "--sessions", str(len(past) + len(ahead)),
+            "--seed", str(SAMPLE_SEED), "--change-at", self.change_at, *CHANGE,
+        ]  # fmt: skip
+        with self.market_log.open("w") as log:
+            self.making = subprocess.Popen(
+                words, cwd=self.s.folder, env=self.s.env, stdout=log, stderr=log, preexec_fn=end_with_parent
+            )
+        try:
+            yield
+        finally:
+            self.making.kill()  # nothing, where it has ended
+
+    def serve_and_replay(self) -> None:
+        days = self.days
+        calm_last, self.last = days[CALM_SESSIONS - 1], days[-1]
         with self.serving() as url:
             self.refuse_tampered()
-            title = "A live market is made: calm sessions, then volatility and correlations change"
+            title = "A live market was made meanwhile: calm sessions, then volatility and correlations change"
             with self.s.step(title) as notes:
-                self.sekisho(
-                    "data", "synthetic", "--out", self.market, "--first", str(past[0]),
-                    "--keep-from", days[0], "--sessions", str(len(past) + len(days)),
-                    "--seed", str(SAMPLE_SEED), "--change-at", change_at, *CHANGE, cwd=self.server_side,
-                )  # fmt: skip
+                if self.making.wait():
+                    raise StepFailed(f"the market was not made; see {self.s.shown(self.market_log)}")
                 self.wait_until_ready(url)
-                notes.append(f"{days[0]} to {self.last}; changed from {change_at}; served at {url}")
+                notes.append(f"{days[0]} to {self.last}; changed from {self.change_at}; served at {url}")
             with self.s.step("The market is replayed through it: calm sessions, then changed ones") as notes:
                 notes.extend(self._replay(url, days[WARM_UP], self.last))
             with self.s.step(
@@ -365,12 +382,13 @@ def main() -> int:
 def the_loop(fast: bool) -> None:
     demo = Demo(Scratch(REPO / "build" / "demo"), fast)
     demo.copy()
-    demo.open_pull_request()
-    demo.reproduce("gentler-risk", demo.pr)
-    demo.approve()
-    demo.merge_and_release()
-    demo.fetch_release()
-    demo.serve_and_replay()
+    with demo.market_ahead():
+        demo.open_pull_request()
+        demo.reproduce("gentler-risk", demo.pr)
+        demo.approve()
+        demo.merge_and_release()
+        demo.fetch_release()
+        demo.serve_and_replay()
     demo.retrain()
     demo.trace()
     demo.summary()

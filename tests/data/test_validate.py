@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -238,6 +241,27 @@ def test_a_full_disk_in_the_middle_of_a_partition_keeps_the_old_folder(
     with pytest.raises(DataError, match="no space left"):
         fill()
     assert [p.name for p in tmp_path.rglob("*")] == ["bars", "old.parquet"]
+
+
+def test_a_second_writer_of_a_folder_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    target = tmp_path / "bars"
+    with replaced(target) as (folder,):
+        (folder / "first").touch()
+        with pytest.raises(DataError, match="bars: another command is writing it"), replaced(target):
+            raise AssertionError
+        (folder / "second").touch()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["bars", "first", "second"]
+
+
+def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    program = "import os, signal; from pathlib import Path; from sekisho.data.store import replaced\n"
+    program += f"with replaced(Path({str(tmp_path / 'bars')!r})) as (folder,):\n"
+    program += "    (folder / 'half').touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+    assert {p.name for p in tmp_path.iterdir()} == {".bars.new", ".bars.lock"}
+    with replaced(tmp_path / "bars") as (folder,):
+        (folder / "whole").touch()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["bars", "whole"]
 
 
 def test_a_folder_that_may_not_be_written_is_named(stage: Stage) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -36,21 +38,16 @@ def replaced(*targets: Path) -> Iterator[tuple[Path, ...]]:
     Whatever goes wrong inside, the targets stay as they were and nothing is left behind.
 
     Raises:
-        DataError: no space left on the disk, or a folder that may not be written.
+        DataError: no space left on the disk, a folder that may not be written, or that another writes.
     """
-    fresh = tuple(target.parent / f".{target.name}.new" for target in targets)
     try:
-        for folder in fresh:
-            shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed
-            folder.mkdir(parents=True)
-        yield fresh
-        for target, folder in zip(targets, fresh, strict=True):
-            _swap(target, folder)
+        with ExitStack() as held:
+            fresh = tuple(held.enter_context(_beside(target, "new")) for target in targets)
+            yield fresh
+            for target, folder in zip(targets, fresh, strict=True):
+                _swap(target, folder)
     except OSError as error:
         raise _explained(error, targets[0]) from error
-    finally:
-        for folder in fresh:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def add_partitions(
@@ -62,48 +59,78 @@ def add_partitions(
     partitions that exist even where they are not on this disk, as DVC lists them.
 
     Raises:
-        DataError: a partition exists with other rows (nothing is added then); the disk is full.
+        DataError: a partition exists with other rows (nothing is added then); the disk is full; another adds
+            to this folder.
     """
     known = known or {}
-    beside = out.parent / f".{out.name}.add"
     new, same, other, absent = [], 0, [], []
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        for label, frame in parts:
-            target = out / f"{label}.parquet"
-            if not target.exists():
-                write_partition(frame, beside / target.name)
-                if target.name not in known:
-                    new.append(target)
-                elif file_md5(beside / target.name) == known[target.name]:
+        with _beside(out, "add") as beside:
+            for label, frame in parts:
+                target = out / f"{label}.parquet"
+                if not target.exists():
+                    write_partition(frame, beside / target.name)
+                    if target.name not in known:
+                        new.append(target)
+                    elif file_md5(beside / target.name) == known[target.name]:
+                        same += 1
+                    else:
+                        absent.append(target)
+                elif _holds(target, frame):
                     same += 1
                 else:
-                    absent.append(target)
-            elif _holds(target, frame):
-                same += 1
-            else:
-                other.append(target)
-        if other:
-            raise DataError(
-                f"{', '.join(map(str, other[:SHOWN]))}{' …' if len(other) > SHOWN else ''}: "
-                f"{len(other)} partitions exist with other rows; nothing was added",
-                remedy="history does not change silently: remove the old partitions in a commit of their own",
+                    other.append(target)
+            _refuse(
+                other,
+                "exist with other rows",
+                "history does not change silently: remove the old partitions in a commit of their own",
             )
-        if absent:
-            raise DataError(
-                f"{', '.join(map(str, absent[:SHOWN]))}{' …' if len(absent) > SHOWN else ''}: {len(absent)} "
-                "partitions are tracked with other bytes and are not on this disk; nothing was added",
-                remedy="`dvc pull` them, so that their rows can be compared, and run the command again",
+            _refuse(
+                absent,
+                "are tracked with other bytes and are not on this disk",
+                "`dvc pull` them, so that their rows can be compared, and run the command again",
             )
-        out.mkdir(parents=True, exist_ok=True)
-        for target in new:  # in time order, each whole: a killed run has added the earlier ones
-            (beside / target.name).replace(target)
+            out.mkdir(parents=True, exist_ok=True)
+            for target in new:  # in time order, each whole: a killed run has added the earlier ones
+                (beside / target.name).replace(target)
     except OSError as error:
         raise _explained(error, out) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return len(new), same
+
+
+def _refuse(faulty: list[Path], what: str, remedy: str) -> None:
+    if faulty:
+        names = ", ".join(map(str, faulty[:SHOWN])) + (" …" if len(faulty) > SHOWN else "")
+        raise DataError(f"{names}: {len(faulty)} partitions {what}; nothing was added", remedy=remedy)
+
+
+@contextmanager
+def _beside(target: Path, what: str) -> Iterator[Path]:
+    """An empty folder beside ``target`` that nobody else has; it is gone when the block ends.
+
+    Raises:
+        DataError: another process has it.
+    """
+    folder, lock = (target.parent / f".{target.name}.{end}" for end in (what, "lock"))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of a process that was killed: free
+            held = lock.stat().st_ino == os.fstat(file.fileno()).st_ino
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held:
+            raise DataError(
+                f"{target}: another command is writing it (`fuser {lock}` names its process)",
+                remedy="wait for it, then run the command again, or give another folder",
+            )
+        try:
+            shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def _swap(target: Path, folder: Path) -> None:

@@ -101,3 +101,11 @@ class PartitionStore:
             DataError: the store cannot be read.
         """
         return set(self._records.names())
+
+    def blobs(self) -> set[str]:
+        """Digests of all blobs, whole or not.
+
+        Raises:
+            DataError: the store cannot be read.
+        """
+        return set(self._blobs.names())

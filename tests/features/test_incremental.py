@@ -6,6 +6,7 @@ import ast
 import datetime as dt
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -371,8 +372,34 @@ def test_the_commands_list_fan_out_and_assemble(
     assert json.loads(run(features, *store, "--json"))["made"] == []
 
 
-def test_a_partition_of_no_such_name_is_refused(world: World, params: Params) -> None:
+@pytest.mark.parametrize("label", ["1999", "", ".", f"{DAYS[0]}.parquet"])
+def test_a_partition_of_no_such_name_is_refused(label: str, world: World, params: Params) -> None:
     world.add(DAYS[0])
     for action in (validate_some, featurise_some):
-        with pytest.raises(DataError, match=r"--partition 1999: .* has no such partition"):
-            action(world.raw, ["1999"], params, PartitionStore(world.store))
+        with pytest.raises(DataError, match=rf"--partition '{re.escape(label)}': .* has no such partition"):
+            action(world.raw, [label], params, PartitionStore(world.store))
+
+
+@pytest.mark.parametrize("lost", ["kept", "bad", "table"])
+def test_a_partition_whose_bytes_the_store_has_lost_is_listed_as_new_and_made_again(
+    lost: str, world: World, params: Params
+) -> None:
+    for day in DAYS[:4]:
+        world.add(day, change=0.5 if day == DAYS[1] else 0.0)  # one bad row
+    store = PartitionStore(world.store)
+    validate_some(world.raw, DAYS[:4], params, store)
+    featurise_some(world.raw, DAYS[:4], params, store)
+    records = [json.loads(path.read_text())["record"] for path in Path(world.store, "records").iterdir()]
+    named = {blob for record in records if (blob := record.get(lost))}
+    whole = {path.name: path.read_bytes() for path in Path(world.store, "blobs").iterdir()}
+    victim = next(iter(named))
+    Path(world.store, "blobs", victim).unlink()
+
+    def lacking() -> list[str]:
+        parts = raw_partitions(world.raw, params, store)
+        return [part.label for part in parts if not (part.featurised if lost == "table" else part.validated)]
+
+    (label,) = lacking()
+    (validate_some if lost != "table" else featurise_some)(world.raw, [label], params, store)
+    assert lacking() == []
+    assert {path.name: path.read_bytes() for path in Path(world.store, "blobs").iterdir()} == whole

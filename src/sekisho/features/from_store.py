@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,25 +50,33 @@ def raw_partitions(raw: Path, params: Params, store: PartitionStore) -> list[Raw
         DataError: no partitions; the store cannot be read.
     """
     digests = _digests(raw)
-    keys = store.keys()
-    own = {name: validated_key(raw / name, md5, params.data) for name, md5 in digests.items()}
-    with ThreadPoolExecutor(READERS) as pool:
-        records = list(pool.map(lambda key: store.record(key) if key in keys else None, own.values()))
-    found, parts = [], list[Part]()
-    complete_from = 0  # parts before it miss one behind them: their lookback cannot be told
-    for (name, md5), record in zip(digests.items(), records, strict=True):
-        path = raw / name
+    own = [validated_key(raw / name, md5, params.data) for name, md5 in digests.items()]
+    held, records = store.blobs(), _records(store, own)
+    parts = list[Part]()
+    broken = False  # one before them is missing: how far their lookback reaches cannot be told at first
+    keys = list[str]()  # of the features; "" where they cannot be told
+    for name, record in zip(digests, records, strict=True):
         if record is None:
-            parts, complete_from = [], complete_from + len(parts) + 1
-            featurised = False
-        else:
-            parts.append(_part(path, record, b""))  # its bars are not asked for
-            reached = sum(part.bars for part in parts[:-1]) >= lookback(params.features)
-            known = complete_from == 0 or reached
-            featurised = known and feature_key(parts, len(parts) - 1, params.features) in keys
+            parts, broken = [], True
+            keys.append("")
+            continue
+        parts.append(_part(raw / name, record, b""))  # its bars are not asked for
+        known = not broken or sum(part.bars for part in parts[:-1]) >= lookback(params.features)
+        keys.append(feature_key(parts, len(parts) - 1, params.features) if known else "")
+    found = []
+    for (name, md5), bars, table in zip(digests.items(), records, _records(store, keys), strict=True):
+        path = raw / name
         size = path.stat().st_size if path.is_file() else None
-        found.append(RawPartition(path.stem, path, size, md5, record is not None, featurised))
+        validated = bars is not None and {bars["kept"], bars["bad"] or bars["kept"]} <= held
+        featurised = table is not None and table["table"] in held
+        found.append(RawPartition(path.stem, path, size, md5, validated, featurised))
     return found
+
+
+def _records(store: PartitionStore, keys: Sequence[str]) -> list[dict[str, Any] | None]:
+    there = store.keys()
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda key: store.record(key) if key in there else None, keys))
 
 
 def validate_some(raw: Path, labels: Collection[str], params: Params, store: PartitionStore) -> list[str]:
@@ -110,13 +118,12 @@ def _digests(raw: Path) -> dict[str, str]:
 
 
 def _named(raw: Path, digests: Mapping[str, str], labels: Collection[str]) -> list[str]:
-    wanted = {f"{label}.parquet" for label in labels}
-    if unknown := sorted(wanted - set(digests)):
+    if unknown := sorted(set(labels) - {Path(name).stem for name in digests}):
         raise DataError(
-            f"--partition {Path(unknown[0]).stem}: {raw} has no such partition",
+            f"--partition {unknown[0]!r}: {raw} has no such partition",
             remedy="`sekisho data partitions` lists them",
         )
-    return [name for name in digests if name in wanted]
+    return [name for name in digests if Path(name).stem in labels]
 
 
 def _with_lookback(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sekisho.cli.plan import plan
@@ -23,6 +23,7 @@ from sekisho.plan import (
     hours_of,
     load_prices,
     load_rates,
+    shown,
     speedup,
     stretched,
 )
@@ -156,6 +157,31 @@ def test_a_wrong_value_is_refused_and_the_option_named(words: str, monkeypatch: 
     result = CliRunner().invoke(plan, words.split())
     assert result.exit_code == 2
     assert words.split()[0] in result.output
+
+
+@given(INPUTS, RATES, st.floats(0.5, 24))
+def test_the_data_size_that_is_shown_fits(asked: Inputs, rates: Rates, hours: float) -> None:
+    data = fits(asked, rates, hours)[0].value
+    assume(data > 0)
+    read = float(shown(data).replace(",", ""))
+    assert hours_of(replace(asked, data_gb=read), rates) <= hours * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.00096036, "0.0009604"),  # three and a half seconds, in hours
+        (1.16806, "1.168"),
+        (123.456, "123.5"),
+        (1234567.8, "1,234,568"),
+        (0.0, "0"),
+        (-1e-18, "0"),
+        (float("inf"), "inf"),
+        (9.9996, "10.000"),
+    ],
+)
+def test_small_and_large_figures_are_shown_with_four_digits(value: float, text: str) -> None:
+    assert shown(value) == text
 
 
 def test_the_command_prints_figures_and_formulas(monkeypatch: pytest.MonkeyPatch) -> None:

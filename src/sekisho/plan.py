@@ -17,6 +17,7 @@ from sekisho.errors import CannotCheck
 from sekisho.params import parse_yaml
 
 RATES = Path("bench/rates.json")
+DIGITS = 4  # that are shown: of seconds in hours and of millions of yen alike
 COST = Path("terraform/cost")
 NIGHTS = 21  # trading nights a month
 HOURS = 6.0  # of a night
@@ -179,6 +180,18 @@ def estimate(asked: Inputs, rates: Rates) -> list[Line]:
     ]  # fmt: skip
 
 
+def shown(value: float) -> str:
+    """A figure with `DIGITS` significant digits; all those before the point."""
+    if abs(value) < 1e-9:  # what floats leave of 0
+        return "0"
+    return f"{value:,.{max(-_step(value), 0)}f}" if math.isfinite(value) else str(value)
+
+
+def _step(value: float) -> int:
+    """Power of ten of the last of `DIGITS` significant digits."""
+    return math.floor(math.log10(abs(value))) - DIGITS + 1
+
+
 def hours_of(asked: Inputs, rates: Rates) -> float:
     """Hours on the critical path."""
     return next(line.value for line in estimate(asked, rates) if line.name == "critical path")
@@ -194,6 +207,9 @@ def fits(asked: Inputs, rates: Rates, hours: float = HOURS) -> list[Line]:
         low, high = (
             (middle, high) if hours_of(replace(asked, data_gb=middle), rates) <= hours else (low, middle)
         )
+    if low > 0:  # down to what is shown, so that what is shown fits as well
+        scale = 10.0 ** -_step(low)
+        low = math.floor(low * scale) / scale
     seeds, over = 0, LIMIT_RUNS
     while over - seeds > 1:
         middle_seeds = (seeds + over) // 2

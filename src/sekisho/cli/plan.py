@@ -54,7 +54,7 @@ def plan(
 ) -> None:  # fmt: skip
     """Hours and yen of a night, from measured rates and list prices, and what fits into it."""
     from sekisho.params import load_params
-    from sekisho.plan import Inputs, estimate, fits, load_prices, load_rates
+    from sekisho.plan import Inputs, estimate, fits, load_prices, load_rates, shown
 
     numbers = asked | {"hours": hours, "spot_factor": spot_factor, "jpy_per_usd": jpy_per_usd}
     for name, value in numbers.items():
@@ -81,7 +81,7 @@ def plan(
     ]
     content = {"inputs": dataclasses.asdict(inputs), "rates": dataclasses.asdict(rates)}
     text = [
-        f"{line.name:<24}{line.value:>16,.3f} {line.unit:<5}" + (f"  = {line.formula}" if explain else "")
+        f"{line.name:<24}{shown(line.value):>16} {line.unit:<5}" + (f"  = {line.formula}" if explain else "")
         for line in lines
     ]
     if explain:

@@ -21,6 +21,7 @@ PROGRAM = [sys.executable, "-c", "from sekisho.cli import run; run()"]
 BARE = {name: value for name, value in os.environ.items() if name not in ("CI", "NO_COLOR", "TERM")}
 COLOUR = "\x1b["
 WITHOUT_JSON = {  # command -> why it has no --json
+    "dvc": "prints what DVC prints",
     "runs": "prints JSON always: the items of a fan-out",
     "session": "prints JSON always: true or false",
     "repo rules show": "prints JSON always: the form of the files",

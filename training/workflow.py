@@ -49,7 +49,8 @@ AT_ONCE = {"validate-partition": 8, "features-partition": 8, "train": 8}  # pods
 
 # A cause decides: 1 was refused and 2 is bad data or parameters, both the same again after any wait. All else
 # is tried again: a machine that was taken away (75 after a checkpoint, 137, 143, a pod that is gone: -1) and
-# what passes by itself, such as a store that does not answer (75) or DVC's network (255).
+# what passes by itself, such as a store or DVC's remote that does not answer (75). What a `before` ended with
+# is not known (-1).
 AGAIN = "lastRetry.status == 'Error' || lastRetry.exitCode not in ['1', '2']"
 RETRIES = 4
 # Five seconds, then three times longer each: Argo has one wait for all causes, a new machine takes longer.
@@ -64,7 +65,7 @@ ON_CAPACITY = (
 COMMIT, DATA = "{{inputs.parameters.commit}}", "{{inputs.parameters.data}}"
 # DVC's push leaves out metrics, which git keeps here: without them the next pod could take no stage from the
 # run cache, and would run them all again. They are found by their digest, whatever the folder is called
-PUSHED = "dvc push --run-cache && dvc add --to-remote metrics --out metrics-of-the-night"
+PUSHED = "sekisho dvc push --run-cache && sekisho dvc add --to-remote metrics --out metrics-of-the-night"
 # a path that is not there: DVC brings the folder's list of files and no file
 LISTING = "dvc fetch data/.listing"
 # torchrun's own variables, which `sekisho train` leaves to it: the pods of a run meet at the rendezvous
@@ -171,7 +172,7 @@ def steps() -> list[Container]:
     one = ("commit", "data", "partition")
     ingest = 'sekisho data ingest --from "$BARS_SOURCE" --mapping "$BARS_MAPPING"'
     # each file by its name: `dvc add` of the folder would take those that are not on this disk out of it
-    ingest += " && find data/bars -type f -exec dvc add {} + && dvc push data.dvc"
+    ingest += " && find data/bars -type f -print0 | xargs -0 -r sekisho dvc add && sekisho dvc push data.dvc"
     hook = SecretEnv(name="NOTIFY_WEBHOOK", secret_name="notify", secret_key="webhook", optional=True)  # noqa: S106
     return [
         step("commit", "git rev-parse HEAD", inputs=(), revision="{{workflow.parameters.revision}}"),
@@ -192,7 +193,7 @@ def steps() -> list[Container]:
         ),
         step(
             "stage",
-            shell(f"dvc repro --pull {{{{inputs.parameters.stage}}}} && {PUSHED}"),
+            shell(f"sekisho dvc repro --pull {{{{inputs.parameters.stage}}}} && {PUSHED}"),
             inputs=("commit", "data", "stage"),
         ),
         step("runs", "sekisho runs"),

@@ -29,6 +29,7 @@ VERBS = {
     "train": ("train", "Train every walk-forward window and seed."),
     "runs": ("night", "List the runs of `train --run`, as JSON."),
     "session": ("night", "Say whether the exchange trades on a day."),
+    "dvc": ("night", "Run DVC, and tell by the exit code whether to try again."),
     "backtest": ("backtest", "Run the trained agents through their test windows."),
     "trials": ("backtest", "Count the trials so far and what picking one of them costs."),
     "gate": ("backtest", "Judge the backtest: pass or fail per rule."),

@@ -1,13 +1,22 @@
-"""``sekisho session`` and ``sekisho runs``: what a workflow asks before it starts machines."""
+"""What a workflow asks before it starts machines (``session``, ``runs``), and DVC with our exit codes."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
 
 import click
 
+from sekisho.errors import Refused, SekishoError, StoreError
 from sekisho.params import load_params
+
+# DVC 3's own words and codes: the end of a stage's command; bad configuration, no repository, bad arguments
+STAGE_ENDED = re.compile(r"ERROR: .*failed to run: .*, exited with (-?\d+)\s*$")
+MISCONFIGURED, MISCONFIGURED_CODES = re.compile(r"ERROR: .*config file error"), (251, 253, 254)
 
 
 @click.command("session")
@@ -31,3 +40,34 @@ def runs() -> None:
     params = load_params()
     names = [Run(fold, seed).name for fold in range(params.split.folds) for seed in params.train.seeds]
     click.echo(json.dumps(names))
+
+
+@click.command("dvc", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
+def dvc(words: tuple[str, ...]) -> None:
+    """Run DVC, and tell by the exit code whether the same call may end better.
+
+    1 and 2 are those of the stage that failed, 2 also stands for bad configuration; 75: all else, such as a
+    remote that does not answer. DVC itself ends with 255 whatever a stage ended with, and with 1 where a
+    push or pull met no remote.
+    """
+    command = [sys.executable, "-m", "dvc", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            click.echo(line, err=True, nl=False)
+            said.append(line)
+    sys.exit(_meaning(process.returncode, said))
+
+
+def _meaning(code: int, said: Iterable[str]) -> int:
+    """Our exit code for DVC's and what it said on stderr."""
+    if code == 0:
+        return 0
+    text = list(said)
+    if code in MISCONFIGURED_CODES or any(map(MISCONFIGURED.search, text)):
+        return SekishoError.exit_code
+    ends = [int(found[1]) for line in text if (found := STAGE_ENDED.search(line))]
+    known = (Refused.exit_code, SekishoError.exit_code)
+    return ends[-1] if ends and ends[-1] in known else StoreError.exit_code

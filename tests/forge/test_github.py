@@ -516,8 +516,10 @@ def test_a_refused_query_is_an_error_that_says_what_github_said(github, forge):
         forge.current_actor()
 
 
-def commit(sha: str, author: str | None, committer: str | None, message: str = "m") -> dict:
-    made = {"sha": sha, "commit": {"message": message}}
+def commit(
+    sha: str, author: str | None, committer: str | None, message: str = "m", *, signed: bool = False
+) -> dict:
+    made = {"sha": sha, "commit": {"message": message, "verification": {"verified": signed}}}
     people = zip(("author", "committer"), (author, committer), strict=True)
     return made | {role: {"login": name} if name else None for role, name in people}
 
@@ -542,6 +544,20 @@ def test_contributors_are_who_wrote_committed_and_pushed_what_the_request_holds(
     github.commits = [commit(str(n), "engineer", "engineer") for n in range(250)]
     with pytest.raises(ForgeError, match="only 250 commits"):
         forge.contributors(1)
+
+
+def test_an_accounts_own_commits_are_those_that_github_signed_for_it(github, forge):
+    github.pulls = [pull(1, "retrain/policy")]
+    github.commits = [
+        commit("1", BOT, BOT, "by the App", signed=True),
+        commit("2", BOT, "web-flow", "by the App too", signed=True),
+        commit("3", BOT, BOT, "pushed under its name"),
+        commit("4", BOT, "engineer", "signed by a person's own key", signed=True),
+        commit("5", "engineer", "web-flow", "in the web's editor", signed=True),
+        commit("6", None, None, "of no account", signed=True),
+    ]
+    assert forge.messages(1, BOT) == ["by the App", "by the App too"]
+    assert forge.messages(1, "engineer") == ["in the web's editor"]
 
 
 SECONDARY = {"message": "You have exceeded a secondary rate limit. Please wait a few minutes."}

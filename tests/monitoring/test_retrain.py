@@ -157,7 +157,7 @@ def test_one_cause_from_the_first_alarm_to_its_cooldown(place: Place, tmp_path: 
     # another cause joins the open request; once it is decided both cool down, and a third does not
     joined = place.retrain(place.alarm("policy", 4, family="mean"))
     assert (joined.number, joined.reason) == (pull.number, "updated")
-    place.forge.merge(pull.number, pull.head_sha, "Merge")
+    place.forge.merge(pull.number, place.forge.get_pull_request(pull.number).head_sha, "Merge")
     for family in ("volatility", "mean"):
         again = place.retrain(place.alarm("policy", 5, family=family))
         assert again.number is None
@@ -176,6 +176,27 @@ def test_one_cause_from_the_first_alarm_to_its_cooldown(place: Place, tmp_path: 
     fresh = later.retrain(place.alarm("policy", 6))
     assert (fresh.reason, fresh.added) == ("opened", 1)
     assert fresh.number not in (pull.number, other.number)
+
+
+@pytest.mark.slow
+def test_a_cooldown_goes_by_the_bots_commits_and_not_by_what_people_may_edit(place: Place) -> None:
+    engineer = LocalForge(place.forge.origin.parent, place.forge.params, actor="engineer")
+    made = place.retrain(place.alarm("edited", 6))
+    assert made.number is not None
+    engineer.open_pull_request(made.branch, "Retrain", "nothing was seen")  # the text is another's now
+    engineer.delete_branch(made.branch, engineer.get_pull_request(made.number).head_sha)
+    assert "cooling down" in place.retrain(place.alarm("edited", 6)).reason
+
+    # neither a person's text nor a person's commit silences a cause
+    claim = f"- seen up to {place.days[6]}: volatility, statistic 400 on {place.days[2]}, now 400 of 252"
+    branch, main = "retrain/claimed", place.forge.branch_head("main")
+    assert main
+    head = engineer.commit_files(branch, {"note": b"x"}, f"Retrain claimed\n\n{claim}", main, create=True)
+    number = engineer.open_pull_request(branch, "Retrain claimed", claim)
+    assert place.forge.messages(number, "bot") == []
+    engineer.merge(number, head, "Merge")
+    fresh = place.retrain(place.alarm("claimed", 6))
+    assert (fresh.reason, fresh.number != number) == ("opened", True)
 
 
 @pytest.mark.slow

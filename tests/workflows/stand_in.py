@@ -89,6 +89,7 @@ class StandIn:
         self.rulesets: list[Json] = []
         self.dispatches: list[Json] = []
         self.pushes: list[Json] = []  # GitHub's record of who pushed; tests add to it
+        self.signed: set[str] = set()  # commits that were made through it
         self.reruns: list[int] = []
         self.jobs: dict[int, list[Json]] = {}
         self.logs: dict[int, str] = {}
@@ -398,6 +399,7 @@ class StandIn:
             case "git/create-commit":
                 words = [w for parent in body["parents"] for w in ("-p", parent)]
                 sha = self.git("commit-tree", body["tree"], *words, "-m", body["message"])
+                self.signed.add(sha)
                 return 201, self._commit(sha)
             case "git/get-tree":
                 return 200, self._tree(parts[2], recursive="recursive" in query)
@@ -436,7 +438,8 @@ class StandIn:
         ):
             sha, author, committer, message = entry.strip("\n").split("\n", 3)
             one = self.description.example("commit-items")[0]
-            one |= {"sha": sha, "commit": one["commit"] | {"message": message}}
+            signed = one["commit"]["verification"] | {"verified": sha in self.signed}
+            one |= {"sha": sha, "commit": one["commit"] | {"message": message, "verification": signed}}
             made.append(
                 one | {r: one[r] | {"login": n} for r, n in (("author", author), ("committer", committer))}
             )

@@ -47,6 +47,7 @@ REPLACED = {
     "base_ref_changed", "automatic_base_change_succeeded",
 }  # fmt: skip
 EDITOR = "query($id:ID!){node(id:$id){... on IssueComment{lastEditedAt editor{__typename login}}}}"
+SIGNER = "web-flow"  # GitHub itself, as committer of what was made through it
 COMMITS = 250  # commits of a pull request that GitHub lists
 COMPARED = 300  # files that GitHub lists of a comparison
 CLOCK_SKEW = dt.timedelta(seconds=60)  # between GitHub's clock and ours, when a lost answer is looked for
@@ -129,23 +130,30 @@ class GitHubForge(Forge):
         return self._pull(self.rest.ask("GET", f"/pulls/{number}").json())
 
     def contributors(self, number: int) -> set[str]:
-        branch, commits = (
-            self.get_pull_request(number).branch,
-            self.rest.pages(f"/pulls/{number}/commits", {}),
-        )
-        messages: dict[str, str] = {}
-        found: set[str] = set()
-        for raw in commits:
-            messages[raw["sha"]] = raw["commit"]["message"]
-            found |= {(raw[role] or {}).get("login", "") for role in ("author", "committer")}
-        if len(messages) >= COMMITS:
-            raise ForgeError(
-                f"pull request {number}: GitHub lists only {COMMITS} commits", remedy="open smaller ones"
-            )
+        branch, commits = self.get_pull_request(number).branch, self._commits(number)
+        messages = {raw["sha"]: raw["commit"]["message"] for raw in commits}
+        found = {_account(raw, role) for raw in commits for role in ("author", "committer")}
         if ":" not in branch:  # of a fork's branch GitHub does not tell who pushed
             pushes = self.rest.pages("/activity", {"ref": f"refs/heads/{branch}"})
             found |= {_login(push["actor"]) for push in pushes if push["after"] in messages}
         return found.union(*map(named_in, messages.values())) - {""}
+
+    def messages(self, number: int, author: str) -> list[str]:
+        return [
+            raw["commit"]["message"]
+            for raw in self._commits(number)
+            if raw["commit"]["verification"]["verified"]  # a push may bear any name, and is not signed so
+            and _account(raw, "author") == author
+            and _account(raw, "committer") in (author, SIGNER)
+        ]
+
+    def _commits(self, number: int) -> list[Json]:
+        found = list(self.rest.pages(f"/pulls/{number}/commits", {}))
+        if len(found) >= COMMITS:
+            raise ForgeError(
+                f"pull request {number}: GitHub lists only {COMMITS} commits", remedy="open smaller ones"
+            )
+        return found
 
     def set_draft(self, number: int, draft: bool) -> None:
         raw = self.rest.ask("GET", f"/pulls/{number}").json()
@@ -361,6 +369,10 @@ def _ref(branch: str) -> str:
 
 def _login(user: Json | None) -> str:
     return str(user["login"]) if user else "ghost"  # GitHub's name for a deleted account
+
+
+def _account(commit: Json, role: str) -> str:
+    return str((commit[role] or {}).get("login", ""))  # none: an address of no account
 
 
 def _same(one: str | None, other: str) -> bool:

@@ -121,6 +121,11 @@ class Forge(Protocol):
         pushed one of its commits, and whom a commit's message names.
         """
 
+    def messages(self, number: int, author: str) -> list[str]:
+        """Messages of the pull request's commits that the account ``author`` made through the forge, oldest
+        first; not of those that only bear its name. Nobody can edit them, nor take them from a decided one.
+        """
+
     def set_draft(self, number: int, draft: bool) -> None:
         """Make a draft of an open pull request, which the forge lets nobody merge, or the contrary."""
 

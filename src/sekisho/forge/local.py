@@ -194,13 +194,21 @@ class LocalForge(Forge):
         return [when for when, _, name in moves if name == ref]
 
     def contributors(self, number: int) -> set[str]:
-        pull = self.get_pull_request(number)
-        words = ("log", "-z", "--format=%an%n%cn%n%B", f"{pull.base_sha}..{pull.head_sha}")
-        commits = [entry.decode(errors="replace") for entry in self._run(*words).stdout.split(b"\0") if entry]
         found: set[str] = set()
-        for author, committer, message in (entry.split("\n", 2) for entry in commits):
+        for author, committer, message in self._commits(number):
             found |= {author, committer, *named_in(message)}
         return found
+
+    def messages(self, number: int, author: str) -> list[str]:
+        made = (author, author)  # git's names: this forge keeps the rules of honest people
+        return [message for *names, message in self._commits(number) if tuple(names) == made]
+
+    def _commits(self, number: int) -> list[list[str]]:
+        """Author, committer and message of each, oldest first."""
+        pull = self.get_pull_request(number)
+        words = ("log", "-z", "--reverse", "--format=%an%n%cn%n%B", f"{pull.base_sha}..{pull.head_sha}")
+        entries = [entry.decode(errors="replace") for entry in self._run(*words).stdout.split(b"\0") if entry]
+        return [entry.split("\n", 2) for entry in entries]
 
     def set_draft(self, number: int, draft: bool) -> None:
         self._require("write")
@@ -304,7 +312,7 @@ class LocalForge(Forge):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
             git("add", "--force", "--", *files, cwd=clone)
-            git("commit", "--quiet", "--message", message, cwd=clone, actor=self._actor)
+            git("commit", "--quiet", "--allow-empty", "--message", message, cwd=clone, actor=self._actor)
             commit = self._move(clone, {branch: (NO_COMMIT if create else parent, None)})
             for pull in self.list_pull_requests("open"):
                 if pull.branch == branch:

@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,11 +89,18 @@ def open_retrain(
     _git(repo, "fetch", "--quiet", "--prune", "origin")
     pulls = [pull for pull in forge.list_pull_requests("all") if pull.branch == branch]
     open_pull = next((pull for pull in pulls if pull.state == "open"), None)
-    if reason := _reason_not_to(verdict, alarm.family, pulls, repo, forge, params):
+    told = {pull.number: _told(forge, pull.number) for pull in pulls}
+    if reason := _reason_not_to(verdict, alarm.family, pulls, told, repo, forge, params):
         return Retrain(None, branch, key, 0, reason, waits=True)
-    added, sessions, head = _extend_branch(verdict, branch, open_pull, bars, repo, forge, params.data, remote)
+    known = told[open_pull.number] if open_pull else []
+    news = _seen_line(verdict, alarm)
+    if _said(news) in map(_said, known):
+        news = ""
+    added, sessions, head = _extend_branch(
+        verdict, news, branch, open_pull, bars, repo, forge, params.data, remote
+    )
     use = _use_of_sessions(verdict, sessions, params.split)
-    seen = sorted({*_seen(open_pull), _seen_line(verdict, alarm)})
+    seen = sorted({*known, news} - {""})
     what = f"{alarm.family} drift" if alarm.family in DRIFT else alarm.family
     title = f"Retrain {verdict.model}: {what} since {alarm.session}"
     rollback = _previous_release(verdict, repo)
@@ -101,15 +108,24 @@ def open_retrain(
     if plot and plot.is_file():
         link = forge.publish_images(number, {"drift": plot})["drift"]
         forge.open_pull_request(branch, title, _body(verdict, seen, rollback, use, link), key)
-    if open_pull and added:  # the bot's own push to an open request starts nothing by itself
+    if open_pull and head != open_pull.head_sha:  # the bot's own push starts nothing by itself
         forge.start("pr.yml", {"number": str(number), "head": head}, f"head-{head}")
     return Retrain(number, branch, key, added, "updated" if open_pull else "opened")
 
 
 def _reason_not_to(
-    verdict: Verdict, cause: str, pulls: list[PullRequest], repo: Path, forge: Forge, params: Params
+    verdict: Verdict,
+    cause: str,
+    pulls: list[PullRequest],
+    told: Mapping[int, list[str]],
+    repo: Path,
+    forge: Forge,
+    params: Params,
 ) -> str | None:
-    """A hold in force (on the open request, or for all), or the same cause decided too recently."""
+    """A hold in force (on the open request, or for all), or the same cause decided too recently.
+
+    ``told``: see :func:`_told`, by request. A request's text decides nothing: whoever may write may edit it.
+    """
     held = next((pull.number for pull in pulls if pull.state == "open" and is_held(forge, pull.number)), None)
     if held is not None:
         return f"pull request {held} is on hold: it is updated again after /resume"
@@ -119,7 +135,7 @@ def _reason_not_to(
         return f"held until {hold[0]}: {hold[1]}"
     calendar = Calendar(params.data.calendar, params.data.bar)
     for pull in pulls:
-        seen = [(match[2], dt.date.fromisoformat(match[1])) for match in SEEN.finditer(pull.body)]
+        seen = [_said(line) for line in told[pull.number]]
         if pull.state != "open" and cause in {family for family, _ in seen}:  # the key names the last only
             decided = max(day for _, day in seen)
             since = len(calendar.sessions(decided, last)) - 1
@@ -155,6 +171,7 @@ def _read_hold(repo: Path) -> tuple[dt.date, str] | None:
 
 def _extend_branch(
     verdict: Verdict,
+    news: str,
     branch: str,
     open_pull: PullRequest | None,
     bars: Path,
@@ -163,8 +180,8 @@ def _extend_branch(
     data: DataParams,
     remote: str,
 ) -> tuple[int, list[dt.date], str]:
-    """Commit the new partitions to the branch; returns how many were added, every session that the branch's
-    data then hold, and its head.
+    """Commit the new partitions, and ``news`` of the alarm, to the branch; returns how many were added, every
+    session that the branch's data then hold, and its head.
 
     An open request's branch is extended; else it begins at main anew. The forge makes the commit, not git:
     GitHub signs what its App commits so, and main takes signed commits only.
@@ -186,9 +203,10 @@ def _extend_branch(
         head = _git(tree, "rev-parse", "HEAD").strip()
         if not open_pull and (left := forge.branch_head(branch)):
             forge.delete_branch(branch, left)  # of a decided request
-        if added:
+        if added or news:
             files = {"data.dvc": (tree / "data.dvc").read_bytes()}
-            head = forge.commit_files(branch, files, _message(verdict, added), head, create=not open_pull)
+            message = _message(verdict, added, news)
+            head = forge.commit_files(branch, files, message, head, create=not open_pull)
         return added, _sessions_of(tree / "data" / "bars", data), head
 
 
@@ -218,11 +236,12 @@ def _use_of_sessions(verdict: Verdict, sessions: list[dt.date], split: SplitPara
     )
 
 
-def _message(verdict: Verdict, added: int) -> str:
+def _message(verdict: Verdict, added: int, news: str) -> str:
+    what = f"{added} more partitions of bars, up to" if added else "no more bars; the alarm as of"
     return (
-        f"Retrain {verdict.model}: {added} more partitions of bars, up to {verdict.last_session}\n\n"
-        f"Alarm on {verdict.model}/{verdict.seq}, manifest sha256:{verdict.manifest_digest}"
-    )
+        f"Retrain {verdict.model}: {what} {verdict.last_session}\n\n"
+        f"Alarm on {verdict.model}/{verdict.seq}, manifest sha256:{verdict.manifest_digest}\n\n{news}"
+    ).rstrip()
 
 
 def _live_partitions(bars: Path, last: dt.date, params: DataParams) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -306,8 +325,17 @@ def _now(verdict: Verdict, alarm: Alarm) -> float:
     return alarm.statistic
 
 
-def _seen(pull: PullRequest | None) -> list[str]:
-    return [match.group(0) for match in SEEN.finditer(pull.body)] if pull else []
+def _told(forge: Forge, number: int) -> list[str]:
+    """What a request was made and updated for, by the bot's own commits, which nobody can edit."""
+    messages = forge.messages(number, forge.current_actor())
+    return [match.group(0) for message in messages for match in SEEN.finditer(message)]
+
+
+def _said(line: str) -> tuple[str, dt.date]:
+    """Family and last session of a line."""
+    match = SEEN.fullmatch(line)
+    assert match
+    return match[2], dt.date.fromisoformat(match[1])
 
 
 def _body(verdict: Verdict, seen: list[str], rollback: str | None, use: str, plot: str | None) -> str:

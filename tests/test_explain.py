@@ -101,6 +101,50 @@ def test_an_unknown_name_ends_with_2_and_suggests_the_nearest(entries):
         explain(entries["en"], "§§§")
 
 
+def suggested(entries: list[Entry], name: str) -> list[str]:
+    with pytest.raises(CannotCheck) as unknown:
+        explain(entries, name)
+    said = unknown.value.remedy.partition("did you mean ")[2].partition("? ")[0]
+    return said.split(", ") if said else []
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("aproval-time", "approval-time"),
+        ("haltd", "halted"),
+        ("max_pb0", "gate.max_pbo"),
+        ("cannot-jugde", "cannot-judge"),
+        ("promte", "/promote"),
+        ("conformence", "make conformance"),
+        ("cooldown_session", "monitoring.cooldown_sessions"),
+        ("kill-swich", "kill switch 緊急停止"),
+        ("champoin", "opening.champion"),
+        ("lead tme", "lead time"),
+        ("sekisho driftcheck", "sekisho drift check"),
+    ],
+)
+def test_a_misspelt_name_is_suggested_first_and_few_beside_it(entries, misspelt, meant):
+    found = suggested(entries["en"], misspelt)
+    assert found[0] == meant
+    assert len(found) <= 3
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["banana", "foo", "kubernetes", "xyzzy", "tensorflow", "password", "hello world", "1234", "quantum", "a"],
+)
+def test_a_word_of_another_world_brings_no_guess(entries, word):
+    assert suggested(entries["en"], word) == []
+
+
+def test_the_beginning_of_a_word_of_a_name_finds_it(entries):
+    assert suggested(entries["en"], "latency") == [
+        "latency-burn-fast", "latency-burn-session", "latency-burn-slow", "market.latency_bars",
+    ]  # fmt: skip
+    assert suggested(entries["ja"], "切戻し") == ["rollback 切り戻し"]
+
+
 def test_the_documents_are_those_of_the_checkout_around_one_and_else_of_the_installation(tmp_path):
     inner = tmp_path / "clone/src"
     shutil.copytree(ROOT / "docs/en/reference", tmp_path / "clone/docs/en/reference")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from itertools import zip_longest
 from pathlib import Path
 from posixpath import splitext
@@ -41,6 +41,9 @@ TERMS, MEANING = (0, 1), {"en": 2, "ja": 3}
 LONGEST = 72  # letters of a first column that is a name; what is longer is a sentence
 SERIES = re.compile("-(total|bucket|count|sum)$")  # what Prometheus puts behind a metric's name
 NEAR = 5  # names that are suggested
+ALIKE = 0.75  # difflib's ratio from which a name counts as misspelt: two letters of eight
+BESIDE = 0.1  # of that ratio, that a name may lie under the nearest one
+SHORTEST = 3  # letters of what is looked for inside names
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,27 @@ def explain(entries: list[Entry], name: str) -> list[Entry]:
     for each in (wanted, SERIES.sub("", wanted)):
         if found := [entry for entry in entries if each in entry.keys]:
             return found
-    names = {each: entry.name for entry in reversed(entries) for each in entry.keys}
-    near = [names[each] for each in get_close_matches(wanted, names, n=3 * NEAR, cutoff=0.5)]
-    near += sorted(named for each, named in names.items() if wanted in each)
     remedy = "`sekisho explain` alone lists every name"
-    if near:
-        remedy = f"did you mean {', '.join(list(dict.fromkeys(near))[:NEAR])}? {remedy}"
+    if near := _near(entries, wanted):
+        remedy = f"did you mean {', '.join(near)}? {remedy}"
     raise CannotCheck(f"no document explains {name!r}", remedy=remedy)
+
+
+def _near(entries: list[Entry], wanted: str) -> list[str]:
+    """Names that are spelled almost so; of which a word begins so; that are one of its words. None, where
+    nothing is near: a guess that is none leads astray.
+    """
+    longest = sorted(entries, key=lambda entry: len(entry.name), reverse=True)
+    names = {each: entry.name for entry in longest for each in entry.keys}  # the shortest of several
+    alike = {
+        each: SequenceMatcher(None, each, wanted).ratio()
+        for each in get_close_matches(wanted, names, n=NEAR, cutoff=ALIKE)
+    }
+    near = [each for each, ratio in alike.items() if ratio > max(alike.values()) - BESIDE]
+    if len(wanted) >= SHORTEST:
+        near += sorted(each for each in names if f"-{wanted}" in re.sub(r"[^\w]", "-", f"-{each}"))
+        near += [word for word in wanted.split("-") if word in names]
+    return list(dict.fromkeys(names[each] for each in near))[:NEAR]
 
 
 def key(name: str) -> str:
@@ -106,7 +123,12 @@ def _keys(name: str) -> frozenset[str]:
     plain = re.sub(r"\[\]|\.\*|\s*\([^)]*\)", "", name)
     parts = plain.split(".")
     ends = [".".join(parts[first:]) for first in range(len(parts))] if re.fullmatch(r"[\w.]+", plain) else []
-    return frozenset(map(key, (name, plain, plain.removeprefix("/"), splitext(plain)[0], *ends)))
+    return frozenset(
+        map(
+            key,
+            (name, plain, plain.removeprefix("/"), plain.removeprefix("make "), splitext(plain)[0], *ends),
+        )
+    )
 
 
 def _rows(docs: Path, page: str, language: str) -> Iterator[Entry]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from docs.reference import commands
 
@@ -71,6 +72,21 @@ def on_a_terminal(*words: str, **environment: str) -> str:
     os.close(ours)
     child.wait()
     return said.decode()
+
+
+def test_every_option_that_takes_a_figure_refuses_what_is_no_number():
+    """Click's own ranges let NaN through, and every comparison with it is false."""
+    taken = [
+        (name, option)
+        for name, command in commands(main)
+        for option in command.params
+        if isinstance(option.type, click.types.FloatParamType)
+    ]
+    assert ("kpi", "baseline") in {(name, option.name) for name, option in taken}
+    for _, option in taken:
+        for word in ("nan", "inf", "-inf", "NaN"):
+            with pytest.raises(click.BadParameter, match=re.escape(word)):
+                option.type.convert(word, option, None)
 
 
 def test_a_reader_who_leaves_is_no_verdict() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from sekisho.cli.numbers import Number
 from sekisho.cli.terminal import json_option, show
 
 if TYPE_CHECKING:
@@ -194,10 +195,24 @@ def sample(out: Path, as_json: bool) -> None:
 @click.option("--seed", type=click.IntRange(0), required=True)
 @click.option("--keep-from", type=DAY, help="Write only the sessions from here on (the path is the same).")
 @click.option("--change-at", type=DAY, help="From this session on the market is another:")
-@click.option("--volatility", type=float, default=1.0, show_default=True, help="  multiple of its volatility")
-@click.option("--correlation", type=float, help="  pairwise correlation from the market factor")
 @click.option(
-    "--signal", type=float, default=1.0, show_default=True, help="  multiple of its signal; -1 turns it round"
+    "--volatility",
+    type=Number(0, 100, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="  multiple of its volatility",
+)
+@click.option(
+    "--correlation",
+    type=Number(0, 1),
+    help="  pairwise correlation from the market factor",
+)
+@click.option(
+    "--signal",
+    type=Number(-100, 100),
+    default=1.0,
+    show_default=True,
+    help="  multiple of its signal; -1 turns it round",
 )
 @json_option
 def synthetic(

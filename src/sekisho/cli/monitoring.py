@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sekisho.cli.numbers import Number
 from sekisho.cli.release import ENVIRONMENTS
 from sekisho.cli.terminal import json_option, show
 from sekisho.errors import SekishoError
@@ -31,7 +32,7 @@ def _seconds(context: click.Context, option: click.Parameter, days: float | None
 
 baseline_option = click.option(
     "--baseline",
-    type=click.FloatRange(min=0.0, min_open=True),
+    type=Number(min=0.0, min_open=True),
     callback=_seconds,
     help="Lead time before, in days: half of it is the goal.",
 )

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
+from sekisho.cli.numbers import Number
 from sekisho.cli.terminal import json_option, show
 
-POSITIVE = click.FloatRange(0, 1e9, min_open=True)
-NONE_OR_MORE = click.FloatRange(0, 1e9)
+POSITIVE = Number(0, 1e9, min_open=True)
+NONE_OR_MORE = Number(0, 1e9)
 COUNT = click.IntRange(1, 1_000_000)
 
 
@@ -29,7 +30,7 @@ COUNT = click.IntRange(1, 1_000_000)
 )
 @click.option("--ranks", type=COUNT, default=1, show_default=True, help="Machines of one run.")
 @click.option("--device", default="cpu", show_default=True, help="As bench/rates.json names it.")
-@click.option("--interruptions", type=click.FloatRange(0, 1000), default=0.05, show_default=True,
+@click.option("--interruptions", type=Number(0, 1000), default=0.05, show_default=True,
               help="Of spot machines, per machine and hour.")  # fmt: skip
 @click.option(
     "--checkpoint-minutes", type=POSITIVE, default=5.0, show_default=True, help="Between checkpoints."
@@ -40,7 +41,7 @@ COUNT = click.IntRange(1, 1_000_000)
 @click.option("--instance", default="g5.2xlarge", show_default=True, help="Of terraform/cost/prices.yaml.")
 @click.option(
     "--spot-factor",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="Of the list price. [default: usage.yaml's; 1 for a machine that it lacks]",
 )
 @click.option("--jpy-per-usd", type=POSITIVE, help="[default: terraform/budget.yaml's]")
@@ -56,10 +57,6 @@ def plan(
     from sekisho.params import load_params
     from sekisho.plan import Inputs, estimate, fits, load_prices, load_rates, shown
 
-    numbers = asked | {"hours": hours, "spot_factor": spot_factor, "jpy_per_usd": jpy_per_usd}
-    for name, value in numbers.items():
-        if value != value:  # click's ranges let NaN through
-            raise click.BadParameter("not a number", param_hint=f"--{name.replace('_', '-')}")
     if asked["ranks"] > asked["nodes"]:
         raise click.BadParameter(f"{asked['ranks']} is more than --nodes", param_hint="--ranks")
     params = load_params(Path("params.yaml"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from sekisho.cli.numbers import Number
 from sekisho.cli.release import ROOT, complete_releases, environment_option, release_folder, trust_option
 from sekisho.cli.terminal import json_option, show
 from sekisho.errors import CannotCheck
@@ -106,7 +107,13 @@ def switch(position: str, file: Path, reason: str, as_json: bool) -> None:
 @click.option("--url", required=True, help="The policy servers' Service.")
 @click.option("--model", required=True, help="Name of the model.")
 @click.option("--expect", required=True, metavar="POINTER", help="MODEL/SEQ@sha256:DIGEST.")
-@click.option("--timeout", type=float, default=240.0, show_default=True, help="Seconds to wait for it.")
+@click.option(
+    "--timeout",
+    type=Number(0, 86_400),
+    default=240.0,
+    show_default=True,
+    help="Seconds to wait for it.",
+)
 @json_option
 def served(url: str, model: str, expect: str, timeout: float, as_json: bool) -> None:
     """Check that every replica behind URL serves the release POINTER. Exits 1 while another one does."""

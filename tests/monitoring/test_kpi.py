@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sekisho.errors import CannotCheck, Refused
-from sekisho.monitoring.evidence import RUNBOOKS
+from sekisho.monitoring.alarms import RUNBOOKS
 from sekisho.monitoring.kpi import measure
 from sekisho.monitoring.verdict import Alarm, Verdict
 from sekisho.release.audit import GENESIS, Event, line_hash

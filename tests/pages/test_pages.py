@@ -18,6 +18,7 @@ from sekisho.cli import main
 from sekisho.errors import CannotCheck, Refused
 from sekisho.monitoring import kpi_page, words
 from sekisho.monitoring.cost import read_cost
+from sekisho.monitoring.evidence import markdown
 from sekisho.monitoring.kpi import Kpi
 from sekisho.monitoring.pages import Sources, write_pages
 from sekisho.monitoring.status_page import write_status_page
@@ -146,6 +147,43 @@ def test_a_release_whose_content_is_revoked_under_another_number_is_shown_as_rev
     assert "loses money after all" in releases.partition("policy/1")[2]
 
 
+def test_every_page_leads_to_every_other(site: Path) -> None:
+    names = sorted(page.name for page in site.glob("*.html"))
+    assert "report.html" in names
+    for name in names:
+        (menu,) = re.findall(r"<nav>(.*?)</nav>", (site / name).read_text(encoding="utf-8"))
+        others = {f"{one}{at}" for one in names if one != name for at in ("", "#ja")}
+        assert set(re.findall(r'href="([^"]+)"', menu)) == others
+        assert menu.count("aria-current") == 1
+
+
+def test_a_report_of_another_make_is_laid_as_it_is(record: Sources, tmp_path: Path) -> None:
+    (tmp_path / "other.html").write_text("<p>other</p>")
+    write_pages(replace(record, report=tmp_path / "other.html"), tmp_path / "out")
+    assert (tmp_path / "out/report.html").read_text() == "<p>other</p>"
+
+
+def test_an_alarms_series_is_said_in_japanese() -> None:
+    for english, japanese in {
+        "return_1 of SYN1": "SYN1 の return_1",
+        "training window ends 2026-06-30": "学習期間の最終日 2026-06-30",
+        "fraction of equity lost": "失った資産の割合",
+    }.items():
+        assert words.series(english) == Both(english, japanese, plain=True)
+    assert words.series("stale").ja == "stale", "the guard's verdicts have one name"
+
+
+def test_markdown_and_page_show_the_same_table_of_alarms(tmp_path: Path) -> None:
+    alarm = Alarm("volatility", "return_1 of SYN1", 400.0, 252.0, DAYS[0], "e-detector")
+    made = Verdict("policy", 1, "a" * 64, "b" * 64, "alarm", alarms=[alarm], first_session=DAYS[0])
+    write_status_page(made, tmp_path / "verdict.html")
+    row = ["volatility", "return_1 of SYN1", "e-detector", "400", "252", DAYS[0]]
+    row.append("docs/en/runbooks/data-drift.md")
+    assert f"| {' | '.join(row)} |" in markdown(made, None)
+    shown = text(tmp_path / "verdict.html")
+    assert all(cell in shown for cell in (*row, "SYN1 の return_1", "docs/ja/runbooks/data-drift.md"))
+
+
 def test_a_page_of_what_is_gone_is_taken_away(site: Path, record: Sources, tmp_path: Path) -> None:
     out = Path(shutil.copytree(site, tmp_path / "out"))
     write_pages(replace(record, verdicts=tmp_path / "none"), out)
@@ -265,7 +303,7 @@ def test_a_moment_is_in_utc_and_said_to_be() -> None:
 
 
 def test_everything_that_a_verdict_can_say_is_said_in_japanese() -> None:
-    from sekisho.monitoring.evidence import RUNBOOKS
+    from sekisho.monitoring.alarms import RUNBOOKS
 
     assert set(words.NAMES_JA) >= set(RUNBOOKS)
     assert set(words.ACTIONS_JA) == set(words.ACTIONS)

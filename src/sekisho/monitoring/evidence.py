@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sekisho.monitoring.alarms import alarms
 from sekisho.monitoring.verdict import DRIFT, Verdict
 from sekisho.monitoring.words import ACTIONS, NAMES_JA
-from sekisho.page.blocks import Both
+from sekisho.page.blocks import Both, to_markdown
 from sekisho.page.canvas import BLUE, ORANGE, RED, Plot, figure, ink, legend, png
 from sekisho.release.audit import write_atomically
 
@@ -21,19 +22,6 @@ if TYPE_CHECKING:
 SHOWN_FLOOR = 1e-3  # of the logarithmic axis, in units of the limit
 SHOWN_CEILING = 1e4
 LONGEST_NAME = 60  # characters of a series in the chart
-
-RUNBOOKS = {
-    "mean": "data-drift",
-    "volatility": "data-drift",
-    "correlation": "data-drift",
-    "parity": "parity",
-    "safe-answers": "safe-answers",
-    "performance": "performance",
-    "age": "model-age",
-    "drawdown": "halted",
-    "session-loss": "halted",
-    "skew": "train-serve-skew",
-}
 
 
 def write_evidence(verdict: Verdict, out: Path) -> list[Path]:
@@ -161,16 +149,8 @@ def distance_table(verdict: Verdict) -> Iterator[str]:
 
 def alarm_table(verdict: Verdict) -> Iterator[str]:
     """Alarms as a Markdown table; nothing where there are none."""
-    if not verdict.alarms:
-        return
-    yield "| alarm | series | by | statistic | threshold | session | runbook |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for alarm in verdict.alarms:
-        yield (
-            f"| {alarm.family} | {alarm.series} | {alarm.detector or '-'} "
-            f"| {alarm.statistic:.3g} | {alarm.threshold:.4g} "
-            f"| {alarm.session} | docs/en/runbooks/{RUNBOOKS[alarm.family]}.md |"
-        )
+    if verdict.alarms:
+        yield to_markdown([alarms(verdict)]).rstrip()
 
 
 def series_table(verdict: Verdict) -> Iterator[str]:

@@ -13,9 +13,9 @@ from typing import Any
 from sekisho.backtest.words import number, percent
 from sekisho.errors import SekishoError
 from sekisho.monitoring import lineage
+from sekisho.monitoring.alarms import alarms
 from sekisho.monitoring.evidence import plot_of
 from sekisho.monitoring.origin import Traces, chain, changes
-from sekisho.monitoring.status_page import alarms
 from sekisho.monitoring.verdict import Verdict
 from sekisho.monitoring.words import STATES, action, minute, sentence
 from sekisho.page.blocks import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from sekisho.monitoring.cost import Cost, read_cost
 from sekisho.monitoring.kpi import measure
 from sekisho.monitoring.verdict import Verdict, read_verdicts
 from sekisho.page.blocks import Both
-from sekisho.page.html import Page
+from sekisho.page.html import Page, with_menu
 from sekisho.release import audit_page
+from sekisho.release.audit import write_atomically
 from sekisho.release.trace import trace_releases
 
 MODEL = Page(model_page.TITLE, "model.html")
@@ -66,18 +66,19 @@ def _write(sources: Sources, out: Path) -> SekishoError | None:
     last = seen.verdicts[-1] if seen.verdicts else None
     menu = [MODEL, KPI, AUDIT, *([VERDICT] if last else []), *([REPORT] if report else [])]
     out.mkdir(parents=True, exist_ok=True)
-    _lay(report, out / REPORT.file)
+    _lay(report, out / REPORT.file, menu)
     _show(last, out / VERDICT.file, menu)
     model_page.write_model_page(seen, out / MODEL.file, menu)
     kpi_page.write_kpi_page(kpi, _cost(repo), environment, out / KPI.file, menu)
     return audit_page.write_traced(repo, traces, out / AUDIT.file, menu)
 
 
-def _lay(report: Path | None, place: Path) -> None:
+def _lay(report: Path | None, place: Path, menu: list[Page]) -> None:
     if report is None:
         place.unlink(missing_ok=True)
     else:
-        shutil.copyfile(report, place)
+        page = with_menu(report.read_text(encoding="utf-8"), menu, place.name)
+        write_atomically(place, page.encode())
 
 
 def _show(verdict: Verdict | None, place: Path, menu: list[Page]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sekisho.monitoring.evidence import RUNBOOKS, figures, plot_of
+from sekisho.monitoring.alarms import alarms
+from sekisho.monitoring.evidence import figures, plot_of
 from sekisho.monitoring.verdict import Verdict
-from sekisho.monitoring.words import STATES, action, minute, named, sentence
-from sekisho.page.blocks import Block, Both, Cell, Heading, Plain, Table, Text
+from sekisho.monitoring.words import STATES, action, minute, named, sentence, series
+from sekisho.page.blocks import Block, Both, Heading, Plain, Table, Text
 from sekisho.page.canvas import picture
 from sekisho.page.html import Page, to_html
 from sekisho.release.audit import write_atomically
@@ -55,7 +56,7 @@ def _blocks(verdict: Verdict, name: str) -> Iterator[Block]:
                 Both("file", "ファイル"),
             ],
             [
-                [named(one["family"]), *(Plain(one[key]) for key in ("series", "reason", "file"))]
+                [named(one["family"]), series(one["series"]), Plain(one["reason"]), Plain(one["file"])]
                 for one in verdict.acknowledged
             ],
             left=frozenset(range(4)),
@@ -64,27 +65,3 @@ def _blocks(verdict: Verdict, name: str) -> Iterator[Block]:
         yield Text((Both("Not watched:", "監視していないもの:"), Plain(what)))
     checked = minute(verdict.checked_at)
     yield Text(Both(f"Checked at {checked}.", f"確認時刻: {checked}"))
-
-
-def alarms(verdict: Verdict) -> Table:
-    """Its alarms, each with the runbook that answers it."""
-    rows: list[list[Cell]] = [
-        [
-            named(alarm.family),
-            Plain(alarm.series),
-            f"{alarm.statistic:.3g}",
-            f"{alarm.threshold:.4g}",
-            alarm.session,
-            Plain(RUNBOOKS[alarm.family]),
-        ]
-        for alarm in verdict.alarms
-    ]
-    header = [
-        Both("alarm", "アラーム"),
-        Both("series", "系列"),
-        Both("statistic", "統計量"),
-        Both("limit", "基準"),
-        Both("session", "立会日"),
-        Both("runbook", "ランブック"),
-    ]
-    return Table(header, rows, left=frozenset({0, 1, 4, 5}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 
 from sekisho.monitoring.verdict import Verdict
 from sekisho.page.blocks import Both
@@ -51,6 +52,11 @@ NAMES_JA = {
     "CUSUM of shortfalls": "不足分の CUSUM",
     "manifest": "マニフェスト",
     "reference": "基準",
+    # series
+    "fraction of equity lost": "失った資産の割合",
+    "equity below the backtest's band": "バックテストの範囲を下回る資産",
+    "CUSUM of net returns under the backtest's mean": "バックテストの平均を下回る純リターンの CUSUM",
+    "logged against replayed weights": "記録したウェイトと再現したウェイトの差",
     # in the chart
     "alarm": "アラーム",
     "statistic / limit (log)": "統計量 ÷ 基準(対数)",
@@ -63,6 +69,16 @@ NAMES_JA = {
 def named(english: str) -> Both | str:
     """An alarm's family or a figure's name in both languages; itself where it has no Japanese."""
     return Both(english, NAMES_JA[english]) if english in NAMES_JA else english
+
+
+def series(english: str) -> Both:
+    """An alarm's series in both languages; symbols, features and the guard's verdicts have one name."""
+    japanese = NAMES_JA.get(english, english)
+    if ended := re.fullmatch(r"training window ends (\S+)", english):
+        japanese = f"学習期間の最終日 {ended[1]}"
+    elif feature := re.fullmatch(r"(\S+) of (\S+)", english):
+        japanese = f"{feature[2]} の {feature[1]}"
+    return Both(english, japanese, plain=True)
 
 
 def action(verdict: Verdict) -> Both:
@@ -94,7 +110,8 @@ def _sentence_japanese(verdict: Verdict) -> str:
     others = "、".join(NAMES_JA.get(name, name) for name in verdict.other_families())
     also = f"。ほかに{others}のアラームあり" if others else ""
     return (
-        f"アラーム: {alarm.session} に {alarm.series} の{family}が {alarm.statistic:.3g} となり、"
+        f"アラーム: {alarm.session} に「{series(alarm.series).ja}」の{family}が "
+        f"{alarm.statistic:.3g} となり、"
         f"基準 {alarm.threshold:g} を超えました({span}){also}"
     )
 

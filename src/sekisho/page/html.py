@@ -36,6 +36,7 @@ LEADS_SOMEWHERE = re.compile(
     r"https?://[^\s]+|[\w.-][\w./-]*(#[\w.-]+)?"
 )  # no other scheme, nothing that runs
 
+HEADER = "<header>"  # the menu stands at its beginning
 DAY = re.compile(r"\b\d{4}-\d\d-\d\d\b")  # is not broken at its hyphens
 
 
@@ -52,10 +53,16 @@ def to_html(title: Both, blocks: Sequence[Block], menu: Iterable[Page] = (), her
     fields = {
         "title": html.escape(f"{title.en} · {title.ja}"),
         "style": STYLE,
+        "header": HEADER,
         "menu": _menu(list(menu), here),
         "body": "\n".join(map(_html, blocks)),
     }
     return re.sub(r"\{(\w+)\}", lambda found: fields[found[1]], PAGE)
+
+
+def with_menu(page: str, menu: Iterable[Page], here: str) -> str:
+    """A page that `to_html` wrote without one, with a menu; what else wrote stands as it is."""
+    return page.replace(HEADER, f"{HEADER}{_menu(list(menu), here)}", 1)
 
 
 def _menu(pages: list[Page], here: str) -> str:
@@ -173,7 +180,7 @@ PAGE = """<!doctype html>
 <style>{style}</style>
 </head>
 <body>
-<header>{menu}
+{header}{menu}
 <form class="switches">
 <fieldset><legend>Language 言語</legend>
 <input type="radio" name="language" id="en"><label for="en">English</label>

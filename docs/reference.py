@@ -58,7 +58,7 @@ def _option(parameter: click.Parameter, words: Words) -> str:
     if isinstance(parameter.type, click.Choice):
         name += " " + "|".join(map(str, parameter.type.choices))
     elif not parameter.is_flag:
-        name += f" {parameter.type.name.upper()}"
+        name += f" {parameter.metavar or parameter.type.name.upper()}"
     default = parameter.to_info_dict().get("default")
     if parameter.required:
         shown = words("required")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,8 +20,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Objects:
     """The objects under one address: a folder's path, or ``s3://bucket/prefix``.
 
-    A name is one path component. S3 puts an object whole or not at all, and its client tries again by itself
-    when a server answers 5xx; in a folder an object is written beside its place, synced, and renamed into it.
+    A name is one path component, but in :meth:`tree` and :meth:`fetch`. S3 puts an object whole or not at
+    all, and its client tries again by itself when a server answers 5xx; in a folder an object is written
+    beside its place, synced, and renamed into it.
 
     Raises:
         DataError: no such kind of address.
@@ -100,6 +102,41 @@ class Objects:
             raise self._explained(error, "") from error
         names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
         return sorted(name for name in names if not name.startswith("."))
+
+    def tree(self) -> dict[str, str]:
+        """Every object of an S3 address, folders within it included, by its path below it: size and ETag,
+        which changes with the content.
+
+        Raises:
+            DataError: it cannot be listed, or a name leads out of a folder; names address and cause.
+        """
+        self._files.invalidate_cache()
+        try:
+            found: dict[str, Any] = self._files.find(self._root, detail=True)
+        except Exception as error:
+            raise self._explained(error, "") from error
+        files = {
+            path: about for path, about in found.items() if not path.endswith("/")
+        }  # no console's folder
+        names = {path.removeprefix(self._root).strip("/"): about for path, about in files.items()}
+        if wrong := next((name for name in names if {"", ".", ".."} & set(name.split("/"))), None):
+            raise DataError(
+                f"{self.address}/{wrong}: not a name that a file may have", remedy="take that object away"
+            )
+        return {name: f"{about['size']} {about['ETag']}" for name, about in sorted(names.items())}
+
+    def fetch(self, names: Sequence[str], folder: Path) -> None:
+        """Copy objects of :meth:`tree` to the same paths below ``folder``, several at once.
+
+        Raises:
+            DataError: one cannot be read; names address and cause.
+        """
+        try:
+            self._files.get(
+                [f"{self._root}/{name}" for name in names], [str(folder / name) for name in names]
+            )
+        except Exception as error:
+            raise self._explained(error, names[0] if len(names) == 1 else "") from error
 
     def remove(self, name: str) -> None:
         """Take one object away; no fault where there is none.

@@ -295,7 +295,7 @@ def test_drift_that_cannot_judge_fails_and_opens_nothing(world, github):
     pulls = len(github.pulls)
     ran = world.act("drift.yml", "schedule", world.schedule("30 7 * * 1-5"))
     assert (ran.jobs["judge"], ran.jobs["propose"]) == ("success", "failure")
-    assert ran.result("judge", 'dvc get-url --force "$PREDICTIONS"') == "success"
+    assert ran.result("judge", "sekisho drift check") == "failure"
     assert ran.result("propose", "sekisho retrain") == "failure"
     assert len(github.pulls) == pulls
 

@@ -214,7 +214,7 @@ def test_retrainings_answer_leaves_the_runner_with_the_verdict():
     assert after["env"]["VERDICTS"] == "${{ vars.VERDICTS }}"
 
 
-def test_the_job_that_judges_writes_its_verdict_only_and_has_no_key():
+def test_the_job_that_judges_writes_beside_its_verdicts_only_and_has_no_key():
     judge = load("drift.yml")["jobs"]["judge"]
     assert "environment" not in judge
     asked = reached([step["run"] for step in judge["steps"] if "run" in step])
@@ -365,6 +365,7 @@ def reached(lines: list[str]) -> set[tuple[str, str, str]]:
         found |= {("dvc", remotes()[name], access) for name, access in asked if name in remotes()}
         access = "write" if words[1:3] == ["drift", "publish"] else "read"
         found |= {(*PLACES[word], access) for word in words if word in PLACES}
+        found |= {(*PLACES[b], "write") for a, b in pairwise(words) if a == "--kept"}
     return found
 
 

@@ -66,7 +66,12 @@ def reference(features: Path, bars: Path, out: Path, params: Path, as_json: bool
 
 
 @drift.command()
-@click.option("--predictions", type=FOLDER, required=True, help="Folder written by `sekisho serve`.")
+@click.option(
+    "--predictions",
+    required=True,
+    metavar="FOLDER|s3://bucket/prefix",
+    help="What `sekisho serve` wrote; of S3 only what `--kept` does not know is fetched.",
+)
 @click.option("--release", type=FOLDER, required=True, help="Release folder with its content.")
 @click.option(
     "--out",
@@ -86,7 +91,9 @@ def reference(features: Path, bars: Path, out: Path, params: Path, as_json: bool
 @click.option("--environment", default="production", show_default=True, help="Whose log it is.")
 @click.option("--switch", type=FILE, help="The server's kill switch: turned off at a loss over its limit.")
 @click.option(
-    "--kept", type=FOLDER, help="What the next check need not read again. [default: .kept beside it]"
+    "--kept",
+    metavar="FOLDER|s3://bucket/prefix",
+    help="What the next check need not read again. [default: .kept beside it]",
 )
 @click.option(
     "--as-of",
@@ -96,7 +103,7 @@ def reference(features: Path, bars: Path, out: Path, params: Path, as_json: bool
 @PARAMS
 @json_option
 def check(
-    predictions: Path,
+    predictions: str,
     release: Path,
     out: Path,
     bars: Path | None,
@@ -104,7 +111,7 @@ def check(
     acknowledged: Path,
     environment: str,
     switch: Path | None,
-    kept: Path | None,
+    kept: str | None,
     as_of: dt.datetime | None,
     params: Path,
     as_json: bool,
@@ -112,6 +119,7 @@ def check(
     """Judge data quality, drift and performance of a release. Exits 0 ok, 1 alarm, 2 cannot judge."""
     from sekisho.monitoring.check import check_predictions, not_judged
     from sekisho.monitoring.evidence import write_evidence
+    from sekisho.monitoring.remote import open_log
     from sekisho.monitoring.status_page import write_status_page
     from sekisho.params import load_params
 
@@ -120,17 +128,18 @@ def check(
     try:
         every = load_params(params)
         decisions, problems = _decisions(excluded, acknowledged, switch)
-        verdict = check_predictions(
-            predictions,
-            release,
-            every.monitoring,
-            bars=bars,
-            data=every.data,
-            decisions=decisions,
-            as_of=moment,
-            kept=kept,
-            problems=problems,
-        )
+        with open_log(predictions, kept) as (folder, memory):
+            verdict = check_predictions(
+                folder,
+                release,
+                every.monitoring,
+                bars=bars,
+                data=every.data,
+                decisions=decisions,
+                as_of=moment,
+                kept=memory,
+                problems=problems,
+            )
     except SekishoError as error:  # a check that failed is a verdict too: one that notifies
         verdict = not_judged(release, [error.message])
     verdict = replace(

@@ -60,7 +60,7 @@ def check_predictions(
     data: DataParams | None = None,
     decisions: Decisions | None = None,
     as_of: dt.datetime | None = None,
-    kept: Path | None = None,
+    kept: Kept | None = None,
     problems: Sequence[str] = (),
 ) -> Verdict:
     """Judge the predictions of ``release``; never raises `SekishoError`: what is wrong is a verdict.
@@ -75,7 +75,7 @@ def check_predictions(
         decisions: people's. A session that they excluded still counts for the loss limits.
         as_of: the moment (aware) to judge at: sessions that have not ended by then are left out, and the log
             must reach the last one that has. None: the log is judged whole, its end is not checked.
-        kept: folder for what the next check need not read again; None: one beside the sessions.
+        kept: what the next check need not read again; None: a folder beside the sessions.
         problems: why the rest cannot be believed either, where the caller knows.
     """
     try:
@@ -94,13 +94,13 @@ def check_predictions(
         live = LiveBars(bars, judged.reference.symbols, judged.features(), data) if bars and data else None
     except SekishoError as error:
         found.append(error.message)
-    memory = Kept(kept or predictions / FOLDER)
+    memory = kept or Kept(predictions / FOLDER)
     try:
         logs = find_logs(predictions)
+        every = read_records(logs, judged, params, memory, live, until)
     except SekishoError as error:
         return replace(verdict, problems=[*found, error.message])
     found += logs.problems
-    every = read_records(logs, judged, params, memory, live, until)
     for log in logs.folders:
         try:
             memory.verify(log, "." if log == predictions else log.name)

@@ -51,6 +51,7 @@ def read_records(
         record = kept.record(str(session), key)
         if record is None:
             names = (release.model, release.seq, release.digest)
+            kept.need(files)
             log = read_session(session, files, *names, release.shape, _closes(release, session))
             replayer = replayer or Replayer(release.content / "model.onnx")
             record = make_record(log, release, params, replayer, live)

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.forge.test_github import check
+from tests.forge.stand_in import check
 
 from sekisho.errors import CannotCheck
 from sekisho.forge.github import GitHubForge

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sekisho.errors import ParamsError
+from sekisho.pointer import MODEL
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -177,7 +178,7 @@ class GateParams(Section):
 
 
 class ReleaseParams(Section):
-    model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+    model: Annotated[str, Field(pattern=f"^{MODEL}$")]
     golden_rows: Count
     deployment_days: Annotated[int, Field(ge=1, le=366)]
     revocation_days: Annotated[int, Field(ge=1, le=31)]

@@ -27,7 +27,7 @@ from tests.e2e.cluster import (
     render,
 )
 
-from sekisho.release.promote import read_pointer
+from sekisho.pointer import read_pointer
 
 NAMESPACE, ARGOCD, OVERLAY = "sekisho-local", "argocd", "local"
 SKIP = reason_to_skip("applications.argoproj.io", "Argo CD")

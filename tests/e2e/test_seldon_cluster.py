@@ -24,7 +24,7 @@ from tests.e2e.cluster import (
     render,
 )
 
-from sekisho.release.promote import read_pointer
+from sekisho.pointer import read_pointer
 
 NAMESPACE, OVERLAY = "sekisho-seldon", "staging"
 SKIP = reason_to_skip("seldondeployments.machinelearning.seldon.io", "Seldon's operator")

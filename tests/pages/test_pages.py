@@ -14,6 +14,7 @@ from tests.pages.conftest import DAYS, HOSTILE, verdict_of
 from tests.release.workshop import Workshop
 
 from sekisho.backtest import labels
+from sekisho.checkout import git
 from sekisho.cli import main
 from sekisho.errors import CannotCheck, Refused
 from sekisho.monitoring import kpi_page, words
@@ -25,7 +26,6 @@ from sekisho.monitoring.status_page import write_status_page
 from sekisho.monitoring.verdict import Alarm, Verdict, parse_verdict
 from sekisho.page.blocks import Both, Link, Plain, Table, Text, to_markdown
 from sekisho.page.html import to_html
-from sekisho.release.dvclock import git
 from sekisho.release.manifest import read_manifest
 from sekisho.release.revoke import revoke
 

@@ -14,11 +14,12 @@ from tests.release.workshop import Workshop, git
 
 from sekisho.cli import main
 from sekisho.errors import CannotCheck, Refused
+from sekisho.pointer import pointer_path
 from sekisho.release import audit
 from sekisho.release.audit_check import check_log
 from sekisho.release.audit_page import write_page
 from sekisho.release.pack import export_pack
-from sekisho.release.promote import pointer_path, promote, rollback
+from sekisho.release.promote import promote, rollback
 from sekisho.release.revoke import revoke
 from sekisho.release.trace import table, trace_release
 

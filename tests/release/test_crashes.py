@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from tests.release.workshop import COMMANDS, ROOT, Workshop, payload
 
+from sekisho.pointer import read_pointer
 from sekisho.release.audit import read_log
 from sekisho.release.audit_check import check_log
 from sekisho.release.pack_verify import verify_pack
-from sekisho.release.promote import promote, read_pointer
+from sekisho.release.promote import promote
 from sekisho.release.revocation import REVOCATIONS
 
 

@@ -20,12 +20,13 @@ from tests.release.workshop import payload
 from sekisho.cli import main
 from sekisho.errors import CannotCheck, Refused
 from sekisho.params import load_params
+from sekisho.pointer import Pointer, read_pointer
 from sekisho.release.audit import read_log
 from sekisho.release.audit_check import check_log
 from sekisho.release.audit_page import write_page
 from sekisho.release.dvclock import sha256_of
 from sekisho.release.manifest import read_manifest
-from sekisho.release.promote import Pointer, promote, read_pointer, rollback
+from sekisho.release.promote import promote, rollback
 from sekisho.release.revoke import revoke
 from sekisho.release.statements import PREDICATES, json_schema, read_approval
 from sekisho.release.trace import find_records, table, trace_prediction, trace_release

@@ -13,10 +13,11 @@ import pytest
 from tests.release.workshop import Workshop, git, payload
 
 from sekisho.errors import CannotCheck, Refused
+from sekisho.pointer import Pointer, pointer_path, read_pointer
 from sekisho.release import verify as verification
 from sekisho.release.audit import now, read_log
 from sekisho.release.audit_check import check_log
-from sekisho.release.promote import Pointer, pointer_path, promote, read_pointer, rollback
+from sekisho.release.promote import promote, rollback
 from sekisho.release.revoke import revoke
 
 

@@ -22,18 +22,19 @@ from sekisho import features
 from sekisho.backtest.evaluate import BASELINES
 from sekisho.backtest.gate import judge, verdict
 from sekisho.backtest.selection import count_and_select
+from sekisho.checkout import checked_out
 from sekisho.params import load_params, lookup, parse_yaml
-from sekisho.release.dvclock import head, sha256_of, track
+from sekisho.release.dvclock import sha256_of, track
 from sekisho.release.export import export_release
 from sekisho.release.judgement import INPUTS, JUDGE, candidate_digest
 from sekisho.release.local_authority import open_local_authority
 from sekisho.release.manifest import canonical, read_manifest
 from sekisho.release.pack import export_pack
 from sekisho.release.policy import load_trust
-from sekisho.release.promote import Desk, promote, rollback
+from sekisho.release.promote import promote, rollback
 from sekisho.release.revoke import ensure_local_list, revoke
 from sekisho.release.sign import sign_release
-from sekisho.release.signer import install_local_root, local_identity, predicate_digest
+from sekisho.release.signer import Desk, install_local_root, local_identity, predicate_digest
 from sekisho.release.verify import VerifiedRelease, verify_release
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,7 +100,7 @@ class Workshop:
     def record(self, release: Path, **changes: Any) -> Path:
         """The approval record that the forge would write for ``release``, with ``changes``."""
         manifest, _ = read_manifest(release)
-        commit, tree = head(self.repo)
+        commit, tree = checked_out(self.repo)
         value = {
             "pr": 7,
             "url": "https://local.sekisho.test/pull/7",
@@ -122,15 +123,7 @@ class Workshop:
 
     def sign(self, release: Path | None = None, **changes: Any) -> None:
         release = release or self.release
-        sign_release(
-            self.repo,
-            release,
-            self.record(release, **changes),
-            trust=self.trust,
-            authority="local",
-            local_folder=self.folder,
-            actor="releaser",
-        )
+        sign_release(self.desk, release, self.record(release, **changes))
 
     def verify(
         self, release: Path | None = None, environment: str = "local", **options: Any
@@ -181,7 +174,7 @@ class Workshop:
         unchecked._contents = statement
         authority = open_local_authority(folder or self.folder)
         policy = load_trust(self.trust, "local").policy
-        subject, arcs = local_identity(policy, fact.partition("-")[0], head(self.repo)[0])  # type: ignore[arg-type]
+        subject, arcs = local_identity(policy, fact.partition("-")[0], checked_out(self.repo)[0])  # type: ignore[arg-type]
         for name, value in extensions.items():
             arcs = {arc: text for arc, text in arcs.items() if arc != name[1:]}
             arcs |= {name[1:]: value} if value is not None else {}

@@ -35,7 +35,7 @@ ROOMS = [
 ]
 SHARED = {
     *("params", "errors", "calendar", "dvc_files", "explain", "git", "objects", "page"),
-    *("partition_store", "plan"),
+    *("checkout", "partition_store", "plan", "pointer"),
 }
 LONGEST_MODULE, LONGEST_FUNCTION = 500, 80
 TEXT = {".py", ".md", ".yml", ".yaml", ".toml", ".txt", ".json", ".lock", ".dvc", ".in", ".cfg", ".ini", ""}

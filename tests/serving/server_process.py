@@ -51,7 +51,7 @@ def verify(
 
 @dataclass(frozen=True)
 class Pointer:
-    """Stands in for ``release.promote.Pointer``; the file holds one seq."""
+    """Stands in for ``pointer.Pointer``; the file holds one seq."""
 
     seq: int
     model: str = "policy"

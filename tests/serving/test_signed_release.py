@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from sekisho.release.promote import promote, read_pointer
+from sekisho.pointer import read_pointer
+from sekisho.release.promote import promote
 
 ROOT = Path(__file__).parents[2]
 

@@ -97,10 +97,10 @@ def report(number: int, folder: Path, head: str | None, as_json: bool) -> None:
 
     Refused when the head is another than the commit that was reproduced, its results committed or not.
     """
-    from sekisho.forge.propose import head_of
+    from sekisho.checkout import checked_out
     from sekisho.forge.report import publish_report
 
-    digest, ids = publish_report(_forge(), number, folder, head or head_of(folder))
+    digest, ids = publish_report(_forge(), number, folder, head or checked_out(folder)[0])
     text = f"report {digest[:12]}… posted on pull request {number} in {len(ids)} comment(s)"
     _say(as_json, text, number=number, report_sha256=digest, comments=ids)
 
@@ -115,9 +115,10 @@ def results(number: int, folder: Path, head: str | None, as_json: bool) -> None:
 
     Refused when the head is no longer the commit that was reproduced.
     """
-    from sekisho.forge.propose import commit_results, head_of
+    from sekisho.checkout import checked_out
+    from sekisho.forge.propose import commit_results
 
-    made = commit_results(_forge(), number, folder, head or head_of(folder))
+    made = commit_results(_forge(), number, folder, head or checked_out(folder)[0])
     text = f"results committed: the head is {made}" if made else "the head holds these results already"
     _say(as_json, text, number=number, head_sha=made)
 
@@ -295,15 +296,13 @@ def merge(number: int, as_json: bool) -> None:
 def approval(number: int | None, merge_commit: str | None, out: Path, as_json: bool) -> None:
     """Write the approval record of a pull request, which `sekisho sign` attests."""
     from sekisho.forge.approvals import approval_record
+    from sekisho.release.audit import write_atomically
 
     forge = _forge()
     if number is None:
         number = _merged_as(forge, merge_commit)
     record = approval_record(forge, number)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.tmp")
-    beside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    beside.replace(out)
+    write_atomically(out, f"{json.dumps(record, indent=1, sort_keys=True)}\n".encode())
     _say(as_json, f"approval of {record['head_sha']} by {record['approver']} → {out}", **record)
 
 

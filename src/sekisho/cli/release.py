@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,15 +12,15 @@ import click
 from sekisho.cli.terminal import json_option, show
 from sekisho.errors import CannotCheck
 from sekisho.params import load_params
+from sekisho.pointer import RELEASE, pointer_path
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from sekisho.release.promote import Desk
+    from sekisho.release.signer import Desk
 
 ROOT = Path()  # commands run at the root of the repository
 ENVIRONMENTS = click.Choice(["local", "staging", "production"])
-NAME = re.compile(r"[a-z][a-z0-9-]{0,62}/[1-9][0-9]{0,8}")  # MODEL/SEQ
 
 trust_option = click.option(
     "--trust", type=click.Path(path_type=Path), default=Path("trust"), show_default=True, help="Trust folder."
@@ -46,7 +45,7 @@ folder_option = click.option(
 
 def release_folder(name: str) -> Path:
     """A release by MODEL/SEQ, which is always the one under releases/, or by any other path of a folder."""
-    return ROOT / "releases" / name if NAME.fullmatch(name) else Path(name)
+    return ROOT / "releases" / name if RELEASE.fullmatch(name) else Path(name)
 
 
 def complete_releases(
@@ -66,8 +65,7 @@ def acting() -> str:
 
 
 def _desk(trust: Path, authority: str | None, folder: Path | None) -> Desk:
-    from sekisho.release.promote import Desk
-    from sekisho.release.signer import LOCAL_FOLDER, default_authority
+    from sekisho.release.signer import LOCAL_FOLDER, Desk, default_authority
 
     return Desk(
         repo=ROOT,
@@ -128,15 +126,7 @@ def sign(
         raise click.UsageError("RELEASE and --approval FILE are needed")
     folder = release_folder(release)
     already = (folder / "bundles").exists()
-    facts = sign_release(
-        ROOT,
-        folder,
-        approval,
-        trust=trust,
-        authority=desk.authority,
-        local_folder=desk.local_folder,
-        actor=desk.actor,
-    )
+    facts = sign_release(desk, folder, approval)
     value = {name: {"workflow": fact.workflow, "bundle": fact.bundle_sha256} for name, fact in facts.items()}
     what = "is signed already, with this approval" if already else "signed"
     show(value, f"{release} {what}: {', '.join(facts)}", as_json)
@@ -179,7 +169,7 @@ def verify(
         environment=environment,
         minimum_seq=minimum_seq,
         deployed=deployed,
-        expect=expect if expect is not None or not NAME.fullmatch(release) else release,
+        expect=expect if expect is not None or not RELEASE.fullmatch(release) else release,
     )
     if summary:
         from sekisho.release.summary import write_summary
@@ -222,7 +212,6 @@ def promote(
     as_json: bool,
 ) -> None:
     """Point an environment at RELEASE: verify, sign the deployment, change one line."""
-    from sekisho.release.promote import pointer_path
     from sekisho.release.promote import promote as run
 
     desk = _desk(trust, authority, authority_folder)

@@ -59,7 +59,7 @@ def serve(
     follow: bool,
 ) -> None:
     """Serve a verified, promoted release over Open Inference Protocol v2 until SIGTERM."""
-    from sekisho.release.promote import read_pointer
+    from sekisho.pointer import read_pointer
     from sekisho.release.verify import verify_release
     from sekisho.serving.runtime import ServingSetup
     from sekisho.serving.server import Listen

@@ -13,12 +13,7 @@ from typing import Literal
 
 from sekisho.calendar import Calendar
 from sekisho.errors import CannotCheck, Refused
-from sekisho.forge.approvals import (
-    authors,
-    bind,
-    blockers,
-    find_report,
-)
+from sekisho.forge.approvals import authors, bind, blockers, find_report
 from sekisho.forge.grammar import KINDS, Command, Kind, parse
 from sekisho.forge.interface import (
     Comment,
@@ -48,8 +43,9 @@ from sekisho.forge.records import (
     require_bot,
 )
 from sekisho.forge.retune import read_changes, with_changes
+from sekisho.pointer import RELEASE
 
-RELEASE_BRANCH = re.compile(r"release/([a-z][a-z0-9-]{0,62}/[1-9][0-9]{0,8})")  # made by release.yml
+RELEASE_BRANCH = re.compile(f"release/({RELEASE.pattern})")  # made by release.yml
 
 Status = Literal["done", "accepted", "waiting", "refused", "ignored"]
 UNDONE_BY = {"approve": "unapprove", "hold": "resume", "resume": "hold"}

@@ -16,9 +16,9 @@ from ruamel.yaml.error import YAMLError
 from sekisho.forge.interface import Forge, PullRequest
 from sekisho.forge.markdown import one_line
 from sekisho.params import lookup, parse_yaml
+from sekisho.pointer import parse_pointer
 
 HEADLINE = re.compile(r"backtest\.agent\.[a-z_]+")  # not the nested ones
-POINTER = re.compile(rb"RELEASE=([a-z][a-z0-9-]{0,62})/([1-9][0-9]{0,8})@sha256:[0-9a-f]{64}\n")
 
 Flat = dict[str, object]
 
@@ -61,10 +61,11 @@ def links(pull: PullRequest) -> str:
 def champion(forge: Forge, sha: str) -> tuple[str, str | None]:
     """The release in production as of a commit, and the commit that it was made from (None: no release)."""
     place = lookup(_yaml(forge, sha, "params.yaml"), "backtest.champion")
-    line = POINTER.fullmatch(forge.read_file(sha, f"deploy/policy/{place}/release.env") or b"")
-    if not line:
+    line = forge.read_file(sha, f"deploy/policy/{place}/release.env") or b""
+    pointer = parse_pointer(line.decode(errors="replace"))
+    if pointer is None:
         return "none", None
-    model, seq = line[1].decode(), int(line[2])
+    model, seq = pointer.model, pointer.seq
     release = f"{model}/{seq}"
     for _ in range(seq):  # a rollback's own content is that of an older one
         try:

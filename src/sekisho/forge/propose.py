@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from sekisho.checkout import checked_out, git_names
 from sekisho.errors import CannotCheck, Refused
 from sekisho.forge.interface import Forge, PullRequest, head_moved, same_actor
-from sekisho.forge.markdown import one_line, quoted
+from sekisho.forge.markdown import quoted
 from sekisho.forge.records import check_not_held
 
 RESULTS = (".json", ".csv")  # what stages write under metrics/
@@ -58,11 +58,6 @@ def holds_results(forge: Forge, reproduced: str, head: str, results: Mapping[str
     return changed is not None and changed <= results.keys() and _holds(forge, head, results)
 
 
-def head_of(checkout: Path) -> str:
-    """The commit that a checkout is at."""
-    return _git(checkout, "rev-parse", "HEAD")[0].strip()
-
-
 @dataclass(frozen=True)
 class Proposal:
     """What the bot proposes: a branch, the words about it, and the cause that it is the only request for.
@@ -91,7 +86,7 @@ def propose(forge: Forge, checkout: Path, paths: Sequence[str], proposal: Propos
         Refused: main has changed under ``paths`` since the checkout; the branch moved meanwhile, is on hold
             or taken (``exclusive``), or another one is open for the key.
     """
-    files, base = _changed(checkout, paths), head_of(checkout)
+    files, base = _changed(checkout, paths), checked_out(checkout)[0]
     branch, head = proposal.branch, forge.branch_head(proposal.branch)
     earlier = [pull for pull in forge.list_pull_requests("all") if pull.branch == branch]
     open_one = next((pull for pull in earlier if pull.state == "open"), None)
@@ -158,8 +153,8 @@ def _check_base(forge: Forge, base: str, paths: Sequence[str]) -> None:
 
 
 def _changed(checkout: Path, paths: Sequence[str]) -> dict[str, bytes]:
-    changed = _git(checkout, "diff", "--name-only", "--relative", "-z", "HEAD", "--", *paths)
-    changed += _git(checkout, "ls-files", "--others", "--exclude-standard", "-z", "--", *paths)
+    changed = git_names(checkout, "diff", "--name-only", "--relative", "-z", "HEAD", "--", *paths)
+    changed += git_names(checkout, "ls-files", "--others", "--exclude-standard", "-z", "--", *paths)
     files = {name: (checkout / name).read_bytes() for name in changed if (checkout / name).is_file()}
     if not files:
         raise CannotCheck(f"nothing changed under {', '.join(paths)}", remedy="check paths and git status")
@@ -168,12 +163,3 @@ def _changed(checkout: Path, paths: Sequence[str]) -> dict[str, bytes]:
 
 def _holds(forge: Forge, sha: str, files: Mapping[str, bytes]) -> bool:
     return all(forge.read_file(sha, name) == content for name, content in files.items())
-
-
-def _git(checkout: Path, *words: str) -> list[str]:
-    """What a git command lists, NUL-separated."""
-    done = subprocess.run(["git", *words], cwd=checkout, capture_output=True, check=False)
-    if done.returncode:
-        reason = one_line(done.stderr.decode(errors="replace"))
-        raise CannotCheck(f"git {words[0]} failed: {reason}", remedy="run it in a git checkout")
-    return [name.decode() for name in done.stdout.split(b"\0") if name]

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ruamel.yaml.error import YAMLError
 
+from sekisho.checkout import git, git_names
 from sekisho.errors import CannotCheck
 from sekisho.forge.interface import Forge
 from sekisho.forge.markdown import one_line
@@ -56,8 +57,8 @@ def use_remote(checkout: Path, number: int) -> str:
 
 def outputs(checkout: Path, base: str | None = None) -> dict[str, str]:
     """Digest of each output and tracked folder that DVC keeps, by target: here, or in commit ``base``."""
-    pointers = _git(checkout, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.dvc")
-    names = sorted(name for name in pointers.split("\0") if name and "/" not in name)
+    pointers = git_names(checkout, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.dvc")
+    names = sorted(name for name in pointers if "/" not in name)
     found: dict[str, str] = {}
     for name in ("dvc.lock", *names):
         path = checkout / name
@@ -121,7 +122,7 @@ def merged_since_release(forge: Forge, checkout: Path) -> list[int]:
                 released.add(manifest["created_from"]["commit"])
         except (ValueError, KeyError, TypeError) as error:
             raise CannotCheck(f"{path}: not a manifest: {error}", remedy="restore it from git") from error
-    history = _git(checkout, "rev-list", "--first-parent", "HEAD").split()
+    history = git(checkout, "rev-list", "--first-parent", "HEAD").decode().split()
     numbers = {pull.merge_sha: pull.number for pull in forge.list_pull_requests("merged")}
     return [numbers[sha] for sha in takewhile(lambda sha: sha not in released, history) if sha in numbers]
 
@@ -171,17 +172,9 @@ def _uncached(checkout: Path) -> set[str]:
 
 
 def _show(checkout: Path, base: str, name: str) -> bytes:
-    _git(checkout, "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}")
-    done = subprocess.run(["git", "show", f"{base}:{name}"], cwd=checkout, capture_output=True, check=False)
-    return b"" if done.returncode else done.stdout
-
-
-def _git(checkout: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=checkout, capture_output=True, check=False)
-    if done.returncode:
-        reason = one_line(done.stderr.decode(errors="replace")) or "no such commit"
-        raise CannotCheck(f"git {' '.join(words)}: {reason}", remedy="run it in a checkout with its history")
-    return done.stdout.decode()
+    """A file of commit ``base``; empty where that has none."""
+    there = git(checkout, "ls-tree", "--name-only", base, "--", name)
+    return git(checkout, "show", f"{base}:{name}") if there else b""
 
 
 def _dvc(checkout: Path, *words: str) -> str:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sekisho.checkout import git
 from sekisho.errors import CannotCheck
 from sekisho.monitoring.verdict import DRIFT, DUE, HALT, Verdict, read_verdicts
 from sekisho.release.audit import Event, read_log
-from sekisho.release.dvclock import git
 
 DAY = 86400.0  # seconds
 WITHIN = DAY  # from an anomaly to a retrained release in service

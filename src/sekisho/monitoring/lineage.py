@@ -15,10 +15,10 @@ from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
+from sekisho.checkout import git
 from sekisho.errors import CannotCheck, SekishoError
 from sekisho.params import parse_yaml
 from sekisho.release.audit import Event
-from sekisho.release.dvclock import git
 from sekisho.release.policy import load_policy
 from sekisho.release.revocation import revoked_by
 

@@ -34,9 +34,9 @@ from sekisho.page.blocks import (
 )
 from sekisho.page.canvas import picture
 from sekisho.page.html import Page, to_html
+from sekisho.pointer import Pointer, read_pointer
 from sekisho.release.audit import Event, read_log, write_atomically
 from sekisho.release.audit_page import read_at
-from sekisho.release.promote import Pointer, read_pointer
 
 TITLE = Both("Model", "モデル")
 SHOWN = 20  # verdicts in the table

@@ -6,13 +6,13 @@ import hashlib
 import re
 from pathlib import Path
 
+from sekisho.checkout import git
 from sekisho.errors import CannotCheck, Refused, require_same
+from sekisho.pointer import Pointer, read_pointer
 from sekisho.release import audit, evidence
 from sekisho.release.deployment import check_logged, last_promotions
-from sekisho.release.dvclock import git
 from sekisho.release.manifest import BUNDLES, MANIFEST, ORIGIN, Manifest, check_place, read_manifest
 from sekisho.release.policy import FACTS, load_policy
-from sekisho.release.promote import Pointer, read_pointer
 from sekisho.release.revocation import CLOCK_LAG, revoked_by
 from sekisho.release.statements import Deployment, Revocations
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sekisho.checkout import git
 from sekisho.errors import SekishoError
 from sekisho.page.blocks import Block, Both, Cell, Fold, Heading, Plain, Table, Text, Words
 from sekisho.page.html import Page, to_html
+from sekisho.pointer import read_pointer
 from sekisho.release import audit
 from sekisho.release.audit_check import check_log
-from sekisho.release.dvclock import git
-from sekisho.release.promote import read_pointer
 from sekisho.release.trace import table, trace_releases
 
 TITLE = Both("Release audit", "リリース監査")

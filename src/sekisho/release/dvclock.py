@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
+from sekisho.checkout import git, git_names
 from sekisho.dvc_files import file_md5, folder_md5, lock_mismatches, locked_paths
 from sekisho.errors import CannotCheck
-from sekisho.git import WHOLE_HISTORY
 from sekisho.params import parse_yaml
 from sekisho.release.manifest import canonical, list_files, walk
 
@@ -28,29 +26,6 @@ class Tracked:
     md5: str  # ends in .dir for a folder
     size: int  # bytes
     files: int | None  # of a folder
-
-
-def git(repo: Path, *arguments: str) -> bytes:
-    """Output of a git command.
-
-    Raises:
-        CannotCheck: git is missing or fails; with its message.
-    """
-    try:
-        words = ["git", "-C", str(repo), *arguments]
-        done = subprocess.run(words, capture_output=True, check=True, env={**os.environ, **WHOLE_HISTORY})
-    except FileNotFoundError as error:
-        raise CannotCheck("git is not installed", remedy="see `sekisho doctor`") from error
-    except subprocess.CalledProcessError as error:
-        message = error.stderr.decode(errors="replace").strip()
-        raise CannotCheck(f"git {arguments[0]}: {message}", remedy="run inside the repository") from error
-    return done.stdout
-
-
-def head(repo: Path) -> tuple[str, str]:
-    """Commit and tree that are checked out."""
-    commit, tree = git(repo, "rev-parse", "HEAD", "HEAD^{tree}").decode().split()
-    return commit, tree
 
 
 def committed(repo: Path, name: str) -> bytes:
@@ -138,7 +113,7 @@ def object_versions(repo: Path, path: str) -> dict[str, str]:
     https://dvc.org/doc/user-guide/data-management/cloud-versioning
     """
     outputs = [out for stage in _stages(repo, "dvc.lock").values() for out in stage.get("outs", [])]
-    for name in git(repo, "ls-tree", "-z", "--name-only", "HEAD").decode().split("\0"):
+    for name in git_names(repo, "ls-tree", "-z", "--name-only", "HEAD"):
         if name.endswith(".dvc") and name != ".dvc":  # DVC's own folder is no pointer
             outputs += _parse(committed(repo, name), name).get("outs") or []
     found: dict[str, str] = {}
@@ -170,7 +145,7 @@ def _check_committed(repo: Path, named: dict[str, str]) -> None:
             remedy="commit or restore it, then export",
         )
     for path, md5 in named.items():
-        files = git(repo, "ls-tree", "-r", "-z", "--name-only", "HEAD", "--", path).decode().split("\0")[:-1]
+        files = git_names(repo, "ls-tree", "-r", "-z", "--name-only", "HEAD", "--", path)
         if not files:
             continue  # DVC's, not git's
         if files == [path]:

@@ -16,10 +16,11 @@ import numpy.typing as npt
 import polars as pl
 
 from sekisho import features
+from sekisho.checkout import checked_out
 from sekisho.errors import CannotCheck, Refused
 from sekisho.params import Params
 from sekisho.release import audit, judgement
-from sekisho.release.dvclock import check_lock, committed, dvc_file, head, object_versions, sha256_of, track
+from sekisho.release.dvclock import check_lock, committed, dvc_file, object_versions, sha256_of, track
 from sekisho.release.evidence import require_finished
 from sekisho.release.manifest import (
     BUNDLES,
@@ -124,7 +125,7 @@ def require_gate(path: Path) -> None:
 
 def created_from(repo: Path) -> CreatedFrom:
     """The commit that is checked out, its tree, and its dvc.lock."""
-    commit, tree = head(repo)
+    commit, tree = checked_out(repo)
     committed(repo, "dvc.lock")
     return CreatedFrom(commit=commit, tree=tree, dvc_lock_sha256=sha256_of(repo / "dvc.lock"))
 

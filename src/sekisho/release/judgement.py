@@ -32,13 +32,28 @@ def judge_md5() -> str:
     return file_md5(Path(gate.__file__))
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of a release's content, as it was exported.
+
+    Raises:
+        CannotCheck: missing, or not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CannotCheck(f"{path}: {error}", remedy="export the release again") from error
+    if not isinstance(value, dict):
+        raise CannotCheck(f"{path}: not a JSON object", remedy="export the release again")
+    return value
+
+
 def read_judged(content: Path) -> dict[str, Any]:
     """What the gate judged: each of :data:`INPUTS` by name.
 
     Raises:
         CannotCheck: a file is missing or not a JSON object.
     """
-    return {name: _load(content / f"{name}.json") for name in INPUTS}
+    return {name: read_object(content / f"{name}.json") for name in INPUTS}
 
 
 def judge_again(judged: dict[str, Any], verdict: dict[str, Any], judge: dict[str, Any]) -> bool:
@@ -109,14 +124,14 @@ def require_judged(content: Path) -> None:
         Refused: rule ``returns-digest``; as :func:`check_sources` and :func:`judge_again`.
         CannotCheck: another version of the gate gave the verdict, or something is missing.
     """
-    lineage, judged = _load(content / "lineage.json"), read_judged(content)
+    lineage, judged = read_object(content / "lineage.json"), read_judged(content)
     try:
         found = hashlib.sha256((content / "returns.csv").read_bytes()).hexdigest()
     except OSError as error:
         raise CannotCheck(f"{content / 'returns.csv'}: {error}", remedy="export the release again") from error
     require_returns(judged["backtest"], found, "returns.csv")
     check_sources(content, lineage, judged["backtest"])
-    if not judge_again(judged, _load(content / "gate.json"), lineage["judge"]):
+    if not judge_again(judged, read_object(content / "gate.json"), lineage["judge"]):
         raise CannotCheck(
             "the verdict was given by another version of the gate than the one installed here",
             remedy="install the package from this checkout, then export and sign",
@@ -153,16 +168,6 @@ def recount(repo: Path, manifest: Manifest) -> None:
             found=f"{trials} trials; {'; '.join(failed)}",
             remedy="run `dvc repro`, have the new report approved, export again",
         )
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CannotCheck(f"{path}: {error}", remedy="export the release again") from error
-    if not isinstance(value, dict):
-        raise CannotCheck(f"{path}: not a JSON object", remedy="export the release again")
-    return value
 
 
 def candidate_digest(models: list[Path]) -> str:

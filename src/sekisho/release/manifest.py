@@ -18,6 +18,7 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sekisho.errors import CannotCheck, Refused
+from sekisho.pointer import MODEL
 
 MANIFEST = "manifest.json"
 CONTENT = "content"
@@ -36,7 +37,7 @@ MAX_MANIFEST = 1 << 20  # bytes
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+ModelName = Annotated[str, Field(pattern=f"^{MODEL}$")]
 Seq = Annotated[int, Field(ge=1, le=10**9)]
 
 

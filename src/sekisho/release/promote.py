@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sekisho.errors import CannotCheck, Refused
 from sekisho.params import ReleaseParams
+from sekisho.pointer import Pointer, pointer_path, read_pointer
 from sekisho.release import audit
 from sekisho.release.deployment import check_deployment, ran_before
-from sekisho.release.dvclock import head
 from sekisho.release.evidence import require_finished
 from sekisho.release.export import created_from, publish, releases_of
 from sekisho.release.manifest import (
@@ -29,11 +27,12 @@ from sekisho.release.manifest import (
 )
 from sekisho.release.policy import FACTS, Trust, load_trust
 from sekisho.release.revocation import check_revocation, check_with_log, read_revocations
-from sekisho.release.signer import Authority, open_signer
+from sekisho.release.signer import Desk
 from sekisho.release.soak import required_soak
 from sekisho.release.statements import (
     AuditHead,
     Deployment,
+    Soak,
     make_statement,
     subject_name,
 )
@@ -41,55 +40,6 @@ from sekisho.release.verify import VerifiedRelease, check_facts, verify_release
 
 if TYPE_CHECKING:
     from sekisho.release.bundle import SignedFact
-
-NO_RELEASE = "RELEASE=none\n"  # what an environment points at before its first promotion
-POINTER = re.compile(r"RELEASE=([a-z][a-z0-9-]{0,62})/([1-9][0-9]{0,8})@sha256:([0-9a-f]{64})\n")
-
-
-@dataclass(frozen=True)
-class Pointer:
-    """What ``deploy/policy/<environment>/release.env`` says."""
-
-    model: str
-    seq: int
-    digest: str
-
-    def __str__(self) -> str:
-        return f"{self.model}/{self.seq}@sha256:{self.digest}"
-
-
-def pointer_path(repo: Path, environment: str) -> Path:
-    return repo / "deploy/policy" / environment / "release.env"
-
-
-def read_pointer(repo: Path, environment: str) -> Pointer | None:
-    """The release an environment points at; None when it has none yet.
-
-    Raises:
-        CannotCheck: the file is not the one line it must be.
-    """
-    path = pointer_path(repo, environment)
-    line = path.read_text(encoding="utf-8", errors="replace") if path.exists() else NO_RELEASE
-    if line == NO_RELEASE:
-        return None
-    match = POINTER.fullmatch(line)
-    if not match:
-        raise CannotCheck(
-            f"{path}: not one line RELEASE=<model>/<seq>@sha256:<digest>", remedy="restore it from git"
-        )
-    return Pointer(match[1], int(match[2]), match[3])
-
-
-@dataclass(frozen=True)
-class Desk:
-    """Where and as whom a command works."""
-
-    repo: Path
-    trust: Path
-    authority: Authority
-    local_folder: Path
-    actor: str
-    params: ReleaseParams
 
 
 def promote(
@@ -129,46 +79,62 @@ def promote(
             return verified, current
         soaked = required_soak(release, verified, trust, soak, moment)
         require_finished(releases, events, promoting=(target.model, target.seq, environment))
-        action: Literal["promote", "rollback"] = "rollback" if verified.manifest.rollback else "promote"
-        expires = moment + dt.timedelta(days=desk.params.deployment_days)
-        event, log = audit.next_event(
-            releases,
-            "promote",
-            desk.actor,
-            model=target.model,
-            seq=target.seq,
-            manifest_digest=target.digest,
-            details={
-                "environment": environment,
-                "action": action,
-                "reason": reason,
-                "previous": _text(current),
-                "expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
-                "renews": deployed.bundle_sha256 if deployed else None,
-            },
-        )
-        claim = Deployment(
-            environment=cast(Any, environment),
-            model=target.model,
-            seq=target.seq,
-            previous=_text(current),
-            action=action,
-            reason=reason,
-            actor=desk.actor,
-            expires=expires,
-            revocations=verified.revocations,
-            audit=AuditHead(lines=log.lines, sha256=log.sha256),
-            soak=soaked,
-        )
-        sign = open_signer(desk.authority, trust.policy, head(desk.repo)[0], desk.local_folder)
+        event, claim = _next_promotion(desk, verified, environment, reason, current, soaked, moment)
         name = subject_name(verified.manifest)
-        bundle = sign("deployment", make_statement("deployment", name, target.digest, claim))
+        statement = make_statement("deployment", name, target.digest, claim)
+        bundle = desk.signer(trust.policy)("deployment", statement)
         path = release / BUNDLES / f"deployment-{environment}.sigstore.json"
         BundleVerifier(trust).check(bundle, path, "deployment", name, target.digest)
         audit.append(releases, event)
         audit.write_atomically(path, bundle, staging=release.parent)
         audit.write_atomically(pointer_path(desk.repo, environment), f"RELEASE={target}\n".encode())
     return verify_release(release, trust=desk.trust, environment=environment, deployed=True), current
+
+
+def _next_promotion(
+    desk: Desk,
+    verified: VerifiedRelease,
+    environment: str,
+    reason: str,
+    before: Pointer | None,
+    soak: Soak | None,
+    moment: dt.datetime,
+) -> tuple[audit.Event, Deployment]:
+    """The log's next line, and the deployment to sign, which holds the log's head with that line."""
+    renewed = verified.facts.get("deployment")
+    previous = str(before) if before else None
+    action: Literal["promote", "rollback"] = "rollback" if verified.manifest.rollback else "promote"
+    expires = moment + dt.timedelta(days=desk.params.deployment_days)
+    event, log = audit.next_event(
+        desk.repo / "releases",
+        "promote",
+        desk.actor,
+        model=verified.model,
+        seq=verified.seq,
+        manifest_digest=verified.digest,
+        details={
+            "environment": environment,
+            "action": action,
+            "reason": reason,
+            "previous": previous,
+            "expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "renews": renewed.bundle_sha256 if renewed else None,
+        },
+    )
+    claim = Deployment(
+        environment=cast(Any, environment),
+        model=verified.model,
+        seq=verified.seq,
+        previous=previous,
+        action=action,
+        reason=reason,
+        actor=desk.actor,
+        expires=expires,
+        revocations=verified.revocations,
+        audit=AuditHead(lines=log.lines, sha256=log.sha256),
+        soak=soak,
+    )
+    return event, claim
 
 
 def _check_target(target: Pointer, current: Pointer | None, events: list[audit.Event]) -> None:
@@ -216,10 +182,6 @@ def _holds(
     except Refused:
         return False
     return cast(Deployment, deployed.predicate).expires - moment > half
-
-
-def _text(pointer: Pointer | None) -> str | None:
-    return str(pointer) if pointer else None
 
 
 def rollback(desk: Desk, to: int, reason: str, environment: str) -> Path:

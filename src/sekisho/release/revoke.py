@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 
 from sekisho.errors import CannotCheck, Refused
 from sekisho.release import audit
-from sekisho.release.dvclock import head
 from sekisho.release.policy import load_policy, load_trust
-from sekisho.release.promote import Desk
 from sekisho.release.revocation import REVOCATIONS, read_revocations, revoked_by
-from sekisho.release.signer import install_local_root, open_signer, predicate_digest
+from sekisho.release.signer import Desk, install_local_root, predicate_digest
 from sekisho.release.statements import Revocations, make_statement
 
 if TYPE_CHECKING:
@@ -63,7 +61,7 @@ def revoke(desk: Desk, release: Path | None, reason: str, environment: str) -> R
         if path.exists():
             _nothing_lost(verifier, claim, moment)
         digest = predicate_digest(claim.model_dump(mode="json"))
-        sign = open_signer(desk.authority, trust.policy, head(desk.repo)[0], desk.local_folder)
+        sign = desk.signer(trust.policy)
         bundle = sign("revocation", make_statement("revocation", REVOCATIONS, digest, claim))
         verifier.check(bundle, path, "revocation", REVOCATIONS, None)
         audit.append(releases, event)  # only what could be signed: a line cannot be taken back

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sekisho.errors import CannotCheck, Refused, require_same
+from sekisho.checkout import checked_out, git
+from sekisho.errors import Refused, require_same
 from sekisho.release import audit, statements
-from sekisho.release.dvclock import git, head
 from sekisho.release.evidence import require_finished
-from sekisho.release.judgement import recount, require_judged
+from sekisho.release.judgement import read_judged, read_object, recount, require_judged
 from sekisho.release.manifest import (
     BUNDLES,
     CONTENT,
@@ -26,10 +25,9 @@ from sekisho.release.manifest import (
 )
 from sekisho.release.policy import FACTS, Environment, Fact, load_trust
 from sekisho.release.signer import (
-    Authority,
+    Desk,
     describe_run,
     install_local_root,
-    open_signer,
     signing_environment,
 )
 from sekisho.release.verify import check_content, check_facts
@@ -38,16 +36,7 @@ if TYPE_CHECKING:
     from sekisho.release.bundle import BundleVerifier, SignedFact
 
 
-def sign_release(
-    repo: Path,
-    release: Path,
-    approval: Path,
-    *,
-    trust: Path,
-    authority: Authority,
-    local_folder: Path,
-    actor: str,
-) -> dict[str, SignedFact]:
+def sign_release(desk: Desk, release: Path, approval: Path) -> dict[str, SignedFact]:
     """Sign the four facts, check the bundles as any verifier would, log it, put them in place in one rename.
 
     A release that is signed already is checked, the approval too, and left as it is.
@@ -62,23 +51,22 @@ def sign_release(
     from sekisho.release.bundle import BundleVerifier
 
     manifest, digest = read_manifest(release)
-    releases = repo / "releases"
+    releases = desk.repo / "releases"
     check_place(releases, release, manifest)
     check_files(manifest, release / CONTENT)
     if manifest.rollback is None:  # an old content's verdict was given by the gate of its time
         require_judged(release / CONTENT)
-        recount(repo, manifest)
-    if authority == "local":
-        install_local_root(trust, local_folder)
-    verifier = BundleVerifier(load_trust(trust, signing_environment(authority), now=audit.now()))
+        recount(desk.repo, manifest)
+    if desk.authority == "local":
+        install_local_root(desk.trust, desk.local_folder)
+    verifier = BundleVerifier(load_trust(desk.trust, signing_environment(desk.authority), now=audit.now()))
     if (release / BUNDLES).exists():
         return _signed_already(release, manifest, digest, verifier, approval)
     policy = verifier.trust.policy
-    run = describe_run(authority, policy)
-    claims = make_claims(manifest, release / CONTENT, approval, policy, run)
+    claims = make_claims(manifest, release / CONTENT, approval, policy, describe_run(desk.authority, policy))
     if manifest.rollback:
-        check_rollback_approval(repo, release, digest, claims["approval"])
-    sign = open_signer(authority, policy, head(repo)[0], local_folder)
+        check_rollback_approval(desk.repo, release, digest, claims["approval"])
+    sign = desk.signer(policy)
     staging = Path(tempfile.mkdtemp(prefix=".sign-", dir=release.parent))
     try:
         bundles = staging / BUNDLES
@@ -91,26 +79,34 @@ def sign_release(
         with audit.locked(releases):
             if (release / BUNDLES).exists():  # by another command meanwhile
                 return _signed_already(release, manifest, digest, verifier, approval)
-            events, _ = audit.read_log(releases)
-            known = audit.signed_releases(events).get((manifest.model, manifest.seq))
-            audit.require_first(manifest.model, manifest.seq, known, digest)
-            if manifest.previous:
-                audit.require_logged(events, manifest.model, manifest.seq - 1, manifest.previous)
-            require_finished(releases, events, signing=(manifest.model, manifest.seq))
-            event, _ = audit.next_event(
-                releases,
-                "sign",
-                actor,
-                model=manifest.model,
-                seq=manifest.seq,
-                manifest_digest=digest,
-                details=_details(claims["approval"], facts),
-            )
-            audit.append(releases, event)
+            details = _details(claims["approval"], facts)
+            audit.append(releases, _next_signature(releases, manifest, digest, desk.actor, details))
             os.replace(bundles, release / BUNDLES)  # noqa: PTH105 (the one call that tests interrupt)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return facts
+
+
+def _next_signature(
+    releases: Path, manifest: Manifest, digest: str, actor: str, details: dict[str, Any]
+) -> audit.Event:
+    """The log's next line: the first signature under this seq, its predecessor logged, nothing unfinished."""
+    events, _ = audit.read_log(releases)
+    known = audit.signed_releases(events).get((manifest.model, manifest.seq))
+    audit.require_first(manifest.model, manifest.seq, known, digest)
+    if manifest.previous:
+        audit.require_logged(events, manifest.model, manifest.seq - 1, manifest.previous)
+    require_finished(releases, events, signing=(manifest.model, manifest.seq))
+    event, _ = audit.next_event(
+        releases,
+        "sign",
+        actor,
+        model=manifest.model,
+        seq=manifest.seq,
+        manifest_digest=digest,
+        details=details,
+    )
+    return event
 
 
 def _signed_already(
@@ -130,13 +126,13 @@ def make_claims(
     manifest: Manifest, content: Path, approval: Path, policy: Environment, run: statements.Run
 ) -> dict[Fact, statements.Predicate]:
     """The predicates of the four facts, from the content and the approval record."""
-    lineage = _load(content / "lineage.json")
-    gate, backtest, trials = (_load(content / f"{name}.json") for name in ("gate", "backtest", "trials"))
+    lineage, gate = (read_object(content / f"{name}.json") for name in ("lineage", "gate"))
+    judged = read_judged(content)
     return {
         "provenance": statements.provenance(
             manifest, lineage, policy.repository, policy.workflow_uri("provenance"), run
         ),
-        "evaluation": statements.evaluation(manifest, gate, backtest, trials, lineage),
+        "evaluation": statements.evaluation(manifest, gate, judged["backtest"], judged["trials"], lineage),
         "data": statements.data(lineage),
         "approval": statements.read_approval(approval),
     }
@@ -153,7 +149,7 @@ def check_rollback_approval(repo: Path, release: Path, digest: str, approval: st
     """
     assert isinstance(approval, statements.Approval)
     path = f"releases/{release.parent.name}/{release.name}/{MANIFEST}"
-    commit, tree = head(repo)
+    commit, tree = checked_out(repo)
     found = (
         hashlib.sha256(git(repo, "cat-file", "blob", f"{tree}:{path}")).hexdigest()
         if git(repo, "ls-tree", tree, "--", path)
@@ -176,10 +172,3 @@ def _details(approval: statements.Predicate, facts: dict[str, SignedFact]) -> di
         "approvers": [approver.person for approver in approval.approvers],
         "bundles": {fact: facts[fact].bundle_sha256 for fact in FACTS},
     }
-
-
-def _load(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CannotCheck(f"{path}: {error}", remedy="export the release again") from error

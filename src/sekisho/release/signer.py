@@ -7,10 +7,13 @@ import json
 import os
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from sekisho.checkout import checked_out
 from sekisho.errors import CannotCheck
+from sekisho.params import ReleaseParams
 from sekisho.release.manifest import canonical
 from sekisho.release.policy import Environment, Fact, load_policy
 from sekisho.release.statements import Run
@@ -22,6 +25,32 @@ Authority = Literal["local", "github"]
 Sign = Callable[[Fact, bytes], bytes]  # statement -> bundle, both as bytes
 
 LOCAL_FOLDER = Path(".sekisho/local-authority")  # in the repository, ignored by git
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where and as whom a command works; ``local_folder`` holds the local authority."""
+
+    repo: Path
+    trust: Path
+    authority: Authority
+    local_folder: Path
+    actor: str
+    params: ReleaseParams
+
+    def signer(self, policy: Environment) -> Sign:
+        """A function that signs a statement as the given fact, under ``policy``.
+
+        A local certificate says that it ran on the commit that is checked out; GitHub's own comes from its
+        token. Bundles are written in canonical JSON, so that they have one spelling.
+
+        Raises:
+            CannotCheck: no GitHub credential here, the authority's folder is broken, Sigstore cannot be
+                reached.
+        """
+        if self.authority == "github":
+            return _github_signer()
+        return _local_signer(policy, checked_out(self.repo)[0], self.local_folder)
 
 
 def default_authority() -> Authority:
@@ -60,18 +89,6 @@ def run_address(authority: Authority, policy: Environment) -> str:
             f"{error} is not set", remedy="sign with --authority github in GitHub Actions only"
         ) from error
     return f"{server}/{repository}/actions/runs/{run}/attempts/{os.environ.get('GITHUB_RUN_ATTEMPT', '1')}"
-
-
-def open_signer(authority: Authority, policy: Environment, commit: str, folder: Path) -> Sign:
-    """A function that signs a statement as the given fact.
-
-    ``commit`` is what a local certificate says it ran on (GitHub's own comes from its token); ``folder``
-    holds the local authority. Bundles are written in canonical JSON, so that they have one spelling.
-
-    Raises:
-        CannotCheck: no GitHub credential here, the authority's folder is broken, Sigstore cannot be reached.
-    """
-    return _github_signer() if authority == "github" else _local_signer(policy, commit, folder)
 
 
 def _local_signer(policy: Environment, commit: str, folder: Path) -> Sign:

@@ -11,10 +11,8 @@ import hashlib
 from pathlib import Path
 
 from sekisho.release.audit import now, write_atomically
-from sekisho.release.dvclock import head
 from sekisho.release.policy import Trust, load_trust
-from sekisho.release.promote import Desk
-from sekisho.release.signer import open_signer
+from sekisho.release.signer import Desk
 from sekisho.release.statements import Resource, Summary, Verifier, make_statement, subject_name
 from sekisho.release.verify import VerifiedRelease
 
@@ -54,9 +52,7 @@ def write_summary(desk: Desk, verified: VerifiedRelease, environment: str, out: 
     trust = load_trust(desk.trust, environment, now=moment)
     name = subject_name(verified.manifest)
     statement = make_statement("summary", name, verified.digest, summarise(verified, trust, moment))
-    bundle = open_signer(desk.authority, trust.policy, head(desk.repo)[0], desk.local_folder)(
-        "summary", statement
-    )
+    bundle = desk.signer(trust.policy)("summary", statement)
     BundleVerifier(trust).check(bundle, out, "summary", name, verified.digest)
     write_atomically(out, bundle)
     return out

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sekisho.backtest.files import require_returns
 from sekisho.errors import CannotCheck, Refused, require_same
+from sekisho.pointer import RELEASE
 from sekisho.release.deployment import check_deployment, ran_before
 from sekisho.release.judgement import INPUTS, judge_again
 from sekisho.release.manifest import (
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 BUNDLE_NAME = re.compile(
     r"(provenance|evaluation|data|approval|deployment-(local|staging|production))\.sigstore\.json"
 )
-EXPECT = re.compile(r"[a-z][a-z0-9-]{0,62}/[1-9][0-9]{0,8}(@sha256:[0-9a-f]{64})?")
+EXPECT = re.compile(rf"{RELEASE.pattern}(@sha256:[0-9a-f]{{64}})?")
 
 
 @dataclass(frozen=True)

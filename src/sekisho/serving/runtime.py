@@ -47,7 +47,7 @@ class Verify(Protocol):
 
 
 class Pointer(Protocol):
-    """``release.promote.Pointer``: what an environment points at."""
+    """``pointer.Pointer``: what an environment points at."""
 
     @property
     def model(self) -> str: ...

@@ -179,4 +179,4 @@ lock: $(READY) ## recompile the hashed locks after a change of dependencies (UPG
 clean: ## remove what the targets made (keeps the environment and DVC's cache)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: docs docs-reference conformance e2e manifests soak help setup demo demo-real test quick test-terraform terraform-mirror terraform-docs cost cost-change check repro bench bench-speed bench-gate bench-verify bench-learning bench-drift bench-serving image lock clean
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\# .*/\1/p' $(MAKEFILE_LIST))

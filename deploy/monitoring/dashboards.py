@@ -22,7 +22,6 @@ OUT = Path(__file__).with_name("dashboards")
 RULES, RESOURCE = (Path(__file__).with_name(name) for name in ("rules.yml", "prometheusrule.yaml"))
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
 MODEL = 'environment=~"$environment",model=~"$model"'
-Queries = Sequence[tuple[str, str]]  # expression and legend
 
 
 def graph(title: str, unit: str, *queries: tuple[str, str], text: str = "") -> timeseries.Panel:

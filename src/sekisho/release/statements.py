@@ -19,7 +19,6 @@ from sekisho.errors import CannotCheck, Refused
 from sekisho.release.manifest import Commit, Manifest, ModelName, Seq, Sha256, canonical, parse_canonical
 
 STATEMENT = "https://in-toto.io/Statement/v1"
-PIPELINE = "https://sekisho.example/dvc-pipeline/v1"  # .example can belong to nobody (RFC 2606)
 Text = Annotated[str, Field(max_length=2000)]
 Session = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Person = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9\[\]_.-]{0,99}$")]
@@ -37,6 +36,7 @@ class Resource(Predicate):
 
 
 class BuildDefinition(Predicate):
+    # .example can belong to nobody (RFC 2606)
     buildType: Literal["https://sekisho.example/dvc-pipeline/v1"]
     externalParameters: dict[str, Any]  # model, seq, params_sha256
     internalParameters: dict[str, Any]  # candidate: fold, seed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -287,75 +288,76 @@ def _parameters(content: Path) -> dict[str, Any] | None:
     return cast(dict[str, Any], parse_yaml(path.read_bytes())) if path.exists() else None
 
 
+Rows = Iterator[tuple[str, str]]
+
+
 def table(trace: dict[str, Any]) -> list[tuple[str, str]]:
     """The trace as rows for people: what, and its value."""
-    rows: list[tuple[str, str]] = []
+    return [*_served(trace), *_approved(trace), *_promoted(trace), *_trained(trace), *_recorded(trace)]
+
+
+def _served(trace: dict[str, Any]) -> Rows:
     if prediction := trace.get("prediction"):
-        rows.append(("prediction", f"{prediction['prediction_id']} at {_text(prediction['at'])}"))
-        rows.append(("release then", prediction["in_force"]))
-        rows.append(
-            ("verdict", f"{prediction['verdict']}; input sha256:{prediction['input_digest'][:16]}… fits")
-        )
+        yield "prediction", f"{prediction['prediction_id']} at {_text(prediction['at'])}"
+        yield "release then", prediction["in_force"]
+        yield "verdict", f"{prediction['verdict']}; input sha256:{prediction['input_digest'][:16]}… fits"
         for other in trace["asked_again"]:
             by = f"{other['model']}/{other['seq']}, {other['verdict']}"
-            rows.append(("asked again", f"{_text(other['at'])}, answered by {by}"))
+            yield "asked again", f"{_text(other['at'])}, answered by {by}"
+
+
+def _approved(trace: dict[str, Any]) -> Rows:
     release, commit, approval = trace["release"], trace["commit"], trace["approval"]
     under = trace["verified_under"]
-    rows.append(("verified under", f"{under['environment']}, root sha256:{under['root_sha256']}"))
+    yield "verified under", f"{under['environment']}, root sha256:{under['root_sha256']}"
     if under["environment"] == "local":
-        rows.append(("warning", "local keys lie beside the repository: this proves nothing to others"))
-    rows.append(("release", f"{release['model']}/{release['seq']} sha256:{release['manifest_digest']}"))
-    if release["rollback"]:
-        rows.append(
-            (
-                "rollback",
-                f"to the content of seq {release['rollback']['seq']}: {release['rollback']['reason']}",
-            )
-        )
-    rows += [
-        ("content", release["content"]),
-        ("revoked", release["revoked"]),
-        ("commit", commit["commit"]),
-        ("dvc.lock", f"sha256:{commit['dvc_lock_sha256']}"),
-        ("pull request", f"#{approval['pr']} {approval['url']}"),
-        ("author", approval["author"]),
-        *(
-            ("approver", f"{a['person']} ({a['permission']}) {a['approved_at']}")
-            for a in approval["approvers"]
-        ),
-        ("reviewed", f"head {approval['head_sha']}, merged as {approval['merge_sha']}"),
-    ]
-    if deployed := trace["deployment"]:
-        what = f"{deployed['action']} to {deployed['environment']}"
-        rows.append((what, f"by {deployed['actor']} until {deployed['expires']}: {deployed['reason']}"))
-        if soak := deployed["soak"]:
-            days = f"{soak['first_session']} to {soak['last_session']}"
-            rows.append(("soak", f"{soak['sessions']} sessions in {soak['environment']}, {days}"))
-    else:
-        rows.append(("promoted", f"never to {under['environment']}"))
-    rows += [("data", f"{item['path']} md5:{item['dvc_md5']}") for item in trace["data"]["sets"]]
-    rows += [(f"{name} window", " to ".join(days)) for name, days in trace["data"]["windows"].items()]
-    rows.append(("parameters", f"params.yaml sha256:{trace['parameters']['sha256']}"))
+        yield "warning", "local keys lie beside the repository: this proves nothing to others"
+    yield "release", f"{release['model']}/{release['seq']} sha256:{release['manifest_digest']}"
+    if rollback := release["rollback"]:
+        yield "rollback", f"to the content of seq {rollback['seq']}: {rollback['reason']}"
+    yield "content", release["content"]
+    yield "revoked", release["revoked"]
+    yield "commit", commit["commit"]
+    yield "dvc.lock", f"sha256:{commit['dvc_lock_sha256']}"
+    yield "pull request", f"#{approval['pr']} {approval['url']}"
+    yield "author", approval["author"]
+    for one in approval["approvers"]:
+        yield "approver", f"{one['person']} ({one['permission']}) {one['approved_at']}"
+    yield "reviewed", f"head {approval['head_sha']}, merged as {approval['merge_sha']}"
+
+
+def _promoted(trace: dict[str, Any]) -> Rows:
+    deployed = trace["deployment"]
+    if deployed is None:
+        yield "promoted", f"never to {trace['verified_under']['environment']}"
+        return
+    until = f"by {deployed['actor']} until {deployed['expires']}: {deployed['reason']}"
+    yield f"{deployed['action']} to {deployed['environment']}", until
+    if soak := deployed["soak"]:
+        days = f"{soak['first_session']} to {soak['last_session']}"
+        yield "soak", f"{soak['sessions']} sessions in {soak['environment']}, {days}"
+
+
+def _trained(trace: dict[str, Any]) -> Rows:
+    for item in trace["data"]["sets"]:
+        yield "data", f"{item['path']} md5:{item['dvc_md5']}"
+    for name, days in trace["data"]["windows"].items():
+        yield f"{name} window", " to ".join(days)
+    yield "parameters", f"params.yaml sha256:{trace['parameters']['sha256']}"
     metrics = trace["metrics"]
-    figures = [
-        f"{key} {value:.4g}" for key, value in metrics["figures"].items() if isinstance(value, int | float)
-    ]
-    rows.append(("figures", ", ".join(figures)))
-    rows.append(("seeds", ", ".join(map(str, metrics["seeds"]))))
-    rows.append(("gate", f"{'passed' if metrics['gate_passed'] else 'failed'}; {metrics['trials']} trials"))
+    numbers = {key: value for key, value in metrics["figures"].items() if isinstance(value, int | float)}
+    yield "figures", ", ".join(f"{key} {value:.4g}" for key, value in numbers.items())
+    yield "seeds", ", ".join(map(str, metrics["seeds"]))
+    yield "gate", f"{'passed' if metrics['gate_passed'] else 'failed'}; {metrics['trials']} trials"
+
+
+def _recorded(trace: dict[str, Any]) -> Rows:
     for item in trace["signatures"]:
         workflow = item["workflow"].partition("@")[0].rpartition("/")[2]
-        rows.append(
-            (f"signed {item['fact']}", f"{item['signed_at']} by {workflow}, log index {item['log_index']}")
-        )
+        yield f"signed {item['fact']}", f"{item['signed_at']} by {workflow}, log index {item['log_index']}"
     for event in trace["events"]:
-        rows.append(
-            (
-                f"event {event['event']}",
-                f"{event['at']} by {event['actor']} {event['details'].get('environment', '')}",
-            )
-        )
-    return rows
+        environment = event["details"].get("environment", "")
+        yield f"event {event['event']}", f"{event['at']} by {event['actor']} {environment}"
 
 
 def _text(value: object) -> str:

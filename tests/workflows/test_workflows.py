@@ -249,50 +249,6 @@ def test_the_title_of_a_run_says_for_which_pull_request_it_is(name):
     assert ("key" in inputs) == ("inputs.key" in title)
 
 
-@pytest.mark.parametrize(
-    ("files", "released"),
-    [
-        (["params.yaml", "dvc.lock", "metrics/gate.json"], True),
-        (["data.dvc", "dvc.lock"], True),
-        (["releases/policy/3/manifest.json", "releases/policy/3/origin/manifest.json"], True),  # a rollback
-        (
-            ["deploy/policy/production/release.env", "releases/policy/2/bundles/deployment-production.json",
-             "releases/audit.jsonl", "dvc.lock", "metrics/backtest.json"],
-            False,
-        ),  # a promotion
-        (["releases/policy/2/manifest.json", "releases/policy/2/content.dvc"], False),  # a release
-    ],
-)  # fmt: skip
-def test_a_merge_of_records_alone_releases_nothing(tmp_path, files, released):
-    (step,) = [step for job, step in steps("release.yml") if job == "changed" and "run" in step]
-    assert load("release.yml")["jobs"]["sign"]["if"] == "needs.changed.outputs.first"
-
-    def git(*words: str) -> str:
-        identity = ["-c", "user.name=engineer", "-c", "user.email=engineer@example.invalid"]
-        return subprocess.run(
-            ["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True
-        ).stdout.strip()
-
-    def run(before: str) -> tuple[int, str]:
-        output = tmp_path.parent / f"{tmp_path.name}.output"
-        output.write_text("")
-        env = {"PATH": "/usr/bin:/bin", "BEFORE": before, "GITHUB_OUTPUT": str(output)}
-        words = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
-        return subprocess.run(words, cwd=tmp_path, env=env).returncode, output.read_text()
-
-    git("init", "--quiet")
-    git("commit", "--quiet", "--allow-empty", "--message", "before")
-    before = git("rev-parse", "HEAD")
-    for name in files:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("changed")
-    git("add", "--all")
-    git("commit", "--quiet", "--message", "after")
-    code, output = run(before)
-    assert (code, output.startswith("first=")) == (0, released)
-    assert run("0" * 40)[0] != 0, "what came before is not known: no answer"
-
-
 def words_of(line: str) -> list[list[str]]:
     """The ``sekisho`` calls in a line, with their words; substitutions become one word each."""
     line = re.sub(r"\$\([^()]*(\([^()]*\)[^()]*)*\)", "X", line).partition(" > ")[0]

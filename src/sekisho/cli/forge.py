@@ -196,6 +196,17 @@ def admit(numbers: tuple[int, ...], as_json: bool) -> None:
     _say(as_json, text, numbers=found, targets=targets)
 
 
+@pr.command("unreleased")
+@click.option("--since", required=True, metavar="COMMIT", help="Commit before the merge.")
+@json_option
+def unreleased(since: str, as_json: bool) -> None:
+    """List what changed since COMMIT and calls for a release; records of releases and promotions do not."""
+    from sekisho.release.unreleased import unreleased as run
+
+    paths = run(Path(), since)
+    _say(as_json, "\n".join(paths) or "nothing but records changed: no release", paths=paths)
+
+
 @pr.command("comment")
 @click.argument("number", type=int)
 @click.option("--body", required=True, help="Markdown.")

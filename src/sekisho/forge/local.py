@@ -20,11 +20,8 @@ import datetime as dt
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,18 +43,11 @@ from sekisho.forge.interface import (
     named_in,
 )
 from sekisho.forge.local_files import as_utf8, git, read_comment, sha256_of, write, write_comment
+from sekisho.forge.local_origin import LocalOrigin
 from sekisho.forge.markdown import one_line, quoted
 from sekisho.params import ForgeParams
 
 NO_COMMIT = "0" * 40  # how git writes "the branch must not exist yet"
-# git calls it for every change of refs, deletions too (githooks(5)); names of refs are only text to it
-HOOK = """#!/bin/sh
-[ "$1" = committed ] || exit 0
-now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-while read -r old new ref; do
-  case $ref in refs/heads/*) printf '%s %s %s\\n' "$now" "$new" "$ref" >> ../heads.log ;; esac
-done
-"""
 ACTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}(\[bot\])?")
 
 
@@ -68,13 +58,13 @@ def create_local_forge(folder: Path, members: Mapping[str, Permission]) -> None:
     write(folder / "members.yaml", yaml.safe_dump(dict(members)))
 
 
-class LocalForge(Forge):
+class LocalForge(LocalOrigin, Forge):
     """See the module; ``actor`` is the person or bot that acts, a member of ``members.yaml``."""
 
     def __init__(self, folder: Path, params: ForgeParams, actor: str) -> None:
         self.folder, self.params = folder.resolve(), params
-        self.origin = self.folder / "origin.git"
-        if not self.origin.is_dir() or not (self.folder / "members.yaml").is_file():
+        origin = self.folder / "origin.git"
+        if not origin.is_dir() or not (self.folder / "members.yaml").is_file():
             raise ForgeError(
                 f"{folder}: not a local forge (no origin.git or no members.yaml)",
                 remedy="make one with sekisho.forge.local.create_local_forge, as `make demo` does",
@@ -83,20 +73,8 @@ class LocalForge(Forge):
             raise ForgeError(
                 "nobody acts on the local forge", remedy="set SEKISHO_ACTOR to one of members.yaml"
             )
+        super().__init__(origin)
         self._actor, self._depth = actor, 0
-        self._log_heads()
-
-    def _log_heads(self) -> None:
-        """Have origin keep its log of heads: the hook lies in the repository, so every push runs it."""
-        hook = self.origin / "hooks" / "reference-transaction"
-        if hook.is_file() and hook.read_text(encoding="utf-8") == HOOK:
-            return
-        hook.parent.mkdir(exist_ok=True)
-        beside = hook.with_name(f".reference-transaction-{os.getpid()}")
-        beside.write_text(HOOK, encoding="utf-8")
-        beside.chmod(0o755)
-        beside.replace(hook)
-        self._run("config", "core.hooksPath", "hooks")  # a user's own setting would pass over it
 
     # ---- people
 
@@ -137,8 +115,8 @@ class LocalForge(Forge):
     ) -> int:
         self._require("write")
         with self._locked():
-            head = self._head(branch)
-            if head is None or self._head(base) is None:
+            head = self.branch_head(branch)
+            if head is None or self.branch_head(base) is None:
                 raise ForgeError(
                     f"origin has no branch {(branch if head is None else base)!r}", remedy="push it first"
                 )
@@ -179,19 +157,16 @@ class LocalForge(Forge):
     def get_pull_request(self, number: int) -> PullRequest:
         folder, stored = self._pull(number), self._stored(number)
         del stored["draft"]
-        head = self._head(stored["branch"]) if stored["state"] == "open" else stored["head_sha"]
+        head = self.branch_head(stored["branch"]) if stored["state"] == "open" else stored["head_sha"]
         if head is None:  # the branch was deleted: as on GitHub, that closes the request
             stored["state"], head = "closed", stored["head_sha"]
-        base = self._head(stored["base"]) or ""
+        base = self.branch_head(stored["base"]) or ""
         stored |= {"head_sha": head, "base_sha": stored.get("base_sha") or base}
         body = (folder / "body.md").read_text(encoding="utf-8")
         return PullRequest(**stored, body=body, url=f"local:pulls/{folder.name}")
 
     def head_changes(self, number: int) -> list[str]:
-        ref, log = f"refs/heads/{self.get_pull_request(number).branch}", self.folder / "heads.log"
-        lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-        moves = [line.split(" ", 2) for line in lines]
-        return [when for when, _, name in moves if name == ref]
+        return self._moves(self.get_pull_request(number).branch)
 
     def contributors(self, number: int) -> set[str]:
         found: set[str] = set()
@@ -277,31 +252,6 @@ class LocalForge(Forge):
 
     # ---- commits
 
-    def read_file(self, sha: str, path: str) -> bytes | None:
-        spec = f"{self._commit(sha)}:{path}"
-        if self._run("cat-file", "-e", spec, check=False).returncode:
-            return None
-        return self._run("cat-file", "blob", spec).stdout
-
-    def read_folder(self, sha: str, folder: str) -> dict[str, bytes]:
-        prefix = folder.rstrip("/") + "/"
-        names = self._run("ls-tree", "-r", "-z", "--name-only", self._commit(sha), "--", prefix).stdout
-        paths = [name.decode() for name in names.split(b"\0") if name]
-        return {path[len(prefix) :]: self.read_file(sha, path) or b"" for path in paths}
-
-    def tree(self, sha: str) -> str:
-        return self._run("rev-parse", "--verify", f"{self._commit(sha)}^{{tree}}").stdout.decode().strip()
-
-    def changed_files(self, base: str, head: str) -> set[str] | None:
-        commits = (self._commit(base), self._commit(head))
-        if self._run("merge-base", "--is-ancestor", *commits, check=False).returncode:
-            return None
-        names = self._run("diff", "--name-only", "--no-renames", "-z", *commits).stdout.split(b"\0")
-        return {name.decode() for name in names if name}
-
-    def branch_head(self, branch: str) -> str | None:
-        return self._head(branch)
-
     def commit_files(
         self, branch: str, files: Mapping[str, bytes], message: str, parent: str, *, create: bool = False
     ) -> str:
@@ -321,11 +271,11 @@ class LocalForge(Forge):
 
     def delete_branch(self, branch: str, at: str) -> None:
         self._require("write")
-        if self._head(branch) is None:
+        if self.branch_head(branch) is None:
             return
         done = self._run("update-ref", "-d", f"refs/heads/{branch}", self._commit(at), check=False)
         if done.returncode:
-            raise head_moved(at, str(self._head(branch)))
+            raise head_moved(at, str(self.branch_head(branch)))
 
     def publish_images(self, number: int, images: Mapping[str, Path]) -> dict[str, str]:
         target = self._pull(number) / "report"
@@ -390,42 +340,6 @@ class LocalForge(Forge):
                 yield
             finally:
                 self._depth -= 1
-
-    @contextmanager
-    def _clone(self, commit: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="sekisho-forge-") as folder:
-            git("clone", "--quiet", "--shared", "--no-checkout", str(self.origin), folder, cwd=self.folder)
-            git("checkout", "--quiet", "--detach", commit, cwd=Path(folder))
-            yield Path(folder)
-
-    def _move(self, clone: Path, refs: Mapping[str, tuple[str, str | None]]) -> str:
-        """Bring the clone's HEAD into origin and move all ``refs`` in one transaction, or none of them.
-
-        ``refs``: branch -> (the commit it must be at, its new commit or None for the clone's HEAD).
-        """
-        commit = git("rev-parse", "HEAD", cwd=clone).stdout.decode().strip()
-        waiting = f"refs/sekisho/{commit}"
-        git("push", "--quiet", "--force", str(self.origin), f"HEAD:{waiting}", cwd=clone)
-        lines = ["start", f"delete {waiting}"]
-        lines += [f"update refs/heads/{ref} {new or commit} {old}" for ref, (old, new) in refs.items()]
-        done = self._run("update-ref", "--stdin", stdin="\n".join([*lines, "commit\n"]).encode(), check=False)
-        if done.returncode:
-            raise head_moved("branches where they were read", one_line(done.stderr.decode(errors="replace")))
-        return commit
-
-    def _run(self, *words: str, stdin: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[bytes]:
-        return git(*words, cwd=self.origin, stdin=stdin, check=check)
-
-    def _head(self, branch: str) -> str | None:
-        if self._run("check-ref-format", "--branch", branch, check=False).returncode:
-            raise ForgeError(f"{branch!r} is not a branch name", remedy="see git help check-ref-format")
-        found = self._run("rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{commit}}", check=False)
-        return found.stdout.decode().strip() if found.returncode == 0 else None
-
-    def _commit(self, sha: str) -> str:
-        if not re.fullmatch(r"[0-9a-f]{40}", sha):
-            raise ForgeError(f"{sha!r} is not a full commit id", remedy="give all 40 hex digits")
-        return sha
 
     def _numbers(self) -> list[int]:
         return sorted(int(p.parent.name) for p in self.folder.glob("pulls/[0-9]*/pull.json"))

@@ -33,6 +33,8 @@ FREE_GB = 3  # who runs this has the environment; the demo, its cache and a few 
 
 @dataclass(frozen=True)
 class Finding:
+    """One thing that was looked at."""
+
     name: str
     state: str  # ok, missing (needed) or optional (missing, but only some tasks need it)
     detail: str

@@ -59,6 +59,7 @@ class Event(BaseModel):
     details: dict[str, Any]
 
     def encode(self) -> bytes:
+        """The event as its line, without the line's end."""
         return canonical(self.model_dump(mode="json"))
 
     def same_as(self, other: Event) -> bool:
@@ -81,6 +82,7 @@ def now() -> dt.datetime:
 
 
 def line_hash(line: bytes) -> str:
+    """Sha256 (hex) of a line without its end: what the next line carries."""
     return hashlib.sha256(line).hexdigest()
 
 
@@ -125,6 +127,7 @@ def _broken(path: Path, number: int, expected: object, found: object) -> Refused
 
 
 def head_of(lines: list[bytes]) -> Head:
+    """The head of a log of these lines."""
     return Head(len(lines), line_hash(lines[-1]) if lines else GENESIS)
 
 

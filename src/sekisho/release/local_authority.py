@@ -26,6 +26,7 @@ from sigstore.oidc import IdentityToken
 from sigstore.sign import SigningContext
 
 from sekisho.errors import CannotCheck
+from sekisho.release.audit import now
 from sekisho.release.local_signer import (
     ORIGIN,
     LocalFulcio,
@@ -35,7 +36,6 @@ from sekisho.release.local_signer import (
     b64,
     build_certificate,
     der,
-    now,
     sha,
     spki,
 )

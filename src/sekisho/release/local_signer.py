@@ -31,15 +31,17 @@ from sigstore.models import TransparencyLogEntry
 from sigstore.oidc import IdentityToken
 from sigstore_models.rekor.v1 import TransparencyLogEntry as InnerEntry
 
+from sekisho.release.audit import now
+from sekisho.release.bundle import FULCIO
 from sekisho.release.policy import LOCAL_ORGANISATION
 
-FULCIO = "1.3.6.1.4.1.57264.1."
 SCT_LIST = x509.ObjectIdentifier("1.3.6.1.4.1.11129.2.4.2")
 ORIGIN = "log.local.sekisho.test"  # the log's name in checkpoints
 CERTIFICATE_MINUTES = 10  # as Fulcio's
 
 
 def b64(raw: bytes) -> str:
+    """As JSON carries bytes."""
     return base64.b64encode(raw).decode()
 
 
@@ -48,6 +50,7 @@ def sha(raw: bytes) -> bytes:
 
 
 def spki(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
+    """The public key in DER, as a trusted root names it."""
     return key.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -55,10 +58,6 @@ def spki(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
 
 def der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.DER)
-
-
-def now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC).replace(microsecond=0)
 
 
 def build_certificate(

@@ -42,16 +42,22 @@ Seq = Annotated[int, Field(ge=1, le=10**9)]
 
 
 class Strict(BaseModel):
+    """No key but those named, no value turned into another type, nothing changed afterwards."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class FileEntry(Strict):
+    """One file of the content."""
+
     path: str  # below content/, POSIX
     size: Annotated[int, Field(ge=0)]  # bytes
     sha256: Sha256
 
 
 class CreatedFrom(Strict):
+    """What the release was exported at."""
+
     commit: Commit
     tree: Commit  # git's tree of that commit: what the reviewer must have seen
     dvc_lock_sha256: Sha256  # of the dvc.lock committed there
@@ -66,6 +72,8 @@ class Rollback(Strict):
 
 
 class Manifest(Strict):
+    """A release: its place among its model's, what it was exported at, and every file of its content."""
+
     version: Annotated[int, Field(ge=1, le=1)]  # strict, unlike Literal[1], which takes true for it
     model: ModelName
     seq: Seq

@@ -26,6 +26,8 @@ Days = Annotated[int, Field(ge=1, le=366)]
 
 
 class Section(BaseModel):
+    """A part of the policy: no key but those named, no value turned into another type."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -63,6 +65,8 @@ class SoakRule(Section):
 
 
 class Environment(Section):
+    """On whose signatures, and after what, a release may run in one environment."""
+
     root: Annotated[PinnedRoot | LocalRoot, Field(discriminator="kind")]
     issuer: Annotated[str, Field(pattern=r"^https://[a-z0-9./-]+$")]
     repository: Annotated[str, Field(pattern=r"^https://[A-Za-z0-9._/-]+$")]
@@ -92,10 +96,13 @@ class Environment(Section):
         return self
 
     def workflow_uri(self, fact: Fact) -> str:
+        """The workflow that may sign ``fact``, as a certificate names it."""
         return f"{self.repository}/{self.signers[fact].workflow}@{self.ref}"
 
 
 class TrustPolicy(Section):
+    """The whole of ``policy.yaml``."""
+
     version: Annotated[int, Field(ge=1, le=1)]  # strict, unlike Literal[1], which takes true for it
     environments: Annotated[dict[Literal["local", "staging", "production"], Environment], Field(min_length=1)]
 

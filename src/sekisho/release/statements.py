@@ -259,6 +259,7 @@ def read_statement(payload: bytes, fact: str, name: str, digest: str) -> Predica
 
 
 def subject_name(manifest: Manifest) -> str:
+    """What the facts about a release are about: MODEL/SEQ."""
     return f"{manifest.model}/{manifest.seq}"
 
 

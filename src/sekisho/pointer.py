@@ -22,8 +22,13 @@ class Pointer:
     seq: int
     digest: str
 
+    @property
+    def release(self) -> str:
+        """MODEL/SEQ."""
+        return f"{self.model}/{self.seq}"
+
     def __str__(self) -> str:
-        return f"{self.model}/{self.seq}@sha256:{self.digest}"
+        return f"{self.release}@sha256:{self.digest}"
 
 
 def pointer_path(repo: Path, environment: str) -> Path:

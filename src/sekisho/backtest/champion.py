@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from pydantic import ValidationError
 from sekisho.backtest.strategies import Context, Float, Observation, Strategy
 from sekisho.errors import BacktestError
 from sekisho.params import FeatureParams, parse_yaml
+from sekisho.pointer import NO_RELEASE, parse_pointer, pointer_path
 
 NOBODY = "none"  # the environment of a backtest that compares with no champion
-NO_RELEASE = "RELEASE=none\n"
-POINTER = re.compile(r"RELEASE=([a-z][a-z0-9-]{0,62}/[1-9][0-9]{0,8})@sha256:([0-9a-f]{64})\n")
 
 
 @dataclass(frozen=True)
@@ -43,22 +41,22 @@ def find_champion(repository: Path, environment: str) -> Champion | None:
     """
     if environment == NOBODY:
         return None
-    pointer = repository / "deploy/policy" / environment / "release.env"
+    path = pointer_path(repository, environment)
     try:
-        line = pointer.read_text(encoding="utf-8")
+        line = path.read_text(encoding="utf-8")
     except OSError as error:
         raise BacktestError(
-            f"{pointer}: no such file", remedy="backtest.champion in params.yaml must name a deployment"
+            f"{path}: no such file", remedy="backtest.champion in params.yaml must name a deployment"
         ) from error
     if line == NO_RELEASE:
         return None
-    match = POINTER.fullmatch(line)
-    if not match:
+    pointer = parse_pointer(line)
+    if pointer is None:
         raise BacktestError(
-            f"{pointer}: not one line RELEASE=<model>/<seq>@sha256:<digest>", remedy="restore it from git"
+            f"{path}: not one line RELEASE=<model>/<seq>@sha256:<digest>", remedy="restore it from git"
         )
-    folder = repository / "releases" / match[1]
-    manifest = _read(folder / "manifest.json", match[2], f"restore {folder} from git")
+    folder = repository / "releases" / pointer.release
+    manifest = _read(folder / "manifest.json", pointer.digest, f"restore {folder} from git")
     listed = {entry["path"]: entry["sha256"] for entry in json.loads(manifest)["files"]}
     content, remedy = folder / "content", f"run `dvc pull {folder.relative_to(repository)}/content.dvc`"
     seen = json.loads(_read(content / "observation.json", listed["observation.json"], remedy))
@@ -67,9 +65,11 @@ def find_champion(repository: Path, environment: str) -> Champion | None:
     try:
         features = FeatureParams.model_validate(params["features"])
     except ValidationError as error:
-        raise _unlike(match[1], f"its parameters under features are another version's: {error}") from error
+        raise _unlike(
+            pointer.release, f"its parameters under features are another version's: {error}"
+        ) from error
     return Champion(
-        match[1], content / "model.onnx", features, tuple(seen["features"]), tuple(seen["symbols"])
+        pointer.release, content / "model.onnx", features, tuple(seen["features"]), tuple(seen["symbols"])
     )
 
 

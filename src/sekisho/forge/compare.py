@@ -65,8 +65,7 @@ def champion(forge: Forge, sha: str) -> tuple[str, str | None]:
     pointer = parse_pointer(line.decode(errors="replace"))
     if pointer is None:
         return "none", None
-    model, seq = pointer.model, pointer.seq
-    release = f"{model}/{seq}"
+    model, seq, release = pointer.model, pointer.seq, pointer.release
     for _ in range(seq):  # a rollback's own content is that of an older one
         try:
             manifest = json.loads(forge.read_file(sha, f"releases/{model}/{seq}/manifest.json") or b"")

@@ -204,8 +204,10 @@ def logged_release(releases: Path, release: Path, events: list[Event]) -> tuple[
     return manifest, digest
 
 
-def require_logged(events: list[Event], model: str, seq: int, digest: str) -> None:
+def require_logged(events: list[Event], model: str, seq: int, digest: str, *, exported: bool = True) -> None:
     """The log has this digest as signed under this seq or, as long as none was signed there, as exported.
+
+    ``exported`` False: only a signature counts.
 
     Raises:
         Refused: rule ``logged-release``.
@@ -214,13 +216,14 @@ def require_logged(events: list[Event], model: str, seq: int, digest: str) -> No
     made = [
         event.manifest_digest
         for event in events
-        if event.event in ("export", "rollback") and (event.model, event.seq) == (model, seq)
+        if exported and event.event in ("export", "rollback") and (event.model, event.seq) == (model, seq)
     ]
     known = [signed] if signed else made
     if digest not in known:
+        never = "never made" if exported else "never signed"
         raise Refused(
             "logged-release",
-            expected=f"{model}/{seq} as the log has it: {' or '.join(map(str, known)) or 'never made'}",
+            expected=f"{model}/{seq} as the log has it: {' or '.join(map(str, known)) or never}",
             found=digest,
             remedy="restore the release and the log from git; a seq is given once, export a new release",
         )

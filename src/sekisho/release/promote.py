@@ -146,14 +146,7 @@ def _check_target(target: Pointer, current: Pointer | None, events: list[audit.E
             found=target.model,
             remedy="one environment, one model",
         )
-    known = audit.signed_releases(events).get((target.model, target.seq))
-    if known != target.digest:
-        raise Refused(
-            "logged-release",
-            expected=f"{target.model}/{target.seq} as the log has it signed: {known or 'never'}",
-            found=target.digest,
-            remedy="restore the release and the log from git; a seq is given once, export a new release",
-        )
+    audit.require_logged(events, target.model, target.seq, target.digest, exported=False)
 
 
 def _promoted(events: list[audit.Event], model: str, environment: str) -> int:

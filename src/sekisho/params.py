@@ -196,6 +196,7 @@ class ServingParams(Section):
     drain: NonNegative
     request_seconds: Positive
     max_connections: Count
+    connection_age: Positive
     freeze_before: NonNegativeInt
     freeze_after: NonNegativeInt
     max_request_bytes: Count

@@ -1,6 +1,7 @@
 """A proxy before replicas, as a cluster's load balancer: it asks who is ready, and joins byte streams.
 
-``python -m tests.serving.proxy PORT REPLICA…``: new connections go to ready replicas in turn.
+``python -m tests.serving.proxy PORT HTTP:PORT…``: new connections go in turn to the second port of each replica
+that is ready by its first.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ CHECK = 0.05  # seconds between two questions to each replica
 class Proxy:
     """Byte streams to whichever replica was ready when they began."""
 
-    def __init__(self, replicas: list[int]) -> None:
-        self._ready: dict[int, bool] = dict.fromkeys(replicas, False)
+    def __init__(self, ports: list[int]) -> None:
+        self._ready: dict[int, bool] = dict.fromkeys(ports, False)
         self._turns = itertools.count()
 
-    async def watch(self, port: int) -> None:
+    async def watch(self, asked: int, port: int) -> None:
         while True:
-            self._ready[port] = await self._is_ready(port)
+            self._ready[port] = await self._is_ready(asked)
             await asyncio.sleep(CHECK)
 
     async def _is_ready(self, port: int) -> bool:
@@ -57,12 +58,12 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.transport.abort()
 
 
-async def main(port: int, replicas: list[int]) -> None:
-    proxy = Proxy(replicas)
-    watching = [asyncio.create_task(proxy.watch(replica)) for replica in replicas]
+async def main(port: int, replicas: list[list[int]]) -> None:
+    proxy = Proxy([there for _, there in replicas])
+    watching = [asyncio.create_task(proxy.watch(*replica)) for replica in replicas]
     server = await asyncio.start_server(proxy.join, "127.0.0.1", port)
     await asyncio.gather(server.serve_forever(), *watching)
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]), [int(port) for port in sys.argv[2:]]))
+    uvloop.run(main(int(sys.argv[1]), [[int(port) for port in one.split(":")] for one in sys.argv[2:]]))

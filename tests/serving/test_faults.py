@@ -86,18 +86,15 @@ def proxy(lab: ModuleType) -> Iterator[Callable[..., int]]:
     """Starts a proxy before servers; gives its port."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start_one(*servers: Any) -> int:
+    def start_one(*servers: Any, grpc: bool = False) -> int:
         (port,) = lab._free_ports(1)
-        ports = [str(server.port) for server in servers]
+        replicas = [f"{server.port}:{server.grpc_port if grpc else server.port}" for server in servers]
         started.append(
-            subprocess.Popen([sys.executable, "-m", "tests.serving.proxy", str(port), *ports], cwd=ROOT)
+            subprocess.Popen([sys.executable, "-m", "tests.serving.proxy", str(port), *replicas], cwd=ROOT)
         )
         for _ in range(400):
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/v2/health/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
             time.sleep(0.05)
         time.sleep(1.0)  # every replica has been asked
         return int(port)
@@ -156,6 +153,33 @@ def test_sigterm_of_one_of_two_replicas_loses_no_request(
     assert logged[0]
     for server in (first, second):
         verify_chain(server.predictions)
+
+
+def test_sigterm_of_one_of_two_replicas_loses_no_call_over_grpc(
+    start: Callable[..., Any],
+    load: Callable[..., Load],
+    proxy: Callable[..., int],
+    lab: ModuleType,
+    tmp_path: Path,
+) -> None:
+    """Connections are asked to end while calls are taken still, so that none is left when the drain ends."""
+    release = lab.write_release(tmp_path / "releases").folder
+    first, second = (
+        start(release, name, drain=3.0, connection_age=1.0).wait_ready() for name in ("one", "two")
+    )
+    port = proxy(first, second, grpc=True)
+    running = load(port, 8, kind="grpc", rate=500.0)
+    time.sleep(2.5)
+    code, output = first.stop(signal.SIGTERM)
+    result, answers = running.result()
+    assert code == 0, output
+    assert (result["failed"], result["errors"]) == (0, {})
+    assert result["statuses"] == {"200": 4000}
+    assert not wrong(lab, answers, same)
+    second.stop()
+    logged = [len(read_predictions(server.predictions)) for server in (first, second)]
+    assert sum(logged) == 4000
+    assert min(logged) > 0
 
 
 def test_kill_9_of_one_of_two_replicas_fails_no_request_after_one_retry(

@@ -396,3 +396,36 @@ def test_a_time_that_no_calendar_knows_is_a_bad_request(
     response = http.post(INFER, json=lab.body(lab.observations(1), ts_close=moment))
     assert response.status_code == 400
     assert "ts_close: a time from 1970 to 2199 expected" in response.json()["error"]
+
+
+def test_calls_at_once_over_grpc_get_each_its_own_answer(server: Any, lab: ModuleType) -> None:
+    rows = lab.observations(200, seed=5)
+    wanted = lab.expected(rows)
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        calls = []
+        for number, row in enumerate(rows):
+            message = _grpc_request(lab, row[None])
+            message.id = f"at-once-{number}"
+            if number % 10 == 3:  # refused, among those that are not
+                message.raw_input_contents[0] = b"\0"
+            calls.append(stub.ModelInfer.future(message, timeout=30))
+        for number, call in enumerate(calls):
+            if number % 10 == 3:
+                assert call.exception().code() == grpc.StatusCode.INVALID_ARGUMENT
+                continue
+            answer = call.result()
+            weights = np.frombuffer(answer.raw_output_contents[0], dtype="<f4")
+            assert (answer.id, weights.tobytes()) == (f"at-once-{number}", wanted[number].tobytes())
+
+
+def test_a_caller_that_gives_up_leaves_the_others_their_answers(server: Any, lab: ModuleType) -> None:
+    message = _grpc_request(lab, lab.observations(1))
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        for _ in range(20):
+            given_up = [stub.ModelInfer.future(message) for _ in range(20)]
+            kept = stub.ModelInfer.future(message, timeout=30)
+            for call in given_up:
+                call.cancel()
+            assert kept.result().id == message.id

@@ -1,7 +1,7 @@
 """A proxy before replicas, as a cluster's load balancer: it asks who is ready, and joins byte streams.
 
-``python -m tests.serving.proxy PORT HTTP:PORT…``: new connections go in turn to the second port of each replica
-that is ready by its first.
+``python -m tests.serving.proxy PORT HTTP:PORT…``: new connections go in turn to the second port of each
+replica whose first says that it is ready.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -385,6 +386,44 @@ def test_a_flood_of_silent_connections_over_grpc_leaves_the_others_alone(
                 while one.recv(1000):
                     pass
             one.close()
+        assert send(request) == "OK"
+
+
+def test_a_server_that_stands_still_for_a_while_cancels_no_call(
+    start: Callable[..., Any], load: Callable[..., Load], lab: ModuleType, tmp_path: Path
+) -> None:
+    """gRPC's core cancels calls that wait for the server when 1,000 do, if it is not told another number."""
+    server = start(lab.write_release(tmp_path / "releases").folder).wait_ready()
+    running = load(server.grpc_port, 6, kind="grpc", rate=600.0)
+    time.sleep(1.0)
+    server.process.send_signal(signal.SIGSTOP)
+    time.sleep(4.0)
+    server.process.send_signal(signal.SIGCONT)
+    result, answers = running.result()
+    assert (result["failed"], result["errors"], result["statuses"]) == (0, {}, {"200": 3600})
+    assert not wrong(lab, answers, same)
+
+
+def test_a_call_whose_message_never_comes_is_ended(
+    start: Callable[..., Any], lab: ModuleType, tmp_path: Path
+) -> None:
+    release = lab.write_release(tmp_path / "releases").folder
+    server = start(release, connection_age=1.0, request_seconds=1.0).wait_ready()
+    moment = {"ts_close": lab.TS_CLOSE.isoformat(), "now": lab.NOW.isoformat()}
+    (request,) = requests_of(Plan("grpc", 0, 0.0, lab.observations(1).tolist(), moment))
+    never = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        never.wait()
+        yield from ()
+
+    with over_grpc(server) as send, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        method = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        silent = [method.future(nothing()) for _ in range(100)]  # more than are taken at once
+        assert {send(request) for _ in range(200)} == {"OK"}
+        codes = {call.exception(timeout=20).code().name for call in silent}  # type: ignore[union-attr]
+        assert codes <= {"UNAVAILABLE", "CANCELLED"}
+        never.set()
         assert send(request) == "OK"
 
 

@@ -223,18 +223,19 @@ def costs(release: Release, root: Path) -> dict[str, float]:
         decision = best(lambda: policy.decide(request.observation, lab.TS_CLOSE, lab.NOW))
         verdicts = policy.decide(request.observation, lab.TS_CLOSE, lab.NOW).verdicts
         counting = best(lambda: runtime.counts.decided(0.001, verdicts))
-        log.flush(30)
-        start, rows = time.process_time(), log.written
-        for _ in range(20_000):
-            runtime.answer(request)
-        log.flush(30)
-        answers = (time.process_time() - start) / (log.written - rows) * 1e6
+        answers = []
+        for _ in range(4):  # the first writes load what the log's writer needs
+            start, rows = time.process_time(), log.written
+            for _ in range(20_000):
+                runtime.answer(request)
+            log.flush(30)
+            answers.append((time.process_time() - start) / (log.written - rows) * 1e6)
         await runtime.unload()
         return {
             "model": model,
             "guard": decision - model,
             "metrics": counting,
-            "log": answers - decision - counting,  # the writer's thread included
+            "log": min(answers) - decision - counting,  # the writer's thread, request id and answer included
         }
 
     return asyncio.run(measure())

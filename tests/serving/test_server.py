@@ -293,6 +293,13 @@ def test_bytes_that_are_no_message_are_an_invalid_argument(server: Any) -> None:
             with pytest.raises(grpc.RpcError) as failed:
                 call(content, timeout=30)
             assert failed.value.code().name == ("INVALID_ARGUMENT" if content else "NOT_FOUND")
+        with pytest.raises(grpc.RpcError) as failed:
+            call(bytes(9 << 20), timeout=30)
+        assert failed.value.code().name == "RESOURCE_EXHAUSTED"
+        none = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError) as failed:
+            none(iter(()), timeout=30)
+        assert failed.value.code().name == "INVALID_ARGUMENT"
 
 
 def test_the_callers_clock_counts_only_on_a_replay_server(

@@ -41,6 +41,7 @@ GRACE = 5.0  # seconds for calls in flight
 
 
 Result = tuple[grpc.StatusCode, str, bytes | None]  # status, its details, the message
+NO_MESSAGE: Result = (grpc.StatusCode.INVALID_ARGUMENT, "no message", None)
 
 
 class DirectCalls:
@@ -98,20 +99,23 @@ class CallTaker(cygrpc.AioServer):  # type: ignore[misc]
 
     async def _take(self) -> None:
         while True:
-            call = await self._request_registered_call(INFER)
-            task = self._events.create_task(self._answer(call))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+            self._begin(await self._request_registered_call(INFER))
+
+    def _begin(self, call: Any) -> None:
+        task = self._events.create_task(self._answer(call))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
 
     async def _answer(self, call: Any) -> None:
         content = await cygrpc._receive_message(call, self._events)
-        if content is None:  # the caller gave up, or the message is too large
-            return
-        decided: asyncio.Future[Result] = self._events.create_future()
-        if not self._turn:
-            self._events.call_soon(self._decide_turn)
-        self._turn.append((content, decided))
-        status, details, response = await decided
+        if content is None:  # none came, or it was too large or given up, which the core says by itself
+            status, details, response = NO_MESSAGE
+        else:
+            decided: asyncio.Future[Result] = self._events.create_future()
+            if not self._turn:
+                self._events.call_soon(self._decide_turn)
+            self._turn.append((content, decided))
+            status, details, response = await decided
         message = () if response is None else (cygrpc.SendMessageOperation(response, 0),)
         operations = (
             cygrpc.SendInitialMetadataOperation(None, 0),

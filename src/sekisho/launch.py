@@ -1,8 +1,9 @@
 """The command line of a trainer file: one process, or as many ranks as ``train.ranks`` says under torchrun.
 
 torchrun passes SIGTERM on to the ranks, waits for them, and ends with 1 whatever they ended with; what the
-ranks said is made the exit code here. Several nodes are told by torchrun's own variables (``PET_NNODES``,
-``PET_NODE_RANK``, ``PET_RDZV_ENDPOINT``, …). Where torchrun itself starts the trainer file, this is one rank.
+ranks said is made the exit code here, and decides whether they are started anew. Several nodes are told by
+torchrun's own variables (``PET_NNODES``, ``PET_NODE_RANK``, ``PET_RDZV_ENDPOINT``, …). Where torchrun itself
+starts the trainer file, this is one rank.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch.distributed import DistError
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError
+from torch.distributed.launcher import api
 from torch.distributed.run import parse_args, run
 
-from sekisho.errors import Interrupted, ParamsError, SekishoError
+from sekisho.errors import Interrupted, ParamsError, SekishoError, TrainingError
 from sekisho.params import Params, Section, load_params
 from sekisho.train import end_with_parent
 from sekisho.trainer import Learn, train_fold
@@ -61,7 +67,11 @@ def main(learn: Learn) -> None:
             done = f"trained in {time.perf_counter() - began:.1f} s" if new else "finished already"
             print(f"fold {given['fold']} seed {given['seed']}: {done}")
     except SekishoError as error:
-        print(f"{source.stem}: {error}", file=sys.stderr)
+        print(f"{source.stem}: {error}", file=sys.stderr, flush=True)
+        if "RANK" in os.environ:
+            os._exit(
+                error.exit_code
+            )  # at once: the ranks that lose this one must not be seen to end before it
         sys.exit(error.exit_code)
 
 
@@ -99,11 +109,36 @@ def _nodes() -> int:
     return int(given)
 
 
+class _Agent(LocalElasticAgent):
+    """torchrun's agent of one node, told causes apart: bad input is bad again, whoever starts the ranks anew;
+    of a run that was interrupted, the rendezvous stays open for those who come after.
+    """
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        result: RunResult = super()._monitor_workers(worker_group)
+        if SekishoError.exit_code in _codes(result):
+            self._remaining_restarts = 0
+        return result
+
+    def run(self, role: str = "default") -> RunResult:
+        result: RunResult = super().run(role)
+        if result.is_failed() and _code_of(_codes(result)) == Interrupted.exit_code:
+            raise SignalException("interrupted", signal.SIGTERM)  # the end after which it is not closed
+        return result
+
+
+def _codes(result: RunResult) -> set[int]:
+    """Exit codes of the ranks that failed."""
+    return {failure.exitcode for failure in result.failures.values()}
+
+
 def _under_torchrun(ranks: int) -> int:
     """Run this very command as ``ranks`` processes, over all nodes; the exit code.
 
     Raises:
-        ParamsError: the ranks cannot be shared out evenly over the nodes.
+        ParamsError: the ranks cannot be shared out evenly over the nodes; these have no place to meet.
+        TrainingError: another node has ended the run.
+        Interrupted: the other nodes were not met.
     """
     nodes = _nodes()
     if ranks % nodes:
@@ -111,16 +146,33 @@ def _under_torchrun(ranks: int) -> int:
             f"train.ranks = {ranks} cannot be shared out evenly over {nodes} nodes",
             remedy="take a multiple of the nodes, or other nodes",
         )
+    if nodes > 1 and not os.environ.get("PET_RDZV_ENDPOINT") and not os.environ.get("PET_MASTER_ADDR"):
+        raise ParamsError(  # torchrun would wait for all of them on this one
+            f"PET_NNODES = {nodes}, and neither PET_RDZV_ENDPOINT nor PET_MASTER_ADDR says where they meet",
+            remedy="set PET_RDZV_BACKEND=c10d and PET_RDZV_ENDPOINT=host:port, the same on every node",
+        )
     words = [f"--nproc-per-node={ranks // nodes}", f"--shutdown-timeout={NOTICE}"]
     words += ["--standalone"] if nodes == 1 else []
     # the store that torchrun would share lives on over a restart, with the addresses of ranks that are dead
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    api.LocalElasticAgent = _Agent  # type: ignore[attr-defined]  # torchrun takes it from there and no other place
     try:
         run(parse_args([*words, *sys.argv]))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         return _code_of({failure.exitcode for failure in error.failures.values()})
     except SignalException:  # passed on to the ranks, which have ended
         return Interrupted.exit_code
+    except RendezvousClosedError as error:
+        raise TrainingError(
+            "another node has ended this run, by a fault of its own or because it is done",
+            remedy="see what that node said; mended, all nodes start again with another PET_RDZV_ID",
+        ) from error
+    except (RendezvousError, DistError) as error:
+        where = os.environ.get("PET_RDZV_ENDPOINT") or os.environ.get("PET_MASTER_ADDR")
+        raise Interrupted(
+            f"the {nodes} nodes did not meet at {where}: {str(error).splitlines()[0]}",
+            remedy="start it again on all nodes; see that this address is reached from each",
+        ) from error
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import random
@@ -23,6 +24,7 @@ import onnx
 import pytest
 import s3fs
 from moto.server import DomainDispatcherApplication, create_backend_app
+from torch.distributed import TCPStore
 from werkzeug.serving import make_server
 
 from sekisho import launch
@@ -59,15 +61,17 @@ def alone(world: World, name: str, trainer: str = "ppo", **options: Any) -> Path
     return out
 
 
-def started(world: World, name: str, ranks: int, trainer: str = "ppo", restarts: int = 0) -> Any:
-    """The trainer's own command line with ``ranks`` under torchrun."""
+def started(
+    world: World, name: str, ranks: int, trainer: str = "ppo", restarts: int = 0, **torchrun: str
+) -> Any:
+    """The trainer's own command line with ``ranks`` under torchrun, which is told more by its variables."""
     command = [
         sys.executable, str(ROOT / f"training/{trainer}.py"), "--fold", "0", "--seed", "1",
         "--out", str(world.folder / name), "--bars", str(world.bars), "--features", str(world.features),
         "--params", str(world.params_file), "--checkpoints", str(world.folder / "checkpoints" / name),
         "--tensorboard", str(world.folder / "board"), "--ranks", str(ranks),
     ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PET_MAX_RESTARTS": str(restarts)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PET_MAX_RESTARTS": str(restarts)} | torchrun
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -141,6 +145,72 @@ def test_three_kills_of_a_worker_change_no_byte(world: World, pair: Path) -> Non
     said, _ = child.communicate()
     assert child.returncode == 0, said
     assert digest(world.folder / "killed") == digest(pair)
+
+
+def test_ranks_whose_input_is_bad_are_not_started_anew(world: World) -> None:
+    bad = copy.copy(world)
+    bad.features = world.folder / "none"
+    said, _ = (child := started(bad, "bad", 2, restarts=3)).communicate()
+    assert child.returncode == 2, said
+    assert said.count("ppo: ") == 2, said  # each rank once
+
+
+def test_what_the_first_rank_alone_cannot_do_is_not_tried_again(world: World) -> None:
+    (world.folder / "file").touch()
+    said, _ = (child := started(world, "file/run", 2, restarts=3)).communicate()
+    assert child.returncode == 2, said
+    assert said.count("update 32/32") == 1
+    assert "file/run: File exists" in said
+
+
+@pytest.fixture
+def nodes() -> Iterator[Callable[..., list[Any]]]:
+    """Start a run of two ranks on two nodes, which meet at a store that outlives them."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    meeting = {
+        "PET_NNODES": "2", "PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": f"127.0.0.1:{store.port}",
+        "PET_RDZV_ID": "a-run", "PET_RDZV_CONF": "is_host=false", "PET_LOCAL_ADDR": "127.0.0.1",
+    }  # fmt: skip
+    yield lambda name, *worlds, restarts: [
+        started(world, name, 2, restarts=restarts, **meeting) for world in worlds
+    ]
+    del store
+
+
+def test_a_run_whose_tries_are_used_up_is_gone_on_with_by_the_next_pods(
+    world: World, pair: Path, nodes: Callable[..., list[Any]]
+) -> None:
+    """torchrun would close the rendezvous for ever."""
+    lost = nodes("nodes", world, world, restarts=0)
+    until = time.monotonic() + 60
+    while not list((world.folder / "checkpoints/nodes").glob("*.json")) and time.monotonic() < until:
+        time.sleep(0.02)
+    (worker,) = Path(f"/proc/{lost[0].pid}/task/{lost[0].pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    ends = [(node.communicate()[0], node.returncode) for node in lost]
+    assert [code for _, code in ends] == [75, 75], ends
+    again = nodes("nodes", world, world, restarts=0)
+    ends = [(node.communicate()[0], node.returncode) for node in again]
+    assert [code for _, code in ends] == [0, 0], ends
+    assert digest(world.folder / "nodes") == digest(pair)
+
+
+def test_a_fault_of_one_node_ends_the_others(world: World, nodes: Callable[..., list[Any]]) -> None:
+    bad = copy.copy(world)
+    bad.features = world.folder / "none"
+    began = time.monotonic()
+    ends = [(node.communicate()[0], node.returncode) for node in nodes("one-bad", bad, world, restarts=3)]
+    assert [code for _, code in ends] == [2, 2], ends
+    assert "another node has ended this run" in ends[1][0]
+    assert time.monotonic() - began < 300  # torchrun waits ten minutes for a node that is gone
+
+
+def test_nodes_that_do_not_meet_may_meet_later(world: World) -> None:
+    nowhere = {"PET_NNODES": "2", "PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": "127.0.0.1:9"}
+    nowhere |= {"PET_RDZV_ID": "a-run", "PET_RDZV_CONF": "is_host=false,read_timeout=1"}
+    said, _ = (child := started(world, "nowhere", 2, **nowhere)).communicate()
+    assert child.returncode == 75, said
+    assert "the 2 nodes did not meet at 127.0.0.1:9" in said
 
 
 def test_sigterm_saves_in_seconds_and_any_number_of_ranks_goes_on(
@@ -284,6 +354,14 @@ def test_ranks_that_cannot_be_shared_out_over_the_nodes_are_refused(monkeypatch:
     monkeypatch.setenv("PET_NNODES", "3")
     with pytest.raises(ParamsError, match=r"train\.ranks = 4 cannot be shared out evenly over 3 nodes"):
         launch._under_torchrun(4)
+
+
+def test_nodes_without_a_place_to_meet_are_refused_before_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PET_NNODES", "2")
+    monkeypatch.delenv("PET_RDZV_ENDPOINT", raising=False)
+    monkeypatch.delenv("PET_MASTER_ADDR", raising=False)
+    with pytest.raises(ParamsError, match="neither PET_RDZV_ENDPOINT nor PET_MASTER_ADDR says where"):
+        launch._under_torchrun(2)
 
 
 @pytest.mark.parametrize(

@@ -214,3 +214,10 @@ def test_the_page_on_the_terminal_lists_what_prints_json_always(language: str) -
     always = [name for name, why in WITHOUT_JSON.items() if why.startswith("prints JSON always")]
     assert [name for name in always if f"`sekisho {name}`" not in said] == []
     assert re.search(r"_SEKISHO_COMPLETE=bash_source sekisho", said)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_no_bad_input() -> None:
+    """A workflow tries another machine after 75, and none after 2."""
+    with Path("/dev/full").open("wb") as full:
+        assert sekisho("runs", stdout=full, capture_output=False).returncode == 75

@@ -1,11 +1,15 @@
 """Every error a user can meet: what is wrong, where, and what to do about it.
 
 Exit codes: 0 done · 1 judged and refused · 2 could not be done or could not be checked (bad input, bad
-parameters, missing tools) · 75 told to end while training, what was done is saved, or a store that does not
-answer: start it again (EX_TEMPFAIL of sysexits.h). An error while checking is never a pass.
+parameters, missing tools) · 75 told to end while training, what was done is saved, a store that does not
+answer, or a full disk: start it again (EX_TEMPFAIL of sysexits.h). An error while checking is never a pass.
 """
 
 from __future__ import annotations
+
+import errno
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk without space: another machine may have some
 
 
 class SekishoError(Exception):

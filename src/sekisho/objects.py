@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,9 @@ from uuid import uuid4
 
 import fsspec
 
-from sekisho.errors import DataError, StoreError
+from sekisho.errors import FULL, DataError, StoreError
 
 ADDRESSES = "give a folder, or s3://bucket/prefix"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Objects:

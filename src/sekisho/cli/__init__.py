@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sekisho.cli.terminal import colour, complain
-from sekisho.errors import Refused, SekishoError
+from sekisho.errors import FULL, Refused, SekishoError, StoreError
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
@@ -136,7 +136,7 @@ def run() -> None:
         where = f"{error.filename}: " if error.filename else ""
         complain(f"sekisho: {where}{error.strerror or error}")
         complain("  remedy: check the path, its permissions and the free space (`sekisho doctor`)")
-        sys.exit(2)
+        sys.exit(StoreError.exit_code if error.errno in FULL else 2)
     except Exception:  # noqa: BLE001 (the last resort: show it and do not let it pass for a verdict)
         traceback.print_exc()
         complain("sekisho: this is a fault of sekisho itself; please report the lines above")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import io
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from sekisho.dvc_files import file_md5
-from sekisho.errors import DataError
+from sekisho.errors import FULL, DataError, StoreError
 
 SHOWN = 3  # names in a message
 
@@ -150,8 +149,8 @@ def _holds(target: Path, frame: pl.DataFrame) -> bool:
 
 
 def _explained(error: OSError, target: Path) -> DataError:
-    if error.errno == errno.ENOSPC:
-        return DataError(
+    if error.errno in FULL:
+        return StoreError(
             f"{target}: no space left on the disk; nothing was written",
             remedy=f"free some space under {target.parent}, then run the command again",
         )

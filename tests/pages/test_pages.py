@@ -173,6 +173,10 @@ def test_an_alarms_series_is_said_in_japanese() -> None:
     assert words.series("stale").ja == "stale", "the guard's verdicts have one name"
 
 
+def test_the_basis_of_the_prices_is_said_in_japanese() -> None:
+    assert read_cost(ROOT).estimate.prices.basis in kpi_page.BASES_JA
+
+
 def test_markdown_and_page_show_the_same_table_of_alarms(tmp_path: Path) -> None:
     alarm = Alarm("volatility", "return_1 of SYN1", 400.0, 252.0, DAYS[0], "e-detector")
     made = Verdict("policy", 1, "a" * 64, "b" * 64, "alarm", alarms=[alarm], first_session=DAYS[0])

@@ -35,6 +35,11 @@ KINDS = {
     "nodes": "ノード",
     "storage": "ストレージ",
 }
+BASES_JA = {  # what terraform/cost/prices.yaml calls its prices
+    "mid-2025 list prices, within about 5 % of the list, not checked since": (
+        "2025 年半ばの定価(定価表との差は約 5 % 以内、その後は未確認)"
+    ),
+}
 IN_CHARTS = {
     "to the retrain branch": "再学習ブランチまで",
     "to its merge": "マージまで",
@@ -249,7 +254,8 @@ def _cost(kpi: Kpi, cost: Cost | CannotCheck) -> Iterator[Block]:
             f"{prices.tolerance:.0%} added. "
             "No account has been billed for it, so no actual cost is shown.",
             "Terraform の計画からの見積もりであり、請求額ではありません。"
-            f"価格: {prices.basis} ({prices.date})、1 ドル {cost.budget.jpy_per_usd:g} 円、"
+            f"価格: {BASES_JA.get(prices.basis, prices.basis)}({prices.date})、"
+            f"1 ドル {cost.budget.jpy_per_usd:g} 円、"
             f"{prices.tolerance:.0%} を上乗せ。"
             "実際の請求はまだないため、実績は示しません。",
         )

@@ -37,7 +37,7 @@ LEADS_SOMEWHERE = re.compile(
 )  # no other scheme, nothing that runs
 
 HEADER = "<header>"  # the menu stands at its beginning
-DAY = re.compile(r"\b\d{4}-\d\d-\d\d\b")  # is not broken at its hyphens
+WHOLE = re.compile(r"\b\d{4}-\d\d-\d\d(?![\d-])|\be-detector\b")  # is not broken at its hyphens
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _inline(words: Words) -> str:
 
 
 def _escaped(text: str) -> str:
-    whole = DAY.sub(r'<span class="day">\g<0></span>', html.escape(text, quote=False))
+    whole = WHOLE.sub(r'<span class="whole">\g<0></span>', html.escape(text, quote=False))
     return whole.replace("\n", "<br>")
 
 

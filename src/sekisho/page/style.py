@@ -55,7 +55,7 @@ code {{ background: var(--soft); padding: .1em .3em; border-radius: .2em; font-s
   overflow-wrap: anywhere; }}
 details {{ border: 1px solid var(--line); border-radius: .4rem; padding: .4rem .8rem; margin: .6rem 0; }}
 summary {{ cursor: pointer; font-weight: 600; overflow-wrap: anywhere; }}
-.day {{ white-space: nowrap; }}
+.whole {{ white-space: nowrap; }}
 .yes {{ color: var(--good); }}
 .no {{ color: var(--bad); }}
 .tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(10.4rem, 1fr)); gap: .8rem;
@@ -83,6 +83,7 @@ dd.note {{ font-size: .82rem; font-weight: 400; color: var(--quiet); }}
   th, td {{ padding: .35rem .4rem; }}
   th:first-child, td:first-child {{ white-space: normal; }}
   td:last-child:not(.n) {{ min-width: 11rem; }}
+  td:nth-child(n+5):last-child:not(.n) {{ min-width: 19rem; }} /* beyond the screen: wide, not high */
 }}
 @media print {{
   :root {{ color-scheme: light !important; }} /* whatever is chosen on the screen */

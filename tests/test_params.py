@@ -32,7 +32,14 @@ def test_the_committed_parameters_are_read(tmp_path: Path) -> None:
         ("  calendar: XTKS", "  calendar: [XTKS]", "data.calendar: .*valid string"),
         ("  bar: 5min", "  bar: 7min", "data.bar: .*found '7min'"),
         ("bootstrap_samples: 2000", "bootstrap_samples: 1", "bootstrap_samples: .*to 500, found 1"),
-        ("split:", "split: [", "not valid YAML"),
+        ("clip: 3.0", "clip: .inf", "features.clip: .*finite number, found inf"),
+        ("capital: 1.0e+9", "capital: .nan", "market.capital: .*finite number, found nan"),
+        ("split:", "split: [", r"not valid YAML: line \d+: "),
+        (
+            "bar: 5min",
+            "bar: 5min\n  bar: 1d",
+            'not valid YAML: line 7: found duplicate key "bar"[^\n]*\n  remedy: ',
+        ),
     ],
 )
 def test_a_mistake_is_named_by_its_key(tmp_path: Path, old: str, new: str, message: str) -> None:

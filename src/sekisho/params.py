@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from sekisho.errors import ParamsError
 from sekisho.pointer import MODEL
@@ -20,7 +20,7 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataParams(Section):
@@ -272,7 +272,9 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except FileNotFoundError as error:
         raise ParamsError(f"{path}: no such file", remedy="run from the repository's root") from error
     except YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {error}", remedy="mend the line named above") from error
+        raise ParamsError(
+            f"{path}: not valid YAML: {_yaml_words(error)}", remedy="mend the line named above"
+        ) from error
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
@@ -299,6 +301,13 @@ def lookup(values: Any, key: str) -> Any:
     for part in key.split("."):
         values = values.get(part) if isinstance(values, dict) else None
     return values
+
+
+def _yaml_words(error: YAMLError) -> str:
+    """Line and problem alone: the parser's text also advises how to have it accept a key given twice."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return str(error)
 
 
 def _explain(error: object) -> str:

@@ -105,3 +105,8 @@ def test_a_store_that_does_not_answer_may_be_asked_again_and_one_that_refuses_ma
         with pytest.raises(StoreError) as silent:
             ask()
         assert silent.value.exit_code == 75
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "nonsense")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(DataError, match="Invalid endpoint: nonsense") as misread:
+        Objects(s3).names()
+    assert misread.value.exit_code == 2

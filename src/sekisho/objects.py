@@ -156,9 +156,8 @@ class Objects:
             passes = isinstance(error, OSError) and error.errno in FULL
             remedy = "free some space there" if passes else "check that it is a folder, and its permissions"
         else:
-            passes = not isinstance(
-                error, (FileNotFoundError, PermissionError)
-            )  # of S3's 4xx: it has answered
+            # of S3's 4xx: it has answered; or an address or a setting that its client cannot read
+            passes = not isinstance(error, (FileNotFoundError, PermissionError, ValueError))
             remedy = "check the address, the network and the role's rights"
         return (StoreError if passes else DataError)(
             f"{self.address}/{name}: {cause or type(error).__name__}", remedy=f"{remedy}, then try again"

@@ -1,4 +1,4 @@
-"""`sekisho dvc`, with real DVC: what an exit code says about trying again."""
+"""What a workflow's steps are told: `sekisho dvc`, with real DVC, and `sekisho session`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
+
+from sekisho.cli.night import session
+from sekisho.errors import CannotCheck
 
 SEKISHO = [sys.executable, "-c", "from sekisho.cli import run; run()"]
 NOWHERE = "http://127.0.0.1:9"  # the port of `discard`, on which nobody answers
@@ -76,3 +80,21 @@ def test_bad_configuration_will_not_mend_itself(config: str, words: list[str], r
 
 def test_no_repository_is_no_reason_to_try_again(tmp_path: Path) -> None:
     assert ended(tmp_path, "status")[0] == 2
+
+
+@pytest.mark.parametrize("day", ["1900-01-01", "2099-01-05"])
+def test_a_day_that_the_calendar_does_not_know_is_no_holiday(
+    day: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine whose clock is wrong would skip its nights and call them well."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    with pytest.raises(CannotCheck, match=f"{day}: the calendar XTKS does not reach there"):
+        CliRunner().invoke(session, ["--day", day], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(("day", "trades"), [("2026-11-26", "true"), ("2026-11-03", "false")])
+def test_a_day_of_the_calendar_is_a_session_or_not(
+    day: str, trades: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert CliRunner().invoke(session, ["--day", day], catch_exceptions=False).output == f"{trades}\n"

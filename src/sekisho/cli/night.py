@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import click
 
-from sekisho.errors import Refused, SekishoError, StoreError
+from sekisho.errors import CannotCheck, Refused, SekishoError, StoreError
 from sekisho.params import load_params
 
 # DVC 3's own words and codes: the end of a stage's command; bad configuration, no repository, bad arguments
@@ -29,7 +29,13 @@ def session(day: dt.datetime | None) -> None:
 
     data = load_params().data
     asked = day.date() if day else dt.datetime.now(ZoneInfo("Asia/Tokyo")).date()
-    click.echo(json.dumps(bool(Calendar(data.calendar, data.bar).sessions(asked, asked))))
+    calendar = Calendar(data.calendar, data.bar)
+    if not calendar.next_sessions(asked, 1):  # of a day that it does not know it would say: no session
+        raise CannotCheck(
+            f"{asked}: the calendar {data.calendar} does not reach there",
+            remedy="see whether this machine's clock is right; it knows days up to a year from now",
+        )
+    click.echo(json.dumps(bool(calendar.sessions(asked, asked))))
 
 
 @click.command("runs")

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from deploy import conform
 
+from sekisho.params import load_params
 from sekisho.serving.switch import Position, read_switch
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -46,6 +47,15 @@ def pod_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
         if thing["kind"] == "Deployment":
             return thing["spec"]["template"]
     raise AssertionError("no policy server")
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_every_grpc_connection_is_renewed_before_a_pod_stops(promoted: Path, environment: str) -> None:
+    """Elsewhere, since a pod that terminates gets no new ones: else calls would be cancelled at its end."""
+    found = yaml.safe_dump(pod_of(render(promoted / "policy" / environment)))
+    (waits,) = re.findall(r"time\.sleep\(([0-9]+)\)", found)
+    params = load_params().serving
+    assert params.connection_age * 1.1 < float(waits) + params.drain  # gRPC's jitter is a tenth
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -55,6 +56,11 @@ class Demo:
     # 1
     def copy(self) -> None:
         with self.s.step("Scratch copy with a bare origin; your checkout is not touched") as notes:
+            if self.git("rev-parse", "--is-shallow-repository", cwd=REPO) != "false":
+                raise StepFailed(
+                    "this checkout is a shallow clone: without its history the gate refuses every candidate"
+                    "\n  remedy: git fetch --unshallow"
+                )
             origin = self.forge / "origin.git"
             self.git("clone", "--quiet", "--bare", REPO, origin, cwd=self.s.folder)
             head = self.git("rev-parse", "HEAD", cwd=REPO)
@@ -156,7 +162,7 @@ class Demo:
                     "pr", "command", self.pr, str(json.loads(made)["comment"]), cwd=self.ci, expect=(code,)
                 )
                 line = answer.strip().splitlines()[0]
-                notes.append(f"{actor:>9}: {text[:17]}…  → {line[:110]}")
+                notes.append(f"{actor:>9}: {text[:17]}…  → {_shortened(line, 110)}")
 
     # 6
     def merge_and_release(self) -> None:
@@ -207,7 +213,7 @@ class Demo:
                 "--predictions", tampered / "predictions", "--port", "0", cwd=self.server_side, expect=(1,),
             )  # fmt: skip
             line = next(line for line in refusal.splitlines() if "refused" in line)
-            notes.append(line.replace(f"{REPO}/", "")[:150])
+            notes.append(_shortened(line.replace(f"{REPO}/", ""), 150))
 
     @contextmanager
     def serving(self) -> Iterator[str]:
@@ -346,6 +352,11 @@ class Demo:
             "Try next: run `make demo` again (everything unchanged comes from DVC's cache), `make demo-real`,"
         )
         console.print("or change params.yaml and run `make repro`.")
+
+
+def _shortened(line: str, width: int) -> str:
+    """Whole words of a line; that something was left out is seen."""
+    return textwrap.shorten(line, width, placeholder=" …")
 
 
 def _free_ports(count: int) -> list[str]:

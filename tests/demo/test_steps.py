@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,22 @@ def test_a_second_demo_in_the_same_place_leaves_the_first_alone(tmp_path: Path) 
     assert alive(sleeper)
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=60)
+
+
+def test_a_shallow_clone_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@local.invalid", *words], check=True)
+
+    whole, checkout = tmp_path / "whole", tmp_path / "checkout"
+    git("init", "--quiet", str(whole))
+    for message in ("first", "second"):
+        git("-C", str(whole), "commit", "--quiet", "--allow-empty", "-m", message)
+    git("clone", "--quiet", "--depth", "1", whole.as_uri(), str(checkout))
+    shutil.copytree(DEMO, checkout / "demo")
+    words = [sys.executable, str(checkout / "demo" / "loop.py"), "--fast"]
+    demo = subprocess.run(words, text=True, capture_output=True, check=False)
+    assert demo.returncode == 2
+    assert "remedy: git fetch --unshallow" in demo.stdout
 
 
 def test_a_failed_command_is_shown_as_it_stands(tmp_path: Path) -> None:

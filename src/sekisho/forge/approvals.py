@@ -188,7 +188,7 @@ def check_gate(forge: Forge, sha: str) -> None:
             "forge.gate-passed",
             expected="every rule of the gate passed",
             found=quoted(", ".join(failed) or f"passed: {passed!r}"),  # a pull request's own words
-            remedy="read the report: the candidate is not good enough to be released",
+            remedy="read the report: it says of each of these rules what it asks and why",
         )
 
 

@@ -54,6 +54,12 @@ def test_every_finding_that_is_not_ok_comes_with_its_remedy(
     assert [finding for finding in found if not finding.remedy] == []
 
 
+def test_a_checkout_that_cannot_be_written(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: (Path(path), mode) != (clone, os.W_OK))
+    found = named(clone, "checkout")
+    assert (found.state, "cannot be written" in found.detail) == ("missing", True)
+
+
 def test_another_environment_on_the_path(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     found = named(clone, "path")

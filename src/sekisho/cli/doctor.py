@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import importlib.metadata
+import os
 import platform
 import re
 import shutil
@@ -80,6 +81,10 @@ def _same(found: str | None, wanted: Path) -> bool:
 
 def _checkout(root: Path) -> Finding:
     if (root / "params.yaml").is_file() and (root / ".dvc").is_dir():
+        if not os.access(root, os.W_OK):
+            return Finding(
+                "checkout", "missing", f"{root} cannot be written", "clone into a folder of your own"
+            )
         return Finding("checkout", "ok", "its root")
     return Finding(
         "checkout", "missing", f"{root} is not the root of one", "run everything at the root of the clone"

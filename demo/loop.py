@@ -140,7 +140,13 @@ class Demo:
                 f"[{agent['sharpe_low']:.2f}, {agent['sharpe_high']:.2f}], "
                 f"max drawdown {agent['max_drawdown']:.1%}"
             )
-            notes.append(f"report: {self.s.shown(self.ci / 'build' / 'report' / 'report.html')}")
+            kept = self._report(pr)  # the next pull request's run replaces the checkout's own
+            kept.parent.mkdir(exist_ok=True)
+            shutil.copy(self.ci / "build" / "report" / "report.html", kept)
+            notes.append(f"report: {self.s.shown(kept)}")
+
+    def _report(self, pr: str) -> Path:
+        return self.s.folder / "reports" / f"pull-{pr}.html"
 
     # 5
     def approve(self) -> None:
@@ -329,10 +335,9 @@ class Demo:
             )
             notes.extend(out.strip().splitlines())
             self.git("fetch", "--quiet", "origin", cwd=self.server_side)  # the retrain request challenges
-            report = self.ci / "build" / "report" / "report.html"
             self.sekisho(
                 "pages", "--environment", "local", "--verdicts", self.verdict.parent.parent,
-                "--report", report, "--out", self.pages, cwd=self.server_side,
+                "--report", self._report(self.pr), "--out", self.pages, cwd=self.server_side,
             )  # fmt: skip
 
     def summary(self) -> None:
@@ -344,7 +349,8 @@ class Demo:
             ("KPIs and cost", self.pages / "kpi.html"),
             ("audit page", self.pages / "audit.html"),
             ("last verdict", self.pages / "verdict.html"),
-            ("backtest report", self.pages / "report.html"),
+            ("backtest report", self.pages / "report.html"),  # of what is served
+            ("the retrain's", self._report(str(self.retrain_pr["number"]))),
             ("logs of every step", self.s.folder / "logs"),
         ):
             console.print(f"  {what:<19} {shown(path)}")

@@ -78,7 +78,11 @@ class Scratch:
         label = f"[bold]{self.number:2d}[/bold]  {title}"
         with console.status(label) as self._status:
             self._label = label
-            yield notes
+            try:
+                yield notes
+            except OSError as error:  # a full disk has no name of its own
+                error.filename = error.filename or self.shown(self.folder)
+                raise
         console.print(f"{label} [dim]{time.monotonic() - start:.1f} s[/dim]")
         for note in notes:
             console.print(f"      {note}", markup=False)

@@ -18,13 +18,14 @@ from steps import Scratch, tell
 def story():
     scratch = Scratch(Path(sys.argv[1]))
     with scratch.step("sleeps [bold]"):
-        scratch.run("sh", "-c", sys.argv[2], cwd=scratch.folder)
+        for command in sys.argv[2:]:
+            scratch.run("sh", "-c", command, cwd=scratch.folder)
 sys.exit(tell(story))
 """
 
 
-def start(folder: Path, command: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", STORY, str(folder), command]
+def start(folder: Path, *commands: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", STORY, str(folder), *commands]
     return subprocess.Popen(
         words, cwd=DEMO, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(DEMO)},
@@ -107,4 +108,11 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     said, errors = start(tmp_path / "demo", "true").communicate(timeout=60)
     assert str(tmp_path / "demo") in said
     assert "remedy" in said
+    assert not errors
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    fill = "ln -sf /dev/full logs/01.log"  # where the next command's output would go
+    said, errors = start(tmp_path / "demo", fill, "true").communicate(timeout=60)
+    assert f"No space left on device: '{os.path.relpath(tmp_path / 'demo', DEMO.parent)}'" in said
     assert not errors

@@ -59,8 +59,18 @@ def test_check_reports_sessions_without_any_bar(raw: Path) -> None:
     (raw / "2025-01-07.parquet").unlink()
     result = run("check", "--raw", raw, *PARAMS, "--json")
     assert result.exit_code == 1
-    assert [(f["rule"], f["count"]) for f in json.loads(result.output)] == [("missing-session", 1)]
+    faults = [(f["rule"], f["count"], f["file"]) for f in json.loads(result.output)]
+    assert faults == [("missing-session", 1, None)]
     assert "2025-01-07" in result.output
+
+
+def test_check_names_a_file_it_cannot_read_once_and_calls_none_of_its_sessions_missing(raw: Path) -> None:
+    path = raw / "2025-01-07.parquet"
+    path.write_bytes(b"")
+    result = run("check", "--raw", raw, *PARAMS)
+    assert result.exit_code == 1
+    assert result.output.count(str(path)) == 1
+    assert "missing-session" not in result.output
 
 
 def test_synthetic_writes_a_changed_market(tmp_path: Path) -> None:

@@ -257,7 +257,8 @@ def _show_faults(faults: list[Fault], source: str, as_json: bool) -> None:
     for f in faults:
         row = f" row {f.row}" if f.row else ""
         where = f", {f.symbol} at {f.time:%Y-%m-%d %H:%M:%SZ}" if f.time else ""
-        lines.append(f"{f.rule:<16}{f.count:>7}  {f.file}{row}{where}: {f.detail}")
+        place = f"{f.file}{row}{where}: " if f.file else ""
+        lines.append(f"{f.rule:<16}{f.count:>7}  {place}{f.detail}")
     text = "\n".join(lines) if faults else f"{source}: every bar keeps the contract"
     show([dataclasses.asdict(fault) for fault in faults], text, as_json)
     if faults:

@@ -33,7 +33,7 @@ class Fault:
 
     rule: str
     count: int
-    file: str
+    file: str | None  # None: of no single one
     row: int | None
     symbol: str | None
     time: dt.datetime | None
@@ -43,21 +43,21 @@ class Fault:
 def survey(parts: Iterable[tuple[str, pl.DataFrame | DataError]], params: DataParams) -> list[Fault]:
     """Judge partitions (contract columns, ``file``, ``row``) and sum up their faults, in the rules' order.
 
-    A partition may also be the error that kept it from being read. Nothing is written, nothing raised.
+    A partition may also be the error that kept it from being read; no session is called missing then.
+    Nothing is written, nothing raised.
     """
     ends = BarEnds(Calendar(params.calendar, params.bar))
     found: dict[str, Fault] = {}
     last_end: dict[str, tuple[dt.datetime, str]] = {}
     seen: set[dt.date] = set()
-    label = ""
     for label, part in parts:
         for fault in _faults(label, part, ends, params, last_end, seen):
             known = found.get(fault.rule)
             found[fault.rule] = replace(known, count=known.count + fault.count) if known else fault
     missing = missing_sessions(seen, ends.calendar)
-    if len(missing) > params.max_missing_sessions:
+    if "structure" not in found and len(missing) > params.max_missing_sessions:
         words = missing_words(missing)
-        found["missing-session"] = Fault("missing-session", len(missing), label, None, None, None, words)
+        found["missing-session"] = Fault("missing-session", len(missing), None, None, None, None, words)
     order = ["structure", *(rule.name for rule in RULES), "gap", "overlap", "missing-session"]
     return sorted(found.values(), key=lambda fault: order.index(fault.rule))
 
@@ -82,7 +82,7 @@ def _faults(
     seen: set[dt.date],
 ) -> Iterator[Fault]:
     if isinstance(part, DataError):
-        yield Fault("structure", 1, label, None, None, None, part.message)
+        yield Fault("structure", 1, label, None, None, None, part.message.removeprefix(f"{label}: "))
         return
     judged = judge(part.drop("file", "row"), label, ends, params)
     seen.update(judged.kept["session"].unique())
@@ -93,7 +93,7 @@ def _faults(
     try:
         check_order(judged.kept, label, last_end)
     except DataError as error:
-        yield Fault("overlap", 1, label, None, None, None, error.message)
+        yield Fault("overlap", 1, label, None, None, None, error.message.removeprefix(f"{label}: "))
 
 
 def _broken_rules(judged: Judgement, part: pl.DataFrame) -> Iterator[Fault]:

@@ -56,6 +56,11 @@ class Demo:
     # 1
     def copy(self) -> None:
         with self.s.step("Scratch copy with a bare origin; your checkout is not touched") as notes:
+            if not (REPO / ".git").exists():
+                raise StepFailed(
+                    "this folder is not a git checkout, and pull requests are made of commits"
+                    "\n  remedy: git clone the repository, an unpacked archive will not do"
+                )
             if self.git("rev-parse", "--is-shallow-repository", cwd=REPO) != "false":
                 raise StepFailed(
                     "this checkout is a shallow clone: without its history the gate refuses every candidate"

@@ -57,7 +57,7 @@ class Scratch:
             **os.environ,
             "PATH": bin_folder + os.pathsep + os.environ["PATH"],
             "SEKISHO_FORGE": f"local:{folder / 'forge'}",
-            "GIT_CONFIG_GLOBAL": os.devnull,  # the user's hooks, signing keys and templates stay out
+            "GIT_CONFIG_GLOBAL": str(_git_config(folder)),  # the user's hooks, keys and templates stay out
             "GIT_CONFIG_SYSTEM": os.devnull,
             "DVC_NO_ANALYTICS": "1",
             "OMP_NUM_THREADS": "1",
@@ -145,6 +145,15 @@ class Scratch:
         for remote in ("storage", "retrain"):
             text += f"['remote \"{remote}\"']\n    url = {self.folder / remote}\n"
         (clone / ".dvc" / "config.local").write_text(text)
+
+
+def _git_config(folder: Path) -> Path:
+    """All of git's settings: this checkout may be read though another user owns it, as in a container."""
+    path = folder / "gitconfig"
+    for place in (REPO, REPO / ".git"):  # a clone asks for the second
+        words = ["git", "config", "--file", path, "--add", "safe.directory", place]
+        subprocess.run(words, check=True, cwd=folder)
+    return path
 
 
 def merge_params(path: Path, overlay: Path) -> None:

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 DEMO = Path(__file__).parents[2] / "demo"
 STORY = """
 import sys
@@ -79,6 +81,29 @@ def test_a_second_demo_in_the_same_place_leaves_the_first_alone(tmp_path: Path) 
     first.communicate(timeout=60)
 
 
+def run_loop(checkout: Path) -> subprocess.CompletedProcess[str]:
+    shutil.copytree(DEMO, checkout / "demo")
+    words = [sys.executable, str(checkout / "demo" / "loop.py"), "--fast"]
+    return subprocess.run(words, text=True, capture_output=True, check=False)
+
+
+def test_an_unpacked_archive_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    demo = run_loop(tmp_path)
+    assert demo.returncode == 2
+    assert "remedy: git clone" in demo.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another user")
+def test_a_checkout_of_another_user_is_read_as_in_a_container(tmp_path: Path) -> None:
+    checkout = tmp_path / "check out"
+    subprocess.run(["git", "init", "--quiet", str(checkout)], check=True)
+    for place in (checkout, checkout / ".git"):
+        os.chown(place, 12345, 12345)
+    demo = run_loop(checkout)
+    assert "dubious ownership" not in demo.stdout
+    assert "unknown revision" in demo.stdout  # it was cloned: there is no commit in it yet
+
+
 def test_a_shallow_clone_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     def git(*words: str) -> None:
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@local.invalid", *words], check=True)
@@ -88,9 +113,7 @@ def test_a_shallow_clone_is_refused_before_anything_is_trained(tmp_path: Path) -
     for message in ("first", "second"):
         git("-C", str(whole), "commit", "--quiet", "--allow-empty", "-m", message)
     git("clone", "--quiet", "--depth", "1", whole.as_uri(), str(checkout))
-    shutil.copytree(DEMO, checkout / "demo")
-    words = [sys.executable, str(checkout / "demo" / "loop.py"), "--fast"]
-    demo = subprocess.run(words, text=True, capture_output=True, check=False)
+    demo = run_loop(checkout)
     assert demo.returncode == 2
     assert "remedy: git fetch --unshallow" in demo.stdout
 

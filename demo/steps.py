@@ -151,7 +151,7 @@ def _git_config(folder: Path) -> Path:
     """All of git's settings: this checkout may be read though another user owns it, as in a container."""
     path = folder / "gitconfig"
     for place in (REPO, REPO / ".git"):  # a clone asks for the second
-        words = ["git", "config", "--file", path, "--add", "safe.directory", place]
+        words = ["git", "config", "--file", str(path), "--add", "safe.directory", str(place)]
         subprocess.run(words, check=True, cwd=folder)
     return path
 

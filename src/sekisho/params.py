@@ -10,8 +10,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from sekisho.errors import ParamsError
-from sekisho.pointer import MODEL
 
+MODEL = r"[a-z][a-z0-9-]{0,62}"  # a model's name
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

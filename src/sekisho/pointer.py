@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sekisho.errors import CannotCheck
+from sekisho.params import MODEL
 
-MODEL, SEQ = r"[a-z][a-z0-9-]{0,62}", r"[1-9][0-9]{0,8}"
+SEQ = r"[1-9][0-9]{0,8}"
 RELEASE = re.compile(f"{MODEL}/{SEQ}")  # a release's name
 NO_RELEASE = "RELEASE=none\n"  # what an environment points at before its first promotion
 LINE = re.compile(f"RELEASE=({MODEL})/({SEQ})@sha256:([0-9a-f]{{64}})\n")

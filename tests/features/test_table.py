@@ -138,7 +138,7 @@ def test_a_write_that_fails_leaves_the_old_table_and_says_so(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))  # bytes a file: the disk's refusal, for real
     try:
-        with pytest.raises(DataError, match="features: File too large"):
+        with pytest.raises(DataError, match="features: no space left on the disk"):
             build_features(tmp_path / "bars", tmp_path / "features", params)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -18,7 +18,7 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sekisho.errors import CannotCheck, Refused
-from sekisho.pointer import MODEL
+from sekisho.params import MODEL
 
 MANIFEST = "manifest.json"
 CONTENT = "content"

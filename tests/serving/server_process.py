@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 from sekisho.errors import Refused, SekishoError
 from sekisho.params import load_params
+from sekisho.pointer import Pointer
 from sekisho.serving import runtime
 from sekisho.serving.runtime import ServingSetup
 from sekisho.serving.server import Listen, serve
@@ -49,19 +50,10 @@ def verify(
     return Release(release.parent.name, seq, f"{seq:064x}", release)
 
 
-@dataclass(frozen=True)
-class Pointer:
-    """Stands in for ``pointer.Pointer``; the file holds one seq."""
-
-    seq: int
-    model: str = "policy"
-
-    def __str__(self) -> str:
-        return f"{self.model}/{self.seq}@sha256:{self.seq:064x}"
-
-
 def read(path: Path) -> Pointer | None:
-    return Pointer(int(path.read_text()))
+    """The file holds one seq."""
+    seq = int(path.read_text())
+    return Pointer("policy", seq, f"{seq:064x}")
 
 
 def slow_down_the_disk(seconds: float) -> None:

@@ -21,6 +21,7 @@ from prometheus_client.core import Metric
 
 from sekisho.errors import Refused, SekishoError
 from sekisho.params import ServingParams
+from sekisho.pointer import Pointer
 from sekisho.serving import metrics
 from sekisho.serving.core import Policy, VerifiedRelease
 from sekisho.serving.guard import Reason
@@ -44,16 +45,6 @@ class Verify(Protocol):
         minimum_seq: int = 0,
         deployed: bool = False,
     ) -> VerifiedRelease: ...
-
-
-class Pointer(Protocol):
-    """``pointer.Pointer``: what an environment points at."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def seq(self) -> int: ...
-    def __str__(self) -> str: ...
 
 
 @dataclass(frozen=True)

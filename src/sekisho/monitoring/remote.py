@@ -72,7 +72,8 @@ class RemoteLog:
         Raises:
             DataError: the store cannot be read.
         """
-        lacking = [path for path in map(Path.absolute, paths) if path in self._states.keys() - self._here]
+        wanted = map(Path.absolute, paths)
+        lacking = [path for path in wanted if path in self._states and path not in self._here]
         if lacking:
             self._objects.fetch([self._states[path][0] for path in lacking], self.folder.absolute())
             self._here.update(lacking)

@@ -51,7 +51,8 @@ def raw_partitions(raw: Path, params: Params, store: PartitionStore) -> list[Raw
     """
     digests = _digests(raw)
     own = [validated_key(raw / name, md5, params.data) for name, md5 in digests.items()]
-    held, records = store.blobs(), _records(store, own)
+    held, there = store.blobs(), store.keys()
+    records = _records(store, there, own)
     parts = list[Part]()
     broken = False  # one before them is missing: how far their lookback reaches cannot be told at first
     keys = list[str]()  # of the features; "" where they cannot be told
@@ -64,7 +65,7 @@ def raw_partitions(raw: Path, params: Params, store: PartitionStore) -> list[Raw
         known = not broken or sum(part.bars for part in parts[:-1]) >= lookback(params.features)
         keys.append(feature_key(parts, len(parts) - 1, params.features) if known else "")
     found = []
-    for (name, md5), bars, table in zip(digests.items(), records, _records(store, keys), strict=True):
+    for (name, md5), bars, table in zip(digests.items(), records, _records(store, there, keys), strict=True):
         path = raw / name
         size = path.stat().st_size if path.is_file() else None
         validated = bars is not None and {bars["kept"], bars["bad"] or bars["kept"]} <= held
@@ -73,8 +74,9 @@ def raw_partitions(raw: Path, params: Params, store: PartitionStore) -> list[Raw
     return found
 
 
-def _records(store: PartitionStore, keys: Sequence[str]) -> list[dict[str, Any] | None]:
-    there = store.keys()
+def _records(
+    store: PartitionStore, there: Collection[str], keys: Sequence[str]
+) -> list[dict[str, Any] | None]:
     with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(lambda key: store.record(key) if key in there else None, keys))
 
